@@ -1,0 +1,5 @@
+"""`python -m spool`."""
+
+from spool.cli import main
+
+main()

@@ -1,0 +1,30 @@
+"""Complaints: one log line a minute about the same trouble, never a flood."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+logger: Final = logging.getLogger("spool")
+
+_INTERVAL: Final = 60.0
+
+
+class Complaint:
+    """One kind of trouble, said at most once a minute, with what it happened to in that time."""
+
+    def __init__(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._said_at = -_INTERVAL
+        self._unsaid = 0
+
+    def say(self, detail: object) -> None:
+        """Warn, unless that was done within the last minute; then count it for the next time."""
+        now = time.monotonic()
+        if now - self._said_at < _INTERVAL:
+            self._unsaid += 1
+            return
+        more = f" (and {self._unsaid} times more since the last such line)" if self._unsaid else ""
+        logger.warning("langfuse-spool: %s: %s%s", self._trouble, detail, more)
+        self._said_at, self._unsaid = now, 0

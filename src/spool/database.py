@@ -1,0 +1,386 @@
+"""The SQLite file itself: its connections, its mutex, its durability.
+
+Invariants:
+
+- Every write and every checkpoint of ours holds the mutex, in any process; automatic checkpoints
+  are off. (SQLite 3.7.0 to 3.51.2 can corrupt the file where two of them overlap.)
+- A checkpoint is followed by one small commit under the same hold, so that no append ever restarts
+  the WAL: that would fsync its header on the application's thread.
+- While the mutex is held nothing else runs: no encoding, no logging, no network.
+- The file at the path is the file we write: device and inode of it and of its WAL are compared
+  under the mutex before each write. One that was moved is left complete, and never closed: closing
+  would unlink the WAL that now stands at the path.
+- No connection crosses a fork: both are closed before it and opened again when they are needed.
+- Nothing of a file that is not ours is changed, and nothing is created beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from spool import place
+from spool.errors import SpoolFileError
+from spool.lock import FileLock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
+_SCHEMA_VERSION: Final = 100  # the hundreds are the major version
+
+# Seconds that a write waits for the mutex: on the application's threads, and on others.
+BRIEFLY: Final = 0.1
+PATIENTLY: Final = 5.0
+
+LARGE_WAL: Final = 4 << 20
+
+_SPARE_PAGES: Final = 256
+_VACUUM_PAGES: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    sqlite: sqlite3.Connection
+    identity: tuple[int, ...]
+
+
+class Database:
+    """One process's use of the file: safe between threads and across forks.
+
+    A connection is opened when it is first needed. Reading creates and changes nothing. `written`
+    is set by every write, `is_wal_large` by one that finds much to checkpoint. All methods raise
+    SpoolFileError, those that write SpoolBusyError too.
+    """
+
+    def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
+        self.path = path
+        self.written = threading.Event()
+        self.is_wal_large = threading.Event()
+        self._wal = place.beside(path, "-wal")
+        self._mutex = FileLock(place.beside(path, ".lock"), self.create_beside)
+        self._sync_each_commit = sync_each_commit
+        self._writer: _Connection | None = None
+        self._reader: _Connection | None = None
+        self._reader_lock = threading.Lock()
+        self._are_names_synced = False
+        _all_databases.add(self)
+
+    def create_beside(self, path: Path) -> int:
+        """Open a lock file of this spool, created where it is absent. Raises OSError."""
+        return place.create(path, owner_of=self.path)
+
+    # Use
+
+    @contextlib.contextmanager
+    def writing(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
+        """Hold the mutex, with an autocommit connection to the file that is at the path now."""
+        with self.file_errors():
+            if self._writer is None:
+                self._check_place()
+            with self._mutex.hold(patience):
+                yield self._current_writer()
+        if not self.written.is_set():
+            self.written.set()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the mutex for one transaction; it is rolled back when the block raises."""
+        with self.writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the reading connection. Leave no statement of it half read."""
+        with self.file_errors(), self._reader_lock:
+            yield self._current_reader()
+
+    def close(self) -> None:
+        """Close what is open; the next use opens it again."""
+        self._freeze()
+        self._thaw()
+        self._mutex.close()
+
+    # Durability and size
+
+    def sync(self) -> None:
+        """Make what is committed survive a power cut, without holding the mutex."""
+        with self.file_errors():
+            with contextlib.suppress(FileNotFoundError):  # no WAL: a checkpoint has synced all
+                _sync_file(self._wal)
+            if not self._are_names_synced:
+                place.sync_directory(self.path.parent)
+                self._are_names_synced = True
+
+    def wal_bytes(self) -> int:
+        """Tell the WAL's size: next to nothing after a checkpoint that met no reader."""
+        try:
+            return os.stat(self._wal).st_size
+        except FileNotFoundError:
+            return 0
+
+    def file_bytes(self) -> int:
+        """Add up the sizes of the main file and the WAL."""
+        with self.file_errors():
+            return os.stat(self.path).st_size + self.wal_bytes()
+
+    def live_bytes(self) -> int:
+        """Tell the size of what is in the file, without the pages that are free."""
+        with self.reading() as connection:
+            pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+            return pages * _pragma(connection, "page_size")
+
+    def checkpoint(self) -> None:
+        """Write the WAL's pages to the main file, and start the WAL anew."""
+        self.sync()
+        with self.writing() as connection:
+            _checkpoint(connection)
+
+    def vacuum(self) -> bool:
+        """Give one chunk of free pages back to the filesystem; say whether there may be more.
+
+        Free pages are used again: a file that is less than half empty keeps them.
+        """
+        with self.reading() as connection:
+            pages = _pragma(connection, "page_count")
+            free = _pragma(connection, "freelist_count")
+        if free <= max(_SPARE_PAGES, pages // 2):
+            return False
+        with self.writing() as connection:
+            # Not execute: on Python 3.11 it steps this statement once, which frees one page.
+            connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        return True
+
+    # Opening
+
+    def _check_place(self) -> None:
+        place.prepare(self.path)
+        status = place.check(self.path)
+        if status is None or status.st_size == 0 or self._mutex.path.exists():
+            return
+        if _application_id(self.path) != _APPLICATION_ID:
+            raise SpoolFileError(
+                f"{self.path}: it is not a spool and was left untouched; "
+                "set SPOOL_PATH to another file"
+            )
+
+    def _current_writer(self) -> sqlite3.Connection:
+        if self._writer is not None and self._writer.identity == self._identity():
+            return self._writer.sqlite
+        if self._writer is not None:
+            self._abandon_writer()
+        sqlite = self._open_writer()
+        self._writer = _Connection(sqlite, self._identity())
+        self._are_names_synced = False
+        return sqlite
+
+    def _current_reader(self) -> sqlite3.Connection:
+        if self._reader is not None and self._reader.identity == self._identity():
+            return self._reader.sqlite
+        if self._reader is not None:
+            self._reader.sqlite.close()  # reads only: its close never checkpoints
+        place.check(self.path)
+        sqlite = self._connect("ro")
+        try:
+            _check_version(self.path, sqlite)
+        except BaseException:
+            sqlite.close()
+            raise
+        self._reader = _Connection(sqlite, self._identity())
+        return sqlite
+
+    def _identity(self) -> tuple[int, ...]:
+        """Tell which files are at the paths now: device and inode, of the main file and the WAL."""
+        try:
+            main, wal = os.stat(self.path), os.stat(self._wal)
+        except FileNotFoundError:
+            return ()
+        if wal.st_size > LARGE_WAL and not self.is_wal_large.is_set():
+            self.is_wal_large.set()
+        return main.st_dev, main.st_ino, wal.st_dev, wal.st_ino
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self.path.as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BRIEFLY,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _open_writer(self) -> sqlite3.Connection:
+        status = place.check(self.path)
+        if status is None:
+            self._set_aside_orphans()
+            os.close(place.create(self.path, owner_of=self.path))
+        sqlite = self._connect("rw")
+        try:
+            self._set_up(sqlite)
+        except BaseException:
+            sqlite.close()
+            raise
+        return sqlite
+
+    def _set_up(self, sqlite: sqlite3.Connection) -> None:
+        sqlite.execute("PRAGMA secure_delete = OFF")  # Debian's default writes deleted bytes again
+        sqlite.execute("PRAGMA wal_autocheckpoint = 0")
+        sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
+        version = _check_version(self.path, sqlite)
+        if version == 0:
+            sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode
+        if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
+        if version < _SCHEMA_VERSION:
+            _migrate(sqlite)
+
+    def _set_aside_orphans(self) -> None:
+        """Keep the WAL of a main file that is gone: SQLite would replay it into the new one."""
+        for suffix in ("-wal", "-shm"):
+            orphan = place.beside(self.path, suffix)
+            if orphan.exists():
+                orphan.rename(place.beside(self.path, f".orphaned-{time.time_ns()}{suffix}"))
+
+    def _abandon_writer(self) -> None:
+        """Leave a file that was moved complete, and its connection open for ever."""
+        assert self._writer is not None  # noqa: S101 - only called where there is one
+        with contextlib.suppress(sqlite3.Error):  # the file may be gone with its disk
+            _checkpoint(self._writer.sqlite)
+        _leak(self._writer.sqlite)
+        self._writer = None
+
+    @contextlib.contextmanager
+    def file_errors(self) -> Iterator[None]:
+        """Turn the errors of files and of SQLite into SpoolFileError."""
+        try:
+            yield
+        except OSError as error:
+            raise place.unusable(self.path, error) from error
+        except sqlite3.Error as error:
+            raise SpoolFileError(f"{self.path}: SQLite says: {error}") from error
+
+    # Forks
+
+    def _freeze(self) -> None:
+        """Close both connections, and keep every thread from opening another."""
+        self._mutex.freeze(None if self._writer is None else PATIENTLY)
+        self._reader_lock.acquire()
+        # The reader first: the last one to close checkpoints, which is for the mutex's holder.
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.sqlite.close()
+        self._reader = self._writer = None
+
+    def _thaw(self) -> None:
+        self._reader_lock.release()
+        self._mutex.thaw()
+
+    def _start_in_child(self) -> None:
+        self._reader_lock = threading.Lock()
+        self.written = threading.Event()
+        self.is_wal_large = threading.Event()
+
+
+def _check_version(path: Path, sqlite: sqlite3.Connection) -> int:
+    """Give the schema's version, 0 for a new file. Raises SpoolFileError for what is not ours."""
+    application_id, version = _pragma(sqlite, "application_id"), _pragma(sqlite, "user_version")
+    if application_id == 0 and version == 0 and _is_new(sqlite):
+        return 0
+    if application_id != _APPLICATION_ID:
+        raise SpoolFileError(
+            f"{path}: it is another application's database and was left untouched; "
+            "set SPOOL_PATH to another file"
+        )
+    if version // 100 > _SCHEMA_VERSION // 100:
+        raise SpoolFileError(
+            f"{path}: a newer langfuse-spool wrote it (schema {version}, this one knows "
+            f"{_SCHEMA_VERSION}); upgrade langfuse-spool"
+        )
+    return version
+
+
+def _is_new(sqlite: sqlite3.Connection) -> bool:
+    """Say whether there are no tables but those of a migration that was cut short."""
+    names = sqlite.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return all(name in ("_sqlite_migrations", "sqlite_sequence") for (name,) in names)
+
+
+def _migrate(sqlite: sqlite3.Connection) -> None:
+    from spool.schema import migrate  # noqa: PLC0415 - sqlite-utils, only while one is due
+
+    # First whose file it is, in one transaction: after a crash the rest can then be made up for.
+    sqlite.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    migrate(sqlite)
+    sqlite.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    _checkpoint(sqlite)
+
+
+def _application_id(path: Path) -> int | None:
+    """Read a file's application id and nothing else: no lock, no WAL; None for no database."""
+    with contextlib.closing(
+        sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    ) as sqlite:
+        try:
+            return _pragma(sqlite, "application_id")
+        except sqlite3.DatabaseError:
+            return None
+
+
+def _pragma(sqlite: sqlite3.Connection, name: str) -> int:
+    return int(sqlite.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _checkpoint(sqlite: sqlite3.Connection) -> None:
+    sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    sqlite.execute("UPDATE meta SET checkpoints = checkpoints + 1")
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # macOS has no fdatasync.
+        getattr(os, "fdatasync", os.fsync)(fd)
+    finally:
+        os.close(fd)
+
+
+def _leak(sqlite: Any) -> None:
+    """Keep an object from ever being finalized, at interpreter exit too."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(sqlite))
+
+
+_all_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for database in list(_all_databases):
+        database._freeze()  # noqa: SLF001 - this module's own class
+
+
+def _after_in_parent() -> None:
+    for database in list(_all_databases):
+        database._thaw()  # noqa: SLF001 - as above
+
+
+def _after_in_child() -> None:
+    for database in list(_all_databases):
+        database._start_in_child()  # noqa: SLF001 - as above
+
+
+# The locks' own handler was registered before: in the child it runs first.
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+)

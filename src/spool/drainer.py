@@ -1,0 +1,353 @@
+"""The drainer: store (oldest) → sender (one POST) → settle, wait, hold, split or bury.
+
+Invariants:
+
+- Only the holder of the turn sends, for one request; then others get theirs. So a claim is a plain
+  read of the oldest rows, and a process that alone has a route's secret gets its turn.
+- A process sends only routes whose secret it has.
+- Nothing makes it give up: spans leave by delivery, or one by one as dead letters.
+- All that must outlive the process (attempts, waits, holds) is in the store. The pace, here, is
+  found again within a few requests.
+- What was delivered and could not be settled is settled before anything more of that route is sent.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context
+
+from spool.complaint import Complaint, logger
+from spool.errors import PayloadError, SettingsError, SpoolError
+from spool.otlp import join
+from spool.sender import Outcome, Sender, Verdict
+from spool.settings import Target, read_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spool.records import Route, Take
+    from spool.settings import Settings
+    from spool.store import Store
+
+# How often a drainer looks: so long a span waits at most before it is sent, in company.
+TICK: Final = 0.5
+# Langfuse caches an unknown key for 300 s, and every request with it renews that.
+HOLD_SECONDS: Final = 330.0
+
+_FIRST_BYTES: Final = 256 << 10
+_MOST_SPANS: Final = 1 << 20
+_FAST: Final = 0.25  # of the deadline
+_TURNS_BETWEEN_PAUSES: Final = 16
+_PAUSE: Final = 0.005
+_FEW_TRIES: Final = 3
+
+
+class Pace:
+    """How much one request of a route may hold: grows while requests are fast, halves on trouble.
+
+    Halving the spans down to one is also how the one bad span of a request is found.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.bytes = min(_FIRST_BYTES, max_bytes)
+        self.spans = _MOST_SPANS
+
+    def rise(self, seconds: float, timeout: float) -> None:
+        """Go up after a delivery that took `seconds`."""
+        self.spans = min(2 * self.spans, _MOST_SPANS)
+        if seconds < _FAST * timeout:
+            self.bytes = min(2 * self.bytes, self._max_bytes)
+
+    def fall(self, take: Take) -> None:
+        """Go down after a request that took too long."""
+        self.bytes = max(1, min(self.bytes, take.raw_bytes) // 2)
+
+    def split(self, take: Take) -> None:
+        """Send less than this next time: it holds a bad span, or is too large."""
+        self.spans = max(1, take.spans // 2)
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One route of a drain by hand: up to which batch, and what is left of its patience."""
+
+    target: Target
+    last_id: int
+    tries: float
+    not_before: float = 0.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one drainer did: spans delivered, requests sent, spans that became dead letters."""
+
+    delivered: int = 0
+    requests: int = 0
+    dead: int = 0
+
+
+class Drainer:
+    """Sends what waits in one store, for the targets it was given and the credentials file's."""
+
+    def __init__(
+        self, store: Store, settings: Settings, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.tally = Tally()
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._targets: dict[str, Target] = {}
+        self._senders: dict[str, Sender] = {}
+        self._paces: dict[str, Pace] = {}
+        self._unsettled: dict[str, tuple[Take, Outcome]] = {}
+        self._complaints: dict[str, Complaint] = {}
+        self._turns = 0
+        self._awake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
+
+    def add(self, target: Target) -> None:
+        """Send this target's route from now on."""
+        self._targets = {**self._targets, target.route: target}
+
+    # The thread
+
+    def start(self) -> None:
+        """Begin to drain in the background. Raises RuntimeError during interpreter exit."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at once whether there is something to send."""
+        self._awake.set()
+
+    def stop(self, timeout: float) -> None:
+        """End after the request in flight; wait `timeout` seconds for that."""
+        self._stopping.set()
+        self._awake.set()
+        self._thread.join(timeout)
+
+    def has_prospects(self) -> bool:
+        """Say whether spans wait that could go out now: not for a route in trouble."""
+        return any(
+            self.target_of(route) is not None and not route.attempts
+            for route in self._store.routes()
+            if route.pending_spans
+        )
+
+    def _run(self) -> None:
+        hide_from_instrumentation()
+        with self._store.present():
+            while not self._stopping.is_set():
+                if not self._send_safely():
+                    self._awake.wait(TICK)
+                    self._awake.clear()
+
+    def _send_safely(self) -> bool:
+        try:
+            return self.send_due()
+        except SpoolError as error:
+            self._complain("the spool file", error)
+        except Exception:  # noqa: BLE001 - a drainer that died would be a silent stall
+            logger.exception("langfuse-spool: a defect in the drainer; it goes on")
+        return False
+
+    # By hand
+
+    def drain(self, timeout: float | None, progress: Callable[[], None]) -> None:
+        """Send what is pending now, ignoring every backoff; a held route is tried once.
+
+        Without a `timeout` (seconds) a route is left alone after a few failures in a row.
+        `progress` is called after each request. Raises SpoolError.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        tries = _FEW_TRIES if timeout is None else math.inf
+        errands = {
+            route.id: _Errand(target, self._store.last_id(route.name), tries)
+            for route in self._store.routes()
+            if (target := self.target_of(route)) is not None
+        }
+        while errands and (now := time.monotonic()) < end:
+            for route_id, errand in list(errands.items()):
+                if now >= errand.not_before:
+                    self._run_errand(route_id, errand, end)
+                    progress()
+                if errand.tries <= 0 or self._store.is_settled(errand.last_id):
+                    del errands[route_id]
+            rest = min((errand.not_before for errand in errands.values()), default=0.0)
+            time.sleep(max(0.0, min(rest, end) - time.monotonic()))
+
+    def _run_errand(self, route_id: int, errand: _Errand, end: float) -> None:
+        verdict = self.send_one(route_id, errand.target, end - time.monotonic())
+        if verdict is None:  # another process sends
+            errand.not_before = time.monotonic() + _PAUSE
+        elif verdict is Verdict.HOLD:
+            errand.tries = 0
+        elif verdict is Verdict.WAIT:
+            errand.tries -= 1
+            errand.not_before = time.monotonic() + self._store.route(route_id).wait_seconds
+
+    # One pass
+
+    def send_due(self) -> bool:
+        """Send one request of every route that is due; say whether there may be more at once.
+
+        Raises SpoolError when the file does not do its part.
+        """
+        verdicts = [
+            self.send_one(route.id, target)
+            for route in self._store.routes()
+            if route.pending_spans
+            and (target := self.target_of(route)) is not None
+            and self._is_due(route, target)
+        ]
+        return Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+
+    def target_of(self, route: Route) -> Target | None:
+        """Give the target that a route's spans go to; None where its secret is not known."""
+        target = self._targets.get(route.name) or self._credentials_target(route)
+        if target is None or target.endpoint_named:
+            return target
+        return replace(target, endpoint=route.endpoint)
+
+    def _credentials_target(self, route: Route) -> Target | None:
+        path = self._settings.credentials_file
+        if path is None or route.public_key is None:
+            return None
+        try:
+            secret_key = read_credentials(path).get(route.public_key)
+        except SettingsError as error:
+            self._complain("SPOOL_CREDENTIALS_FILE", error)
+            return None
+        return Target.langfuse(route.public_key, secret_key) if secret_key else None
+
+    def _is_due(self, route: Route, target: Target) -> bool:
+        if route.fingerprints and self._fingerprint(target) not in route.fingerprints:
+            return True  # a new secret or a new endpoint: it was not this that was refused
+        waited = self._clock() - route.waited_at
+        if waited < 0 < route.wait_seconds:  # the clock went back: wait from now on, once
+            self._store.restart_wait(route, self._clock())
+        return waited >= route.wait_seconds
+
+    def _fingerprint(self, target: Target) -> str:
+        return target.fingerprint(self._store.salt())
+
+    def send_one(self, route_id: int, target: Target, timeout: float = math.inf) -> Verdict | None:
+        """Send one request of a route, if the turn is free; None if not, or if nothing waits."""
+        self._pause_for_others()
+        if not self._store.turn.acquire(timeout=0):
+            return None
+        try:
+            self._store.turn.sign()
+            return self._send(self._store.route(route_id), target, timeout)
+        finally:
+            self._store.turn.release()
+
+    def _pause_for_others(self) -> None:
+        """Leave a gap now and then that another process, which polls for the turn, can see."""
+        self._turns += 1
+        if self._turns % _TURNS_BETWEEN_PAUSES == 0:
+            time.sleep(_PAUSE)
+
+    def _send(self, route: Route, target: Target, timeout: float) -> Verdict | None:
+        if route.name in self._unsettled:
+            self._settle(route, *self._unsettled[route.name])
+        pace = self._paces.setdefault(route.name, Pace(self._settings.max_request_bytes))
+        take = self._store.oldest(route.id, max_bytes=pace.bytes, max_spans=pace.spans)
+        if take is None:
+            return None
+        if take.damage:
+            self._bury(route, take, take.damage)
+            return Verdict.SPLIT
+        started = time.monotonic()
+        outcome = self._post(target, take, min(timeout, self._settings.timeout_seconds))
+        self._act(route, target, take, outcome, time.monotonic() - started)
+        return outcome.verdict
+
+    def _post(self, target: Target, take: Take, timeout: float) -> Outcome:
+        try:
+            body = join(take.batches, compress=self._settings.compression == "gzip")
+        except PayloadError as error:
+            return Outcome(Verdict.SPLIT, str(error))
+        sender = self._senders.get(target.route)
+        if sender is None or sender.target != target:
+            sender = self._senders[target.route] = Sender(target, self._settings)
+        self.tally.requests += 1
+        outcome = sender.send(body, timeout)
+        logger.debug(
+            "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
+            take.spans,
+            len(body),
+            target.endpoint,
+            outcome.verdict.value,
+            outcome.reason,
+        )
+        return outcome
+
+    # What an outcome does
+
+    def _act(
+        self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
+    ) -> None:
+        pace = self._paces[route.name]
+        if outcome.verdict is Verdict.DELIVERED:
+            pace.rise(seconds, self._settings.timeout_seconds)
+            self._settle(route, take, outcome)
+        elif outcome.verdict is Verdict.SPLIT:
+            pace.split(take)
+            if take.spans == 1:
+                self._bury(route, take, outcome.reason)
+        elif outcome.verdict is Verdict.HOLD:
+            self._complain(f"route {route.name} is held", outcome.reason)
+            fingerprint = self._fingerprint(target)
+            self._store.hold(route, fingerprint, HOLD_SECONDS, self._clock(), outcome.reason)
+        else:
+            if outcome.is_timeout:
+                pace.fall(take)
+            self._complain(f"route {route.name} waits", outcome.reason)
+            self._store.wait(route, self._delay(route, outcome), self._clock(), outcome.reason)
+
+    def _settle(self, route: Route, take: Take, outcome: Outcome) -> None:
+        self._unsettled[route.name] = (take, outcome)
+        if outcome.rejected:
+            self._complain(f"route {route.name}: dead letters", outcome.reason)
+        delivered = self._store.settle(
+            take, self._clock(), dead=outcome.rejected, reason=outcome.reason
+        )
+        del self._unsettled[route.name]
+        self.tally.delivered += delivered
+        self.tally.dead += outcome.rejected
+
+    def _bury(self, route: Route, take: Take, reason: str) -> None:
+        self._complain(f"route {route.name}: dead letters", reason)
+        self._store.settle(take, self._clock(), dead=take.spans, reason=reason)
+        self.tally.dead += take.spans
+
+    def _delay(self, route: Route, outcome: Outcome) -> float:
+        if outcome.retry_after is not None:
+            return outcome.retry_after
+        return backoff(route.attempts + 1, *self._settings.backoff_seconds)
+
+    def _complain(self, trouble: str, detail: object) -> None:
+        self._complaints.setdefault(trouble, Complaint(trouble)).say(detail)
+
+
+def backoff(attempt: int, first: float, largest: float) -> float:
+    """Draw the seconds to wait after a failed attempt: exponential, with full jitter."""
+    from tenacity import RetryCallState, Retrying, wait_random_exponential  # noqa: PLC0415 - slow
+
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = attempt
+    return float(wait_random_exponential(multiplier=first, max=largest)(state))
+
+
+def hide_from_instrumentation() -> None:
+    """Keep this thread's HTTP calls out of the traces that they carry."""
+    suppressed = context.set_value("suppress_instrumentation", True)
+    suppressed = context.set_value("suppress_http_instrumentation", True, suppressed)
+    context.attach(suppressed)

@@ -1,0 +1,81 @@
+"""The keeper: a thread that makes the file survive power cuts, and keeps it small.
+
+It sleeps while nothing is written. Otherwise it syncs once an interval, checkpoints when the WAL
+has grown, and gives free pages back, so that no thread of the application ever does.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from spool.complaint import Complaint
+from spool.database import LARGE_WAL
+from spool.errors import SpoolError
+
+if TYPE_CHECKING:
+    from spool.settings import Settings
+    from spool.store import Store
+
+_SHORTEST_INTERVAL: Final = 0.1
+
+
+class Keeper:
+    """Keeps one store as the settings say: the sync interval, and the limit of its size."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
+        self._eviction = Complaint("the spool is full, the oldest spans are evicted")
+        self._stopping = threading.Event()
+        self._complaint = Complaint("cannot keep the spool file")
+        self._thread = threading.Thread(target=self._run, name="spool-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin. Raises RuntimeError during interpreter exit."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End within `timeout` seconds, if the disk allows."""
+        self._stopping.set()
+        self._store.database.written.set()
+        self._store.database.is_wal_large.set()
+        self._thread.join(timeout)
+
+    def keep(self) -> None:
+        """Do once what is due. Raises SpoolError."""
+        self._store.count_refused()
+        self._store.database.sync()
+        if self._store.database.wal_bytes() > LARGE_WAL:
+            self._store.database.checkpoint()
+        self._limit()
+        while not self._stopping.is_set() and self._store.database.vacuum():
+            self._store.database.checkpoint()
+
+    def _limit(self) -> None:
+        """Keep the live data under the limit. The file's own size never evicts anything."""
+        limit = self._settings.max_bytes
+        excess = self._store.database.live_bytes() - limit
+        if self._settings.when_full == "drop-newest":
+            self._store.is_full = excess > 0
+            return
+        while excess > 0 and (evicted := self._store.evict(excess)):
+            self._eviction.say(f"{evicted} spans, {self._store.database.path}")
+            excess = self._store.database.live_bytes() - limit
+
+    def _run(self) -> None:
+        database = self._store.database
+        while not self._stopping.is_set():
+            database.written.wait()
+            database.is_wal_large.wait(self._interval)
+            if self._stopping.is_set():
+                return
+            database.written.clear()
+            database.is_wal_large.clear()
+            try:
+                self.keep()
+            except SpoolError as error:
+                self._complaint.say(error)
+                database.written.set()  # it is still to be done
+                self._stopping.wait(self._interval)

@@ -1,0 +1,198 @@
+"""The bounded, fork-safe lock between processes: the store's mutex and the drainer's turn.
+
+Invariants:
+
+- At most one thread of one process holds a lock. `flock` belongs to the open file, so two threads
+  that share a descriptor would both hold it: a `threading.Lock` is always taken first.
+- Waiting is bounded: `flock` is polled without blocking, with short sleeps.
+- A forked child never holds, keeps alive or frees its parent's lock: it closes the inherited
+  descriptor without unlocking. (LOCK_UN on it would free the parent's lock.)
+- The lock file is never renamed or unlinked by us. When somebody else did, the next holder notices
+  by device and inode, and opens the file that is there now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError as error:  # pragma: no cover - Windows
+    raise ImportError(
+        "langfuse-spool needs Linux or macOS: its lock between processes is flock(2)"
+    ) from error
+
+from spool.errors import SpoolBusyError
+from spool.place import unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_SHORTEST_SLEEP = 0.0001
+_LONGEST_SLEEP = 0.002
+_PID_WIDTH = 10
+
+_all_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+class FileLock:
+    """A lock on one file, between the threads of this process and all other processes.
+
+    `create` opens the lock file for reading and writing, and creates it where it is absent.
+    A `shared` lock only excludes exclusive ones: it says "I am here", see `is_held`.
+    """
+
+    def __init__(self, path: Path, create: Callable[[Path], int], *, shared: bool = False) -> None:
+        self.path = path
+        self._create = create
+        self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._fd: int | None = None
+        self._identity = (0, 0)
+        self._thread_lock = threading.Lock()
+        _all_locks.add(self)
+
+    @contextlib.contextmanager
+    def hold(self, timeout: float) -> Iterator[None]:
+        """Hold the lock; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
+        if not self.acquire(timeout):
+            raise SpoolBusyError(
+                f"{self.path}: another process or thread held it for more than {timeout:g} s"
+            )
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock within `timeout` seconds; say whether it was had. Raises SpoolFileError."""
+        deadline = time.monotonic() + timeout
+        if not self._thread_lock.acquire(timeout=max(0.0, timeout)):
+            return False
+        locked = False
+        try:
+            locked = self._poll(deadline)
+        except OSError as error:
+            raise unusable(self.path, error) from error
+        finally:
+            if not locked:
+                self._thread_lock.release()
+        return locked
+
+    def release(self) -> None:
+        """Free the lock for the next one."""
+        try:
+            if self._fd is not None:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
+
+    def sign(self) -> None:
+        """Leave this process's pid in the file, for `signature`. Only for the holder."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):  # a full disk: the pid is only there to be shown
+                os.pwrite(self._fd, f"{os.getpid():<{_PID_WIDTH}}".encode(), 0)
+
+    def freeze(self, timeout: float | None) -> None:
+        """Keep all threads of this process out while it forks or closes the file.
+
+        Other processes too, if `timeout` seconds suffice for that; with None they are not asked.
+        """
+        self._thread_lock.acquire()
+        if timeout is not None:
+            with contextlib.suppress(OSError):  # without the file there is nobody to keep out
+                self._poll(time.monotonic() + timeout)
+
+    def thaw(self) -> None:
+        """End a `freeze`; a forked child has a lock of its own."""
+        self.release()
+
+    def _poll(self, deadline: float) -> bool:
+        sleep = _SHORTEST_SLEEP
+        while True:
+            if self._try_flock():
+                return True
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            time.sleep(min(sleep, remaining))
+            sleep = min(2 * sleep, _LONGEST_SLEEP)
+
+    def _try_flock(self) -> bool:
+        fd = self._open() if self._fd is None else self._fd
+        try:
+            fcntl.flock(fd, self._operation | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                return False
+            raise
+        if self._is_at_path():
+            return True
+        self._close()
+        return False
+
+    def _open(self) -> int:
+        fd = self._create(self.path)
+        status = os.fstat(fd)
+        self._fd, self._identity = fd, (status.st_dev, status.st_ino)
+        return fd
+
+    def _is_at_path(self) -> bool:
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def _close(self) -> None:
+        """Close without unlocking: a descriptor that a fork left elsewhere keeps its lock."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def close(self) -> None:
+        """Give the descriptor back; the next `acquire` opens the file again."""
+        with self._thread_lock:
+            self._close()
+
+    def _forget(self) -> None:
+        self._close()
+        self._thread_lock = threading.Lock()
+
+
+def is_held(path: Path) -> bool:
+    """Say whether any process holds the lock on this file; an absent file is held by nobody."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def signature(path: Path) -> int | None:
+    """Give the pid of the last holder that signed; None for none."""
+    try:
+        text = path.read_text().strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _forget_in_child() -> None:
+    for lock in list(_all_locks):
+        lock._forget()  # noqa: SLF001 - this module's own class
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,167 @@
+"""OTLP as bytes: spans to request bytes, and request bytes cut and joined without decoding.
+
+A payload is a serialized `ExportTraceServiceRequest`, raw or as one gzip member. Two facts carry
+the drain: serialized protobuf messages concatenate into a valid message (Protocol Buffers,
+"Encoding", last-one-wins and repeated fields), and gzip members concatenate into a valid gzip
+stream (RFC 1952, section 2.2). So a request body is the byte-join of rows.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+from spool.errors import PayloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+# Level 1 costs a quarter of level 6 for a sixth more bytes (measured on LLM-like spans).
+_GZIP_LEVEL = 1
+
+# request.resource_spans → ResourceSpans.scope_spans → ScopeSpans.spans: their field numbers in
+# opentelemetry/proto/collector/trace/v1/trace_service.proto and trace/v1/trace.proto.
+_TO_SPANS = (1, 2, 2)
+
+
+class Codec(IntEnum):
+    """How a payload is stored."""
+
+    RAW = 0
+    GZIP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Spans as one payload. `raw_bytes` is its size before compression."""
+
+    payload: bytes
+    spans: int
+    raw_bytes: int
+    codec: Codec = Codec.RAW
+
+
+def encode(spans: Sequence[ReadableSpan]) -> Batch:
+    """Serialize spans with the official encoder; raises what that raises for a bad attribute."""
+    payload = encode_spans(spans).SerializeToString()
+    return Batch(payload, len(spans), len(payload))
+
+
+def unpack(batch: Batch) -> bytes:
+    """Give the raw request bytes. Raises PayloadError."""
+    if batch.codec == Codec.RAW:
+        return batch.payload
+    try:
+        return gzip.decompress(batch.payload)
+    except (OSError, EOFError, zlib.error) as error:
+        raise PayloadError(f"a stored payload is not gzip: {error}") from error
+
+
+def join(batches: Iterable[Batch], *, compress: bool) -> bytes:
+    """Join batches into one request body: a gzip stream if `compress`, else raw."""
+    if not compress:
+        return b"".join(unpack(batch) for batch in batches)
+    parts = []
+    for codec, run in itertools.groupby(batches, key=lambda batch: batch.codec):
+        joined = b"".join(batch.payload for batch in run)
+        parts.append(joined if codec == Codec.GZIP else gzip.compress(joined, _GZIP_LEVEL, mtime=0))
+    return b"".join(parts)
+
+
+def cut(batch: Batch, spans: int) -> tuple[Batch, Batch]:
+    """Cut a batch behind its first `spans` spans; 0 < `spans` < `batch.spans`.
+
+    Every span's bytes stay as they are; resource and scope stand in both halves. Raises
+    PayloadError.
+    """
+    head, rest, taken = _cut(unpack(batch), _TO_SPANS, spans)
+    return Batch(head, taken, len(head)), Batch(rest, batch.spans - taken, len(rest))
+
+
+class _Field(NamedTuple):
+    number: int
+    whole: bytes
+    content: bytes
+
+
+def _cut(message: bytes, path: tuple[int, ...], spans: int) -> tuple[bytes, bytes, int]:
+    """Cut a message whose spans stand `path` fields deep: head, rest, and spans in the head.
+
+    A half without spans is empty. Other fields (resource, scope, schema URL) go into both.
+    """
+    head: list[bytes] = []
+    rest: list[bytes] = []
+    taken = kept = 0
+    for field in _fields(message):
+        if field.number != path[0]:
+            head.append(field.whole)
+            rest.append(field.whole)
+        elif len(path) == 1:
+            is_taken = taken < spans
+            (head if is_taken else rest).append(field.whole)
+            taken, kept = taken + is_taken, kept + (not is_taken)
+        else:
+            inner_head, inner_rest, inner_taken = _cut(field.content, path[1:], spans - taken)
+            head.append(_wrap(field.number, inner_head))
+            rest.append(_wrap(field.number, inner_rest))
+            taken, kept = taken + inner_taken, kept + bool(inner_rest)
+    return b"".join(head) if taken else b"", b"".join(rest) if kept else b"", taken
+
+
+def _wrap(number: int, content: bytes) -> bytes:
+    if not content:
+        return b""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _fields(message: bytes) -> Iterator[_Field]:
+    """Walk the fields of a message (Protocol Buffers, "Encoding", message structure)."""
+    position = 0
+    while position < len(message):
+        start = position
+        tag, position = _read_varint(message, position)
+        content, position = _read_content(message, position, tag & 7)
+        if position > len(message):
+            raise PayloadError("a stored payload is cut off in the middle of a field")
+        yield _Field(tag >> 3, message[start:position], content)
+
+
+def _read_content(message: bytes, position: int, wire_type: int) -> tuple[bytes, int]:
+    if wire_type == 2:  # noqa: PLR2004 - LEN, as the encoding names it
+        length, position = _read_varint(message, position)
+        return message[position : position + length], position + length
+    if wire_type == 0:
+        return b"", _read_varint(message, position)[1]
+    fixed = {1: 8, 5: 4}.get(wire_type)
+    if fixed is None:
+        raise PayloadError(f"a stored payload has wire type {wire_type}, which OTLP has not")
+    return b"", position + fixed
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(message):
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+            return value, position
+        shift += 7
+    raise PayloadError("a stored payload is cut off in the middle of a number")

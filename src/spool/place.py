@@ -1,0 +1,124 @@
+"""Where a spool may live, and how its files are made.
+
+Invariants:
+
+- Files are 0600, in a directory of 0700 where we create it; its parents are fsynced.
+- The last path component is no symlink; no file of another owner is used, unless by root, who hands
+  what it creates to that owner.
+- Nothing is created beside a file that is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Final
+
+from spool.errors import SpoolFileError
+
+# SQLite's WAL needs shared memory between the processes, which these cannot give
+# (https://www.sqlite.org/wal.html, "Disadvantages").
+_NETWORK_FILESYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph"}
+)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Name a file of the spool that stands beside its main file."""
+    return path.with_name(path.name + suffix)
+
+
+def prepare(path: Path) -> None:
+    """Make the directory, and check that a spool may live at `path`. Raises SpoolFileError."""
+    if sys.platform not in ("linux", "darwin"):
+        raise SpoolFileError(f"{path}: langfuse-spool runs on Linux and macOS, not {sys.platform}")
+    try:
+        _make_directory(path.parent)
+        check(path)
+    except OSError as error:
+        raise unusable(path, error) from error
+    filesystem = _filesystem(path.parent)
+    if filesystem in _NETWORK_FILESYSTEMS:
+        raise SpoolFileError(
+            f"{path}: it lies on {filesystem}, where SQLite's WAL does not work; "
+            "set SPOOL_PATH to a file on a local disk"
+        )
+
+
+def check(path: Path) -> os.stat_result | None:
+    """Refuse symlinks, what is no file, and another owner's file; None where nothing is there."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        raise SpoolFileError(f"{path}: it is a symlink; set SPOOL_PATH to the file itself")
+    if not stat.S_ISREG(status.st_mode):
+        raise SpoolFileError(f"{path}: it is not a regular file; set SPOOL_PATH to another one")
+    if os.geteuid() not in (0, status.st_uid):
+        raise SpoolFileError(
+            f"{path}: it belongs to user {status.st_uid}, not to you ({os.geteuid()}); "
+            "run as that user, or set SPOOL_PATH to a file of your own"
+        )
+    return status
+
+
+def create(path: Path, owner_of: Path) -> int:
+    """Open a file for reading and writing, created where absent; give its descriptor.
+
+    If we are root it is handed to the owner of the file at `owner_of`. Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        fd = os.open(path, flags | os.O_CREAT, 0o600)
+    if os.geteuid() == 0 and owner_of.exists():
+        status = os.stat(owner_of)
+        os.fchown(fd, status.st_uid, status.st_gid)
+    return fd
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def unusable(path: Path, error: OSError) -> SpoolFileError:
+    """Say of an operating system's error which file it hit, and what to do."""
+    where = error.filename or path
+    return SpoolFileError(
+        f"{path}: cannot be used as the spool: {error.strerror}: {where}; "
+        "set SPOOL_PATH to a file in a directory that you may write"
+    )
+
+
+def _make_directory(directory: Path) -> None:
+    if directory.is_dir():
+        return
+    if directory.exists():
+        raise SpoolFileError(f"{directory}: it is not a directory; set SPOOL_PATH elsewhere")
+    _make_directory(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    sync_directory(directory.parent)
+
+
+def _filesystem(directory: Path) -> str:
+    """Name the type of the filesystem (proc(5), mountinfo); empty where that is not to be had."""
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        mount, _, rest = line.partition(" - ")
+        if mount.split()[2] == wanted:
+            return rest.split()[0]
+    return ""

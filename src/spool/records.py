@@ -1,0 +1,107 @@
+"""What the store gives out: rows, takes, routes, the ledger, dead letters."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spool.otlp import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored batch: what one `export()` call wrote. Times are seconds since 1970."""
+
+    id: int
+    created_at: float
+    crc32: int
+    batch: Batch
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the payload is the one that was written."""
+        return zlib.crc32(self.batch.payload) == self.crc32
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """The oldest spans of a route, as one request: whole rows, the last of them perhaps cut.
+
+    `rest` is what stays of the last row where it was cut. A row that is damaged is taken alone, and
+    `damage` says in what way.
+    """
+
+    route_id: int
+    rows: tuple[Row, ...]
+    batches: tuple[Batch, ...]
+    rest: Batch | None = None
+    damage: str = ""
+
+    @property
+    def spans(self) -> int:
+        """Count the request's spans."""
+        return sum(batch.spans for batch in self.batches)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Add up the request's size before compression."""
+        return sum(batch.raw_bytes for batch in self.batches)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One identity: what waits for it, and how its sending goes.
+
+    `fingerprints` are those of the targets that were refused since the last success (401, 403,
+    404, 405): with any there, the route is held. Times are seconds since 1970.
+    """
+
+    id: int
+    name: str
+    endpoint: str
+    public_key: str | None
+    pending_spans: int
+    pending_batches: int
+    pending_bytes: int
+    attempts: int
+    waited_at: float
+    wait_seconds: float
+    fingerprints: tuple[str, ...]
+    last_error: str
+    last_success_at: float | None
+    oldest_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What became of the spans: totals over all routes."""
+
+    accepted: int = 0
+    imported: int = 0
+    delivered: int = 0
+    dead: int = 0
+    evicted: int = 0
+    purged: int = 0
+    exported: int = 0
+    damaged: int = 0
+    pending: int = 0
+    refused: int = 0
+    in_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Spans that cannot be delivered, with the reason: the receiver's words, or damage.
+
+    `batch.spans` counts the dead ones; its payload may also hold their neighbours in a request that
+    a receiver rejected in part, without saying which.
+    """
+
+    id: int
+    route: str
+    died_at: float
+    reason: str
+    created_at: float
+    batch: Batch

@@ -1,0 +1,126 @@
+"""The spool file's tables and their migrations. Imported only while a migration is due.
+
+Within a major version migrations only add, so that an older writer goes on.
+
+- meta: one row. `salt` is for fingerprints; `checkpoints` is the row that is changed after each.
+- route: one row an identity, with its share of the ledger and its backoff. `next` counts the
+  batches it ever took in.
+- batch: one row an `export()` call. Its id is `route.id << 40 | number`: the rows of a route stand
+  together in order, without an index, and an id is never used twice.
+- dead: the dead letters, with the receiver's words.
+
+Triggers keep the totals, so that an append is one statement and nothing is ever counted by a scan.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlite_utils import Database, Migrations
+
+if TYPE_CHECKING:
+    import sqlite3
+
+migrations = Migrations("langfuse-spool")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date; each migration is one transaction. Raises sqlite3.Error."""
+    migrations.apply(Database(connection, recursive_triggers=False))
+
+
+@migrations()
+def create_tables(db: Database) -> None:
+    """Make the first version's tables and triggers."""
+    for statement in (_META, _ROUTE, _BATCH, _DEAD, *_TRIGGERS):
+        db.execute(statement)
+    db.execute("INSERT INTO meta (salt) VALUES (randomblob(16))")
+
+
+_META = """
+    CREATE TABLE meta (
+        salt BLOB NOT NULL,
+        checkpoints INTEGER NOT NULL DEFAULT 0,
+        refused INTEGER NOT NULL DEFAULT 0
+    )"""
+
+_ROUTE = """
+    CREATE TABLE route (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        endpoint TEXT NOT NULL,
+        public_key TEXT,
+        next INTEGER NOT NULL DEFAULT 0,
+        accepted INTEGER NOT NULL DEFAULT 0,
+        imported INTEGER NOT NULL DEFAULT 0,
+        delivered INTEGER NOT NULL DEFAULT 0,
+        dead INTEGER NOT NULL DEFAULT 0,
+        evicted INTEGER NOT NULL DEFAULT 0,
+        purged INTEGER NOT NULL DEFAULT 0,
+        exported INTEGER NOT NULL DEFAULT 0,
+        damaged INTEGER NOT NULL DEFAULT 0,
+        pending_spans INTEGER NOT NULL DEFAULT 0,
+        pending_batches INTEGER NOT NULL DEFAULT 0,
+        pending_bytes INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        waited_at REAL NOT NULL DEFAULT 0,
+        wait_seconds REAL NOT NULL DEFAULT 0,
+        fingerprints TEXT NOT NULL DEFAULT '',
+        last_error TEXT NOT NULL DEFAULT '',
+        last_success_at REAL
+    )"""
+
+_PAYLOAD = """
+    created_at REAL NOT NULL,
+    spans INTEGER NOT NULL,
+    raw_bytes INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL,
+    payload BLOB NOT NULL"""
+
+_BATCH = f"CREATE TABLE batch (id INTEGER PRIMARY KEY, route INTEGER NOT NULL, {_PAYLOAD})"
+
+_DEAD = f"""
+    CREATE TABLE dead (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        route INTEGER NOT NULL,
+        died_at REAL NOT NULL,
+        reason TEXT NOT NULL,
+        {_PAYLOAD}
+    )"""
+
+_TRIGGERS = (
+    """
+    CREATE TRIGGER batch_in AFTER INSERT ON batch BEGIN
+        UPDATE route SET
+            next = next + 1,
+            accepted = accepted + NEW.spans,
+            pending_spans = pending_spans + NEW.spans,
+            pending_batches = pending_batches + 1,
+            pending_bytes = pending_bytes + NEW.raw_bytes
+        WHERE id = NEW.route;
+    END""",
+    """
+    CREATE TRIGGER batch_out AFTER DELETE ON batch BEGIN
+        UPDATE route SET
+            pending_spans = pending_spans - OLD.spans,
+            pending_batches = pending_batches - 1,
+            pending_bytes = pending_bytes - OLD.raw_bytes
+        WHERE id = OLD.route;
+    END""",
+    """
+    CREATE TRIGGER batch_cut AFTER UPDATE OF spans, raw_bytes ON batch BEGIN
+        UPDATE route SET
+            pending_spans = pending_spans - OLD.spans + NEW.spans,
+            pending_bytes = pending_bytes - OLD.raw_bytes + NEW.raw_bytes
+        WHERE id = NEW.route;
+    END""",
+    """
+    CREATE TRIGGER dead_in AFTER INSERT ON dead BEGIN
+        UPDATE route SET dead = dead + NEW.spans WHERE id = NEW.route;
+    END""",
+    """
+    CREATE TRIGGER dead_out AFTER DELETE ON dead BEGIN
+        UPDATE route SET dead = dead - OLD.spans WHERE id = OLD.route;
+    END""",
+)

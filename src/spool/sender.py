@@ -1,0 +1,249 @@
+"""The sender: one POST of ready bytes with a hard total deadline, and what its answer means.
+
+Invariants:
+
+- A request never outlives its deadline, and nothing that network or server do raises.
+- No redirect is followed. A 2xx counts as delivered only in OTLP's or JSON's content type: a
+  captive portal also says 200.
+- Nothing secret stands in a reason: the server's words are cut, and our own headers' values are
+  taken out of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import email.utils
+import functools
+import http.client
+import importlib.metadata
+import json
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from spool.settings import without_secrets
+from spool.wire import Connection, Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from spool.settings import Settings, Target
+
+_LONGEST_ANSWER: Final = 64 << 10
+_LONGEST_REASON: Final = 300
+_LONGEST_RETRY_AFTER: Final = 3600.0
+_SHORTEST_SECRET: Final = 4
+_SCHEMES: Final = frozenset({"Basic", "Bearer"})
+
+
+class Verdict(Enum):
+    """What an answer means for the spans of its request."""
+
+    DELIVERED = "delivered"
+    WAIT = "wait"  # keep them, and try again after a backoff
+    HOLD = "hold"  # keep them: the configuration is wrong, probe slowly
+    SPLIT = "split"  # never send just these again; one span alone is dead
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request.
+
+    `reason` says why it was not delivered, or why the receiver rejected some of its spans.
+    `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    retry_after: float | None = None
+    rejected: int = 0
+    is_timeout: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete HTTP answer. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """The media type without its parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class Sender:
+    """Sends one target's requests, one at a time, over a connection that is kept open."""
+
+    def __init__(self, target: Target, settings: Settings) -> None:
+        self.target = target
+        self._settings = settings
+        self._connection: Connection | None = None
+
+    def send(self, body: bytes, timeout: float) -> Outcome:
+        """POST a body that is encoded as the settings say; `timeout` is the total, in seconds."""
+        try:
+            answer = self._post(body, Deadline(timeout))
+        except TimeoutError as error:
+            self.close()
+            reason = f"no complete answer within {timeout:g} s"
+            return Outcome(Verdict.WAIT, f"{reason} ({error})", is_timeout=True)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            outcome = Outcome(Verdict.WAIT, _words_of(error))
+        else:
+            outcome = classify(answer)
+        return replace(outcome, reason=_without(self.target, outcome.reason))
+
+    def close(self) -> None:
+        """Close the connection; the next request opens one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _post(self, body: bytes, deadline: Deadline) -> Answer:
+        if self._connection is None or not self._connection.is_usable():
+            self.close()
+            self._connection = Connection(self.target.endpoint, self._settings)
+        connection = self._connection
+        connection.deadline = deadline
+        connection.request("POST", connection.target, body, self._headers(connection))
+        with connection.getresponse() as response:
+            words = response.read(_LONGEST_ANSWER)
+            if response.length and len(words) < _LONGEST_ANSWER:
+                raise http.client.IncompleteRead(words, response.length)
+            is_whole = response.isclosed()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+        if is_whole:
+            connection.keep()
+        else:
+            self.close()
+        return Answer(response.status, headers, words)
+
+    def _headers(self, connection: Connection) -> dict[str, str]:
+        headers = {"content-type": "application/x-protobuf", "user-agent": _user_agent()}
+        if self._settings.compression == "gzip":
+            headers["content-encoding"] = "gzip"
+        if self.target.public_key is not None:
+            headers["x-langfuse-sdk-name"] = "langfuse-spool"
+            headers["x-langfuse-sdk-version"] = _version()
+        return {**headers, **self.target.headers, **connection.proxy_headers}
+
+
+def classify(answer: Answer) -> Outcome:
+    """Say what an answer means, by the OTLP specification and what Langfuse 4.16 really answers."""
+    status = answer.status
+    reason = f"{status} {_words(answer)}".strip()
+    if 200 <= status < 300:  # noqa: PLR2004 - success, RFC 9110, section 15.3
+        return _read_success(answer)
+    if status == 413 or (status == 400 and answer.content_type != "text/html"):  # noqa: PLR2004
+        return Outcome(Verdict.SPLIT, reason)
+    if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
+        location = without_secrets(answer.headers.get("location", ""))
+        return Outcome(Verdict.WAIT, f"{status} redirect to {location!r}, which is not followed")
+    if status in (408, 425, 429) or status >= 500:  # noqa: PLR2004 - server errors
+        return Outcome(Verdict.WAIT, reason, _retry_after(answer.headers))
+    # 401, 403, 404, 405, an HTML page for a 400, and what else a client is to blame for.
+    return Outcome(Verdict.HOLD, reason)
+
+
+def _read_success(answer: Answer) -> Outcome:
+    """Read a 2xx: Langfuse answers JSON to protobuf too, others answer as OTLP says."""
+    try:
+        if answer.content_type == "application/json":
+            rejected, words = _partial_success(json.loads(answer.body))
+        elif answer.content_type == "application/x-protobuf":
+            partial = ExportTraceServiceResponse.FromString(answer.body).partial_success
+            rejected, words = partial.rejected_spans, partial.error_message
+        else:
+            found = answer.content_type or "no content type"
+            reason = f"{answer.status} with {found}, which is no OTLP answer: a captive portal?"
+            return Outcome(Verdict.WAIT, reason)
+    except (DecodeError, ValueError, TypeError, AttributeError) as error:
+        return Outcome(Verdict.WAIT, f"{answer.status} with an answer that cannot be read: {error}")
+    return Outcome(Verdict.DELIVERED, _shortened(words), rejected=max(0, rejected))
+
+
+def _partial_success(answer: Any) -> tuple[int, str]:
+    """Read OTLP/JSON's partial success (64-bit numbers may be strings there)."""
+    partial = answer.get("partialSuccess") or {}
+    return int(partial.get("rejectedSpans", 0)), str(partial.get("errorMessage", ""))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After, whole seconds or a date (RFC 9110, section 10.2.3), up to an hour.
+
+    A date is measured from the server's own, since an edge device's clock may say 1970.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return min(float(value), _LONGEST_RETRY_AFTER)
+    until = _date(value)
+    if until is None:
+        return None
+    now = _date(headers.get("date", "")) or datetime.now(timezone.utc)
+    return min(max(0.0, (until - now).total_seconds()), _LONGEST_RETRY_AFTER)
+
+
+def _date(text: str) -> datetime | None:
+    with contextlib.suppress(ValueError, TypeError):
+        date = email.utils.parsedate_to_datetime(text)
+        return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+    return None
+
+
+def _words(answer: Answer) -> str:
+    """Give the server's words: a JSON object's error or message, or the text without its tags."""
+    text = answer.body.decode(errors="replace")
+    with contextlib.suppress(ValueError):
+        said = json.loads(text)
+        if isinstance(said, dict):
+            text = str(said.get("error") or said.get("message") or text)
+    if answer.content_type == "text/html":
+        text = re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text)
+    return _shortened(text)
+
+
+def _words_of(error: Exception) -> str:
+    return _shortened(f"{type(error).__name__}: {error}")
+
+
+def _shortened(text: str) -> str:
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+
+
+def _without(target: Target, text: str) -> str:
+    """Take our own secrets out of the server's words."""
+    for secret in sorted(_secrets(target), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(target: Target) -> set[str]:
+    found: set[str] = set()
+    for value in target.headers.values():
+        found.update((value, *value.split()))
+    for token in list(found):
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+            found.update((password, f"{user}:{password}"))
+    return {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
+
+
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("langfuse-spool")
+
+
+def _user_agent() -> str:
+    return f"langfuse-spool/{_version()}"

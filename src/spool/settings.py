@@ -1,0 +1,413 @@
+"""Settings: what is configured, checked once. `from_env` alone reads the environment.
+
+Every field of `Settings` is the environment variable `SPOOL_<FIELD>`, and an error names it so.
+The `OTEL_EXPORTER_OTLP_*` variables mean what the OpenTelemetry specification ("OpenTelemetry
+Protocol Exporter") and its Python exporter say.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn
+
+from spool.errors import SettingsError
+
+EU_HOST: Final = "https://cloud.langfuse.com"
+LANGFUSE_PATH: Final = "/api/public/otel/v1/traces"
+
+# The words that LiteLLM's users know (litellm/integrations/langfuse/langfuse_otel.py).
+MISSING_KEYS: Final = (
+    "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set "
+    "for Langfuse OpenTelemetry integration."
+)
+
+Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where spans go, and with which secret.
+
+    `route` is the identity that rows of the spool carry: the Langfuse public key, or for a plain
+    OTLP receiver its endpoint. `endpoint` is the full URL of the traces signal; where nobody named
+    it, `endpoint_named` is False and an endpoint stored in the spool goes before it.
+    """
+
+    route: str
+    endpoint: str
+    headers: Mapping[str, str] = field(repr=False)
+    public_key: str | None = None
+    endpoint_named: bool = True
+
+    @classmethod
+    def langfuse(cls, public_key: str, secret_key: str, host: str | None = None) -> Target:
+        """Name a Langfuse project; without a `host` the EU cloud is the default.
+
+        A host may lack its scheme: https is meant, as in LiteLLM. Raises SettingsError.
+        """
+        url = host or EU_HOST
+        url = url if "://" in url else f"https://{url}"
+        headers = {"authorization": basic(public_key, secret_key)}
+        endpoint, headers = _checked(url.rstrip("/") + LANGFUSE_PATH, headers)
+        return cls(public_key, endpoint, _for_langfuse(headers), public_key, bool(host))
+
+    @classmethod
+    def otlp(cls, endpoint: str, headers: Mapping[str, str]) -> Target:
+        """Name any OTLP/HTTP receiver by the full URL of its traces signal.
+
+        Headers that hold a Langfuse project's Basic auth make it that project's target. Raises
+        SettingsError.
+        """
+        endpoint, headers = _checked(endpoint, headers)
+        public_key = _public_key(endpoint, headers)
+        if public_key is None:
+            return cls(without_secrets(endpoint), endpoint, headers)
+        return cls(public_key, endpoint, _for_langfuse(headers), public_key)
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tell whether secret or endpoint changed, without giving either away.
+
+        Eight hexadecimal digits of a salted SHA-256: enough to notice a change, too few to find
+        the secret by trying.
+        """
+        said = [without_secrets(self.endpoint), *(f"{k}:{v}" for k, v in self.headers.items())]
+        return hashlib.sha256(salt + "\n".join(sorted(said)).encode()).hexdigest()[:8]
+
+
+def without_secrets(endpoint: str) -> str:
+    """Cut user information, query and fragment off a URL: they may hold secrets."""
+    parts = urllib.parse.urlsplit(endpoint)
+    return urllib.parse.urlunsplit(
+        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
+    )
+
+
+def basic(user: str, password: str) -> str:
+    """Make the value of a Basic authorization header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _for_langfuse(headers: Mapping[str, str]) -> dict[str, str]:
+    """Select direct writes: without it, late spans can lose their trace's name, user and tags."""
+    return {"x-langfuse-ingestion-version": "4", **headers}
+
+
+def _checked(endpoint: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    headers = {name.strip().lower(): value.strip() for name, value in headers.items()}
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) or not _is_header_value(value):
+            raise SettingsError(f"header {name!r}: its name or value has a character HTTP forbids")
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        endpoint.encode("ascii")
+    except ValueError:
+        usable = None
+    if not usable or re.search(r"[\x00-\x20\x7f]", endpoint):
+        raise SettingsError(
+            f"endpoint {endpoint!r}: must be a URL such as https://host{LANGFUSE_PATH}"
+        )
+    if parts.username is not None:
+        user, password = (urllib.parse.unquote(x or "") for x in (parts.username, parts.password))
+        headers.setdefault("authorization", basic(user, password))
+        endpoint = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return endpoint, headers
+
+
+def _is_header_value(value: str) -> bool:
+    return re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value) is not None
+
+
+def _public_key(endpoint: str, headers: Mapping[str, str]) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user = base64.b64decode(token.strip(), validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    is_langfuse = user.startswith("pk-lf-") or "/api/public/otel" in endpoint
+    return user if user and is_langfuse else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a spool is configured to do. Times are seconds, sizes bytes. Raises SettingsError.
+
+    path: the spool file. target: where this process's spans go; None only for the commands.
+    sync_seconds: the power-cut window; 0 = each commit is fsynced before `export` returns.
+    max_bytes: of live data in the file; when_full: what is then dropped, and counted.
+    drain: whether this process sends, or only writes. max_request_bytes: the largest request
+    before compression. backoff_seconds: the first and the largest. timeout_seconds: the hard
+    total deadline of one request. shutdown_seconds: the longest that exit waits for a healthy
+    endpoint. credentials_file: `public_key: secret_key` lines, the secrets of further routes.
+    compression: of the requests, `gzip` or `none`. certificate: the CA bundle; client_certificate
+    and client_key: for mutual TLS. proxies: by scheme, and `no` for the hosts to reach without.
+    """
+
+    path: Path
+    target: Target | None = None
+    sync_seconds: float = 1.0
+    max_bytes: int = 1 << 30
+    when_full: Literal["drop-oldest", "drop-newest"] = "drop-oldest"
+    drain: bool = True
+    max_request_bytes: int = 4 << 20
+    backoff_seconds: tuple[float, float] = (1.0, 60.0)
+    timeout_seconds: float = 10.0
+    shutdown_seconds: float = 2.0
+    credentials_file: Path | None = None
+    compression: Literal["gzip", "none"] = "gzip"
+    certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        first, largest = self.backoff_seconds
+        checks = {
+            "path": bool(self.path.name),
+            "sync_seconds": 0 <= self.sync_seconds < math.inf,
+            "max_bytes": self.max_bytes >= _SMALLEST_SPOOL,
+            "max_request_bytes": self.max_request_bytes >= _SMALLEST_REQUEST,
+            "backoff_seconds": 0 < first <= largest < math.inf,
+            "timeout_seconds": 0 < self.timeout_seconds < math.inf,
+            "shutdown_seconds": 0 <= self.shutdown_seconds < math.inf,
+        }
+        for name, is_allowed in checks.items():
+            if not is_allowed:
+                _refuse(f"SPOOL_{name.upper()}", getattr(self, name), _ALLOWED[name])
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        target: Target | None = None,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        environ: Environment | None = None,
+        **given: Any,
+    ) -> Settings:
+        """Read the environment; what is given goes before it.
+
+        A `target` is taken as it is. `endpoint` and `headers` replace just those of the target that
+        the environment names. Raises SettingsError, which names the variable, its value and what is
+        allowed.
+        """
+        env = {k: v.strip() for k, v in (os.environ if environ is None else environ).items()}
+        env = {name: value for name, value in env.items() if value}
+        values = {**_otlp_settings(env), **_spool_settings(env), "proxies": _proxies(env)}
+        values.update({name: value for name, value in given.items() if value is not None})
+        values["path"] = _spool_file(values.get("path"))
+        values["target"] = target or _target(env, endpoint, headers)
+        return cls(**values)
+
+    def require_target(self) -> Target:
+        """Give the target; raise SettingsError, in the words LiteLLM's users know, without one."""
+        if self.target is None:
+            raise SettingsError(MISSING_KEYS)
+        return self.target
+
+
+def read_credentials(path: Path) -> dict[str, str]:
+    """Read `public_key: secret_key` lines; `#` begins a comment. Raises SettingsError.
+
+    The file must be its owner's alone (0600): others could read the secrets, or change where
+    prompts go.
+    """
+    try:
+        status = path.stat()
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"SPOOL_CREDENTIALS_FILE={path}: {error}") from error
+    if status.st_mode & 0o077:
+        raise SettingsError(f"SPOOL_CREDENTIALS_FILE={path}: others can read it; chmod 600 it")
+    secrets = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        public_key, separator, secret_key = (part.strip() for part in text.partition(":"))
+        if text and not (public_key and separator and secret_key):
+            raise SettingsError(
+                f"SPOOL_CREDENTIALS_FILE={path}: line {number} must be `public_key: secret_key`"
+            )
+        if text:
+            secrets[public_key] = secret_key
+    return secrets
+
+
+_SMALLEST_REQUEST: Final = 1 << 10
+_SMALLEST_SPOOL: Final = 1 << 20
+
+_ALLOWED: Final = {
+    "path": "a file, or a directory to hold spool.db",
+    "sync_seconds": "seconds, 0 or more",
+    "max_bytes": "a size of 1MiB or more, such as 500MB or 2GiB",
+    "when_full": "drop-oldest or drop-newest",
+    "drain": "on or off",
+    "max_request_bytes": "a size of 1KiB or more, such as 4MiB",
+    "backoff_seconds": "the first and the largest in seconds, such as 1..60",
+    "timeout_seconds": "seconds, more than 0",
+    "shutdown_seconds": "seconds, 0 or more",
+    "credentials_file": "a file",
+    "compression": "gzip or none (Langfuse cannot read deflate)",
+    "certificate": "a file",
+}
+
+
+def _refuse(variable: str, value: object, allowed: str) -> NoReturn:
+    raise SettingsError(f"{variable}={value}: must be {allowed}")
+
+
+def _switch(text: str) -> bool:
+    return {"on": True, "off": False}[text.lower()]
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*(?:([kmgt]?)(i?)b)?", text.lower())
+    if match is None:
+        raise ValueError(text)
+    number, prefix, binary = match.groups()
+    unit = 1024 if binary else 1000
+    return int(int(number) * unit ** ("kmgt".find(prefix) + 1 if prefix else 0))
+
+
+def _more_than_zero(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError(text)
+    return seconds
+
+
+def _range(text: str) -> tuple[float, float]:
+    first, _, largest = text.partition("..")
+    return float(first), float(largest)
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    return lambda text: {word: word for word in allowed}[text.lower()]
+
+
+def _existing_file(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(text)
+    return path
+
+
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "path": Path,
+    "sync_seconds": float,
+    "max_bytes": _size,
+    "when_full": _choice("drop-oldest", "drop-newest"),
+    "drain": _switch,
+    "max_request_bytes": _size,
+    "backoff_seconds": _range,
+    "timeout_seconds": float,
+    "shutdown_seconds": float,
+    "credentials_file": lambda text: Path(text).expanduser().absolute(),
+}
+
+
+def _parse(variable: str, text: str, parser: Callable[[str], Any], allowed: str) -> Any:
+    try:
+        return parser(text)
+    except (ValueError, KeyError):
+        _refuse(variable, text, allowed)
+
+
+def _spool_settings(env: Environment) -> dict[str, Any]:
+    values = {}
+    for name, parser in _PARSERS.items():
+        variable = f"SPOOL_{name.upper()}"
+        if variable in env:
+            values[name] = _parse(variable, env[variable], parser, _ALLOWED[name])
+    return values
+
+
+def _otlp_settings(env: Environment) -> dict[str, Any]:
+    parsers: dict[str, tuple[str, Callable[[str], Any], str]] = {
+        "TIMEOUT": ("timeout_seconds", _more_than_zero, "timeout_seconds"),
+        "COMPRESSION": ("compression", _choice("gzip", "none"), "compression"),
+        "CERTIFICATE": ("certificate", _existing_file, "certificate"),
+        "CLIENT_CERTIFICATE": ("client_certificate", _existing_file, "certificate"),
+        "CLIENT_KEY": ("client_key", _existing_file, "certificate"),
+    }
+    values = {}
+    for suffix, (name, parser, allowed) in parsers.items():
+        variable = _otlp_variable(env, suffix)
+        if variable is not None:
+            values[name] = _parse(variable, env[variable], parser, _ALLOWED[allowed])
+    return values
+
+
+def _otlp_variable(env: Environment, suffix: str) -> str | None:
+    """Find the variable that counts: the one for traces goes before the general one."""
+    for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}"):
+        if variable in env:
+            return variable
+    return None
+
+
+def _proxies(env: Environment) -> dict[str, str]:
+    """Read `https_proxy` and its kin, as curl and requests do: lower case goes first."""
+    names = [f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")]
+    found = {name: env.get(name) or env.get(name.upper()) for name in names}
+    return {name.removesuffix("_proxy"): value for name, value in found.items() if value}
+
+
+def _spool_file(given: Path | str | None) -> Path:
+    if given is None:
+        import platformdirs  # noqa: PLC0415 - only where SPOOL_PATH is not set
+
+        return platformdirs.user_state_path("langfuse-spool") / "spool.db"
+    path = Path(given).expanduser().absolute()
+    return path / "spool.db" if path.is_dir() else path
+
+
+def _target(
+    env: Environment, endpoint: str | None, headers: Mapping[str, str] | None
+) -> Target | None:
+    named = _named_target(env)
+    if endpoint is None and headers is None:
+        return named
+    endpoint = endpoint or (named.endpoint if named else None)
+    if endpoint is None:
+        raise SettingsError(f"headers were given, but no endpoint. {MISSING_KEYS}")
+    if headers is None:
+        headers = named.headers if named else _otlp_headers(env)
+    return Target.otlp(endpoint, headers)
+
+
+def _named_target(env: Environment) -> Target | None:
+    public_key, secret_key = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
+    if public_key and secret_key:
+        hosts = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
+        host = next((env[name] for name in hosts if name in env), None)
+        return Target.langfuse(public_key, secret_key, host)
+    if public_key or secret_key:
+        raise SettingsError(f"{MISSING_KEYS} Only one of them is.")
+    endpoint = _otlp_endpoint(env)
+    return Target.otlp(endpoint, _otlp_headers(env)) if endpoint else None
+
+
+def _otlp_endpoint(env: Environment) -> str | None:
+    if "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in env:
+        return env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+    if "OTEL_EXPORTER_OTLP_ENDPOINT" in env:
+        return env["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
+    return None
+
+
+def _otlp_headers(env: Environment) -> dict[str, str]:
+    from opentelemetry.util.re import parse_env_headers  # noqa: PLC0415 - rarely needed
+
+    variable = _otlp_variable(env, "HEADERS")
+    return dict(parse_env_headers(env[variable], liberal=True)) if variable else {}

@@ -1,0 +1,159 @@
+"""What the exporters of one process share for one file: a store, a keeper, a drainer.
+
+Invariants:
+
+- Threads start with the first span that a process appends, never during interpreter exit, and never
+  cross a fork: the child starts its own.
+- Exit waits only for an endpoint that is not known to be down, and then at most
+  `shutdown_seconds`; whatever is still pending stays in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from spool.drainer import Drainer
+from spool.keeper import Keeper
+from spool.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spool.otlp import Batch
+    from spool.settings import Settings, Target
+
+_POLL: Final = 0.01
+_STOP_SECONDS: Final = 0.05
+
+_open_spools: dict[Path, SharedSpool] = {}
+_open_lock = threading.Lock()
+
+
+def open_spool(settings: Settings, target: Target) -> SharedSpool:
+    """Join the spool that this process has open at the path, or open it; end with `release`.
+
+    The first one's settings count for all that is shared. Raises SpoolError.
+    """
+    path = settings.path.parent.resolve() / settings.path.name
+    with _open_lock:
+        spool = _open_spools.get(path) or SharedSpool(path, settings)
+        spool.join(target)
+        _open_spools[path] = spool
+    return spool
+
+
+class SharedSpool:
+    """One file's store, keeper and drainer in this process."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.store = Store(path, sync_each_commit=settings.sync_seconds == 0)
+        self._settings = settings
+        self._targets: dict[str, Target] = {}
+        self._users = 0
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()
+        self._keeper: Keeper | None = None
+        self._drainer: Drainer | None = None
+        self._is_running = False
+
+    def join(self, target: Target) -> None:
+        """Add a user and its target; record the route. Raises SpoolError."""
+        self.store.register(target)
+        self._users += 1
+        with self._lock:
+            self._targets[target.route] = target
+            if self._drainer is not None:
+                self._drainer.add(target)
+
+    def append(self, target: Target, batch: Batch) -> None:
+        """Commit a batch; it is spooled when this returns. Raises SpoolError."""
+        try:
+            self.store.append(target, batch, time.time())
+        finally:
+            if not self._is_running:
+                self._run()
+
+    def flush(self, target: Target, timeout: float) -> bool:
+        """Wait until all that was appended for a target before now is settled; say whether it is.
+
+        Gives up at once where nobody could settle it soon: a route in trouble, or no drainer
+        anywhere. Raises SpoolError.
+        """
+        last_id = self.store.last_id(target.route)
+        deadline = time.monotonic() + timeout
+        while not self.store.is_settled(last_id):
+            if self._is_hopeless(target) or time.monotonic() >= deadline:
+                return False
+            if self._drainer is not None:
+                self._drainer.wake()
+            time.sleep(_POLL)
+        return True
+
+    def _is_hopeless(self, target: Target) -> bool:
+        routes = self.store.routes()
+        return any(r.name == target.route and r.attempts for r in routes) or not (
+            self._drainer is not None or self.store.drainer()[0]
+        )
+
+    def release(self) -> None:
+        """Take a user off; the last one ends the threads and closes the file. Raises SpoolError."""
+        with _open_lock:
+            self._users -= 1
+            if self._users:
+                return
+            _open_spools.pop(self.path, None)
+        self._stop()
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._is_running or _is_exiting():
+                return
+            self._is_running = True
+            self._keeper = Keeper(self.store, self._settings)
+            self._keeper.start()
+            if not self._settings.drain:
+                return
+            self._drainer = Drainer(self.store, self._settings)
+            for target in self._targets.values():
+                self._drainer.add(target)
+            self._drainer.start()
+
+    def _stop(self) -> None:
+        with self._lock:
+            drainer, keeper = self._drainer, self._keeper
+            self._start_over()
+        if drainer is not None:
+            _finish(drainer, self._settings.shutdown_seconds)
+        if keeper is not None:
+            keeper.stop(_STOP_SECONDS)
+        self.store.count_refused()
+        self.store.close()
+
+
+def _finish(drainer: Drainer, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and drainer.has_prospects():
+        drainer.wake()
+        time.sleep(_POLL)
+    drainer.stop(_STOP_SECONDS)
+
+
+def _is_exiting() -> bool:
+    """Say whether the interpreter is past its threads' end: then none can be started."""
+    return not threading.main_thread().is_alive()
+
+
+def _start_over_in_child() -> None:
+    global _open_lock  # noqa: PLW0603 - the parent may have held it
+    _open_lock = threading.Lock()
+    for spool in _open_spools.values():
+        spool._start_over()  # noqa: SLF001 - this module's own class
+
+
+os.register_at_fork(after_in_child=_start_over_in_child)

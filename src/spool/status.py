@@ -1,0 +1,144 @@
+"""The status: what waits, how old it is, what each route is doing, and what a person should see to.
+
+The shape of `Report.as_json` is public: people script against its keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spool.drainer import Drainer
+    from spool.records import Ledger, Route
+    from spool.store import Store
+
+# A span that nobody sends for so long, though a drainer runs, waits for somebody with the secret.
+_SOON: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A spool at one moment; `now` is in seconds since 1970."""
+
+    path: Path
+    file_bytes: int
+    max_bytes: int
+    ledger: Ledger
+    is_running: bool
+    pid: int | None
+    routes: tuple[Route, ...]
+    states: tuple[str, ...]
+    now: float
+
+    @classmethod
+    def of(cls, store: Store, drainer: Drainer, max_bytes: int, now: float) -> Report:
+        """Read a spool's state; `drainer` knows whose secrets this environment holds."""
+        is_running, pid = store.drainer()
+        routes = tuple(store.routes())
+        return cls(
+            path=store.database.path,
+            file_bytes=store.database.file_bytes(),
+            max_bytes=max_bytes,
+            ledger=store.ledger(),
+            is_running=is_running,
+            pid=pid,
+            routes=routes,
+            states=tuple(_state(r, drainer.target_of(r) is not None, now) for r in routes),
+            now=now,
+        )
+
+    @property
+    def oldest_seconds(self) -> float | None:
+        """The age of the oldest pending span; None where nothing is pending."""
+        return max((a for r in self.routes if (a := _age(r, self.now)) is not None), default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the public shape."""
+        return {
+            "path": str(self.path),
+            "file_bytes": self.file_bytes,
+            "max_bytes": self.max_bytes,
+            "pending": {
+                "spans": self.ledger.pending,
+                "batches": sum(route.pending_batches for route in self.routes),
+                "bytes": sum(route.pending_bytes for route in self.routes),
+                "oldest_seconds": _rounded(self.oldest_seconds),
+            },
+            "ledger": asdict(self.ledger),
+            "drainer": {"running": self.is_running, "pid": self.pid},
+            "routes": [
+                _route_json(route, state, self.now)
+                for route, state in zip(self.routes, self.states, strict=True)
+            ],
+        }
+
+    def concerns(self, max_age: float) -> list[str]:
+        """Say what a person should see to; `max_age` in seconds. Empty where all is well."""
+        found = []
+        for route, state in zip(self.routes, self.states, strict=True):
+            if state == "held":
+                found.append(
+                    f"route {route.name} is held: {route.last_error}; correct the keys or the host"
+                )
+            if state == "no-secret":
+                found.append(
+                    f"route {route.name}: {route.pending_spans} spans wait for its secret; run a "
+                    f"drainer with its keys, or `python -m spool adopt {route.name}`"
+                )
+        if self.ledger.dead:
+            found.append(
+                f"{self.ledger.dead} spans are dead letters; see `python -m spool dead list`"
+            )
+        if self.ledger.damaged:
+            found.append(f"{self.ledger.damaged} spans were damaged on disk")
+        if self.ledger.pending and not self.is_running:
+            found.append(
+                f"{self.ledger.pending} spans wait and no process drains; `python -m spool drain`"
+            )
+        if (self.oldest_seconds or 0) > max_age and not self._has_delivered_within(max_age):
+            found.append(f"nothing was delivered for {max_age:g} s, and older spans wait")
+        return found
+
+    def _has_delivered_within(self, seconds: float) -> bool:
+        times = [route.last_success_at for route in self.routes if route.last_success_at]
+        return bool(times) and self.now - max(times) <= seconds
+
+
+def _state(route: Route, is_secret_known: bool, now: float) -> str:
+    if route.fingerprints:
+        return "held"
+    if route.attempts:
+        return "waiting"
+    age = _age(route, now)
+    is_left_alone = age is not None and age > _SOON and not is_secret_known
+    return "no-secret" if is_left_alone else "ok"
+
+
+def _age(route: Route, now: float) -> float | None:
+    return None if route.oldest_at is None else max(0.0, now - route.oldest_at)
+
+
+def _next_attempt(route: Route, now: float) -> float:
+    return max(0.0, min(route.waited_at + route.wait_seconds - now, route.wait_seconds))
+
+
+def _route_json(route: Route, state: str, now: float) -> dict[str, Any]:
+    succeeded = route.last_success_at
+    return {
+        "route": route.name,
+        "endpoint": route.endpoint,
+        "public_key": route.public_key,
+        "state": state,
+        "attempts": route.attempts,
+        "next_attempt_seconds": _rounded(_next_attempt(route, now)),
+        "last_error": route.last_error or None,
+        "last_success_seconds": None if succeeded is None else _rounded(max(0.0, now - succeeded)),
+        "pending_spans": route.pending_spans,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,237 @@
+"""The wire: an HTTP connection whose every step ends by one deadline.
+
+http.client does the protocol; here are only its socket, its name resolution and its proxy. A socket
+timeout alone would bound each read, and a server that sends a byte a second could go on for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import ipaddress
+import queue
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from typing import TYPE_CHECKING, Any, Final
+
+import certifi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from spool.settings import Settings
+
+# Node, which Langfuse runs on, closes a connection that was idle for 5 s.
+_LONGEST_IDLE: Final = 4.0
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Deadline:
+    """A moment by which all must be over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Give the seconds that are left, more than 0. Raises TimeoutError."""
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline passed")
+        return left
+
+
+class Connection(http.client.HTTPConnection):
+    """One connection to an endpoint, through a proxy where the environment names one."""
+
+    def __init__(self, endpoint: str, settings: Settings) -> None:
+        url = urllib.parse.urlsplit(endpoint)
+        host, port = url.hostname or "", url.port or _PORTS[url.scheme]
+        self.deadline = Deadline(0)
+        self.proxy_headers: dict[str, str] = {}
+        self.target = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
+        self._context = _context(settings) if url.scheme == "https" else None
+        self._tls_host = host
+        self._used_at = 0.0
+        self._is_tunnelled = False
+        proxy = _proxy(url.scheme, host, settings.proxies)
+        if proxy is None:
+            super().__init__(host, port)
+            self.default_port = _PORTS[url.scheme]
+            return
+        headers = _proxy_authorization(proxy)
+        super().__init__(proxy.hostname or "", proxy.port or _PORTS["http"])
+        if self._context is not None:
+            self.set_tunnel(host, port, headers)
+            self._is_tunnelled = True
+        else:  # RFC 9112, section 3.2.2: a proxy gets the whole URL
+            self.proxy_headers, self.target = headers, endpoint
+
+    def is_usable(self) -> bool:
+        """Say whether a kept connection can take a request: the server has not closed it."""
+        if time.monotonic() - self._used_at > _LONGEST_IDLE:
+            return False
+        return isinstance(self.sock, _Socket) and not self.sock.has_input()
+
+    def connect(self) -> None:
+        """Connect, through the tunnel and with TLS where they are wanted. Raises OSError."""
+        sock = _dial(self.host, self.port, self.deadline)
+        self.sock = _Socket(sock, self)  # all of it that is used
+        with _closing_on_error(sock):
+            if self._is_tunnelled:
+                self._tunnel()  # type: ignore[attr-defined]  # what http.client's own connect calls
+            if self._context is not None:
+                sock.settimeout(self.deadline.left())
+                tls = self._context.wrap_socket(sock, server_hostname=self._tls_host)
+                self.sock = _Socket(tls, self)
+
+    def keep(self) -> None:
+        """Remember when the connection was used last."""
+        self._used_at = time.monotonic()
+
+
+class _Socket:
+    """The part of a socket that http.client uses, under the connection's deadline."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._users = 1
+
+    def sendall(self, data: ReadableBuffer) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            self._sock.settimeout(self._connection.deadline.left())
+            view = view[self._sock.send(view) :]
+
+    def recv_into(self, buffer: WriteableBuffer) -> int:
+        self._sock.settimeout(self._connection.deadline.left())
+        return self._sock.recv_into(buffer)
+
+    def has_input(self) -> bool:
+        """Whether there is something to read: on an idle connection, that it was closed."""
+        self._sock.settimeout(0)
+        try:
+            self._sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        self._users += 1
+        return io.BufferedReader(_Stream(self))
+
+    def close(self) -> None:
+        """Close the socket when nobody reads from it any more, as a real one does."""
+        self._users -= 1
+        if self._users == 0:
+            self._sock.close()
+
+
+class _Stream(io.RawIOBase):
+    """Reads an answer. Closing it leaves a kept connection open for the next request."""
+
+    def __init__(self, sock: _Socket) -> None:
+        self._sock = sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        return self._sock.recv_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._sock.close()
+
+
+def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
+    addresses = _resolve(host, port, deadline)
+    error: OSError = OSError(f"{host} has no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            # A share of the time each: one mute address must not hide a good one.
+            sock.settimeout(deadline.left() / (len(addresses) - tried))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as failure:
+            sock.close()
+            error = failure
+        else:
+            return sock
+    raise error
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Resolve a name in a thread of its own: getaddrinfo knows no timeout."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    answers: queue.SimpleQueue[list[tuple[Any, ...]] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            answers.put(OSError(f"cannot resolve {host}: {error}"))
+
+    try:
+        threading.Thread(target=ask, name="spool-resolve", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(f"cannot resolve {host}: {error}") from error
+    try:
+        answer = answers.get(timeout=deadline.left())
+    except queue.Empty:
+        raise TimeoutError(f"resolving {host} took too long") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
+@contextlib.contextmanager
+def _closing_on_error(sock: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    """Trust the configured bundle, or else the system's roots and certifi's."""
+    context = ssl.create_default_context(cafile=settings.certificate)
+    if settings.certificate is None:
+        context.load_verify_locations(certifi.where())
+    if settings.client_certificate is not None:
+        context.load_cert_chain(settings.client_certificate, settings.client_key)
+    return context
+
+
+def _proxy(scheme: str, host: str, proxies: Mapping[str, str]) -> urllib.parse.SplitResult | None:
+    url = proxies.get(scheme) or proxies.get("all")
+    if not url:
+        return None
+    import urllib.request  # noqa: PLC0415 - only behind a proxy
+
+    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
+    if bypass(host, dict(proxies)):
+        return None
+    return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+
+
+def _proxy_authorization(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    from spool.settings import basic  # noqa: PLC0415 - only behind a proxy that wants it
+
+    user, password = (urllib.parse.unquote(part or "") for part in (proxy.username, proxy.password))
+    return {"Proxy-Authorization": basic(user, password)}
