@@ -8,7 +8,7 @@ Invariants:
   the WAL: that would fsync its header on the application's thread.
 - While the mutex is held nothing else runs: no encoding, no logging, no network.
 - The file at the path is the file we write: device and inode of it and of its WAL are compared
-  under the mutex before each write. One that was moved is left complete, and never closed: closing
+  under the mutex before each write. One that was moved is left complete, and never closed: that
   would unlink the WAL that now stands at the path.
 - No connection crosses a fork: both are closed before it and opened again when they are needed.
 - Nothing of a file that is not ours is changed, and nothing is created beside it.
@@ -47,10 +47,14 @@ _SPARE_PAGES: Final = 256
 _VACUUM_PAGES: Final = 1024
 
 
+# Device and inode of the main file and of the WAL; None for what is not there.
+_Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Connection:
     sqlite: sqlite3.Connection
-    identity: tuple[int, ...]
+    identity: _Identity
 
 
 class Database:
@@ -75,7 +79,11 @@ class Database:
         _all_databases.add(self)
 
     def create_beside(self, path: Path) -> int:
-        """Open a lock file of this spool, created where it is absent. Raises OSError."""
+        """Open a lock file of this spool, created where it is absent and the place is ours.
+
+        Raises SpoolFileError, OSError.
+        """
+        self._check_place()
         return place.create(path, owner_of=self.path)
 
     # Use
@@ -83,11 +91,8 @@ class Database:
     @contextlib.contextmanager
     def writing(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
         """Hold the mutex, with an autocommit connection to the file that is at the path now."""
-        with self.file_errors():
-            if self._writer is None:
-                self._check_place()
-            with self._mutex.hold(patience):
-                yield self._current_writer()
+        with self.file_errors(), self._mutex.hold(patience):
+            yield self._current_writer()
         if not self.written.is_set():
             self.written.set()
 
@@ -128,10 +133,8 @@ class Database:
 
     def wal_bytes(self) -> int:
         """Tell the WAL's size: next to nothing after a checkpoint that met no reader."""
-        try:
-            return os.stat(self._wal).st_size
-        except FileNotFoundError:
-            return 0
+        status = _status(self._wal)
+        return 0 if status is None else status.st_size
 
     def file_bytes(self) -> int:
         """Add up the sizes of the main file and the WAL."""
@@ -179,14 +182,30 @@ class Database:
             )
 
     def _current_writer(self) -> sqlite3.Connection:
-        if self._writer is not None and self._writer.identity == self._identity():
-            return self._writer.sqlite
         if self._writer is not None:
-            self._abandon_writer()
+            identity = self._identity()
+            if self._writer.identity == identity:
+                return self._writer.sqlite
+            self._leave(self._writer, identity)
+            self._writer = None
         sqlite = self._open_writer()
         self._writer = _Connection(sqlite, self._identity())
         self._are_names_synced = False
         return sqlite
+
+    def _leave(self, old: _Connection, identity: _Identity) -> None:
+        """Leave the files that an old connection uses complete, now that others are at the path."""
+        if old.identity[0] != identity[0]:
+            with contextlib.suppress(sqlite3.Error):  # the file may be gone with its disk
+                _empty_wal(old.sqlite)
+            _leak(old.sqlite)
+            return
+        # Only the WAL was removed. Where there is another by now, somebody did this already.
+        if identity[1] is None and not _empty_wal(old.sqlite):
+            raise SpoolFileError(
+                f"{self._wal}: it was removed while a reader needs it; wait for it"
+            )
+        old.sqlite.close()
 
     def _current_reader(self) -> sqlite3.Connection:
         if self._reader is not None and self._reader.identity == self._identity():
@@ -203,15 +222,15 @@ class Database:
         self._reader = _Connection(sqlite, self._identity())
         return sqlite
 
-    def _identity(self) -> tuple[int, ...]:
-        """Tell which files are at the paths now: device and inode, of the main file and the WAL."""
-        try:
-            main, wal = os.stat(self.path), os.stat(self._wal)
-        except FileNotFoundError:
-            return ()
-        if wal.st_size > LARGE_WAL and not self.is_wal_large.is_set():
+    def _identity(self) -> _Identity:
+        """Tell which files are at the paths now; point out a WAL that has become large."""
+        main, wal = _status(self.path), _status(self._wal)
+        if wal is not None and wal.st_size > LARGE_WAL and not self.is_wal_large.is_set():
             self.is_wal_large.set()
-        return main.st_dev, main.st_ino, wal.st_dev, wal.st_ino
+        return (
+            None if main is None else (main.st_dev, main.st_ino),
+            None if wal is None else (wal.st_dev, wal.st_ino),
+        )
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -253,14 +272,6 @@ class Database:
             orphan = place.beside(self.path, suffix)
             if orphan.exists():
                 orphan.rename(place.beside(self.path, f".orphaned-{time.time_ns()}{suffix}"))
-
-    def _abandon_writer(self) -> None:
-        """Leave a file that was moved complete, and its connection open for ever."""
-        assert self._writer is not None  # noqa: S101 - only called where there is one
-        with contextlib.suppress(sqlite3.Error):  # the file may be gone with its disk
-            _checkpoint(self._writer.sqlite)
-        _leak(self._writer.sqlite)
-        self._writer = None
 
     @contextlib.contextmanager
     def file_errors(self) -> Iterator[None]:
@@ -344,8 +355,21 @@ def _pragma(sqlite: sqlite3.Connection, name: str) -> int:
 
 
 def _checkpoint(sqlite: sqlite3.Connection) -> None:
-    sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    _empty_wal(sqlite)
     sqlite.execute("UPDATE meta SET checkpoints = checkpoints + 1")
+
+
+def _empty_wal(sqlite: sqlite3.Connection) -> bool:
+    """Write the WAL's pages to the main file and truncate it; False where a reader needs it."""
+    (is_busy, _, _) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
 
 
 def _sync_file(path: Path) -> None:

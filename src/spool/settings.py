@@ -184,7 +184,9 @@ class Settings:
         }
         for name, is_allowed in checks.items():
             if not is_allowed:
-                _refuse(f"SPOOL_{name.upper()}", getattr(self, name), _ALLOWED[name])
+                value = getattr(self, name)
+                shown = "..".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
+                _refuse(f"SPOOL_{name.upper()}", shown, _ALLOWED[name])
 
     @classmethod
     def from_env(
@@ -369,7 +371,8 @@ def _spool_file(given: Path | str | None) -> Path:
 
         return platformdirs.user_state_path("langfuse-spool") / "spool.db"
     path = Path(given).expanduser().absolute()
-    return path / "spool.db" if path.is_dir() else path
+    # os.path: Path.is_dir raises where a directory above may not be searched.
+    return path / "spool.db" if os.path.isdir(path) else path  # noqa: PTH112 - as above
 
 
 def _target(

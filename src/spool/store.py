@@ -24,6 +24,7 @@ from spool.errors import PayloadError, SpoolFileError, SpoolFullError
 from spool.lock import FileLock, is_held, signature
 from spool.otlp import Batch, Codec, cut, join
 from spool.records import DeadLetter, Ledger, Route, Row, Take
+from spool.settings import without_secrets
 
 if TYPE_CHECKING:
     import sqlite3
@@ -98,7 +99,8 @@ _ROUTES: Final = f"""
     SELECT id, name, endpoint, public_key, pending_spans, pending_batches, pending_bytes, attempts,
            waited_at, wait_seconds, fingerprints, last_error, last_success_at,
            (SELECT created_at FROM batch
-            WHERE batch.id > route.id << {_ID_BITS} ORDER BY batch.id LIMIT 1)
+            WHERE batch.id > route.id << {_ID_BITS} AND batch.id < route.id + 1 << {_ID_BITS}
+            ORDER BY batch.id LIMIT 1)
     FROM route ORDER BY id"""
 
 _LEDGER: Final = """
@@ -129,7 +131,8 @@ class Store:
 
     def exists(self) -> bool:
         """Say whether there is a spool; an empty file is none yet."""
-        status = place.check(self.database.path)
+        with self.database.file_errors():
+            status = place.check(self.database.path)
         return status is not None and status.st_size > 0
 
     def open(self) -> None:
@@ -148,7 +151,7 @@ class Store:
     def register(self, target: Target) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
         with self.database.writing() as connection:
-            connection.execute(_REGISTER, (target.route, target.endpoint, target.public_key))
+            connection.execute(_REGISTER, _identity(target))
 
     def append(self, target: Target, batch: Batch, now: float) -> None:
         """Commit one batch: one statement, one transaction. It is spooled when this returns."""
@@ -157,7 +160,7 @@ class Store:
         values = (target.route, now, *_values(batch))
         with self.database.writing(BRIEFLY) as connection:
             if connection.execute(_APPEND, values).rowcount != 1:  # a fresh file: ours was moved
-                connection.execute(_REGISTER, (target.route, target.endpoint, target.public_key))
+                connection.execute(_REGISTER, _identity(target))
                 connection.execute(_APPEND, values)
 
     def refuse(self, spans: int) -> None:
@@ -357,6 +360,10 @@ class Store:
             if not is_held(self.presence.path):
                 return False, None
             return True, signature(self.turn.path)
+
+
+def _identity(target: Target) -> tuple[str, str, str | None]:
+    return target.route, without_secrets(target.endpoint), target.public_key
 
 
 def _id_range(route_id: int) -> tuple[int, int]:

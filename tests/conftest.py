@@ -1,0 +1,68 @@
+"""What the tests share: a clean environment, a spool path, a stand-in for Langfuse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spool import shared
+from spool.settings import Settings, Target
+from spool.store import Store
+from standin import StandIn
+
+_OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith(_OURS) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+@pytest.fixture(autouse=True)
+def _no_spool_is_left_open() -> Iterator[None]:
+    yield
+    left = dict(shared._open_spools)
+    for spool in left.values():
+        spool._stop()
+    shared._open_spools.clear()
+    assert not left, "the test did not shut its exporters down"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a spool file that does not exist yet."""
+    return tmp_path / "spool" / "spool.db"
+
+
+@pytest.fixture
+def langfuse() -> Iterator[StandIn]:
+    """Serve a healthy stand-in."""
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def target(langfuse: StandIn) -> Target:
+    """Name the stand-in, with its good keys."""
+    return Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url)
+
+
+@pytest.fixture
+def settings(path: Path, target: Target) -> Settings:
+    """Spool to the path, for the stand-in, with short waits."""
+    return Settings(path=path, target=target, backoff_seconds=(0.01, 0.05), timeout_seconds=2)
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    """Use the spool at the path."""
+    store = Store(path)
+    yield store
+    store.close()

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spans import batch
+from spool.database import LARGE_WAL, Database
+from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
+from spool.settings import Target
+from spool.store import Store
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+
+
+def in_forked_child(work: Callable[[], None]) -> int:
+    """Run `work` in a forked child that exits without cleaning up; give its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def pragma(database: Database, name: str) -> object:
+    with database.writing() as connection:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def test_the_file_is_set_up_as_the_invariants_say(store: Store) -> None:
+    store.open()
+    assert pragma(store.database, "journal_mode") == "wal"
+    assert pragma(store.database, "auto_vacuum") == 2
+    assert pragma(store.database, "wal_autocheckpoint") == 0
+    assert pragma(store.database, "secure_delete") == 0
+    assert pragma(store.database, "synchronous") == 1
+
+
+def test_with_a_window_of_zero_every_commit_is_synced(path: Path) -> None:
+    store = Store(path, sync_each_commit=True)
+    assert pragma(store.database, "synchronous") == 2
+    store.close()
+
+
+def test_every_file_is_its_owners_alone(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    store.turn.acquire(1)
+    store.turn.release()
+    store.presence.acquire(1)
+    store.presence.release()
+    files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert set(files) == {
+        "spool.db", "spool.db-wal", "spool.db-shm", "spool.db.lock", "spool.db.turn",
+        "spool.db.drainer",
+    }  # fmt: skip
+    assert set(files.values()) == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_reading_what_is_not_there_creates_nothing(store: Store, path: Path) -> None:
+    assert not store.exists()
+    with pytest.raises(SpoolFileError, match=str(path)):
+        store.routes()
+    store.close()
+    assert not path.parent.exists()
+
+
+def test_an_empty_file_becomes_a_spool(store: Store, path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    assert not store.exists()
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_another_applications_database_is_refused_and_untouched(store: Store, path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE theirs (x)")
+    other.commit()
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(SpoolFileError, match="not a spool and was left untouched"):
+        store.open()
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["spool.db"]
+
+
+def test_a_file_that_is_no_database_is_refused_and_untouched(store: Store, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("a shopping list\n" * 1000)
+    with pytest.raises(SpoolFileError, match="not a spool and was left untouched"):
+        store.open()
+    assert path.read_text() == "a shopping list\n" * 1000
+    assert [file.name for file in path.parent.iterdir()] == ["spool.db"]
+
+
+def test_a_foreign_database_in_our_files_place_is_refused_too(store: Store, path: Path) -> None:
+    store.open()
+    store.close()
+    path.unlink()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE theirs (x)")
+    other.commit()
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(SpoolFileError, match="another application's database"):
+        store.open()
+    assert path.read_bytes() == before
+
+
+def test_a_newer_versions_spool_is_refused_and_untouched(store: Store, path: Path) -> None:
+    store.open()
+    with store.database.writing() as connection:
+        connection.execute("PRAGMA user_version = 200")
+    store.close()
+    before = path.read_bytes()
+    with pytest.raises(SpoolFileError, match="upgrade langfuse-spool"):
+        store.open()
+    with pytest.raises(SpoolFileError, match="upgrade langfuse-spool"):
+        store.routes()
+    assert path.read_bytes() == before
+
+
+def test_an_older_writer_goes_on_in_a_newer_minor_versions_spool(store: Store) -> None:
+    store.open()
+    with store.database.writing() as connection:
+        connection.execute("ALTER TABLE meta ADD COLUMN of_the_future INTEGER")
+        connection.execute("PRAGMA user_version = 101")
+    store.close()
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_a_creation_that_was_killed_is_made_up_for(store: Store, path: Path) -> None:
+    store.open()
+    with store.database.writing() as connection:
+        connection.execute("PRAGMA user_version = 0")
+    store.close()
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_sqlite_utils_is_not_imported_for_a_file_that_is_current(path: Path) -> None:
+    store = Store(path)
+    store.open()
+    store.close()
+    code = (
+        "import sys; from pathlib import Path; from spool.store import Store;"
+        f"store = Store(Path({str(path)!r})); store.open(); store.close();"
+        "sys.exit('sqlite_utils' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_that_was_removed_is_made_again(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    path.unlink()
+    store.append(MINE, batch("b"), now=2.0)
+    assert store.ledger().accepted == 1
+    assert path.exists()
+
+
+def test_a_directory_that_was_removed_is_made_again(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.parent.rmdir()
+    store.append(MINE, batch("b"), now=2.0)
+    assert store.ledger().accepted == 1
+
+
+def test_a_file_that_was_moved_away_is_left_complete(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    moved = path.with_name("moved.db")
+    path.rename(moved)
+    store.append(MINE, batch("b"), now=2.0)
+    assert store.ledger().accepted == 1
+    connection = sqlite3.connect(moved)
+    assert connection.execute("SELECT sum(spans) FROM batch").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_wal_that_was_removed_is_noticed(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    path.with_name("spool.db-wal").unlink()
+    store.append(MINE, batch("b"), now=2.0)
+    other = Store(path)
+    assert other.ledger().accepted == 2
+    other.close()
+
+
+def test_a_reader_follows_the_file_that_replaced_the_old_one(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+    other = Store(path.with_name("other.db"))
+    other.append(MINE, batch("b", "c"), now=1.0)
+    other.close()
+    store.close()
+    path.with_name("other.db").rename(path)
+    assert store.ledger().pending == 2
+
+
+def test_the_mutex_bounds_how_long_an_append_waits(store: Store, path: Path) -> None:
+    store.register(MINE)
+    other = Store(path)
+    with other.database.writing(), pytest.raises(SpoolBusyError):
+        store.append(MINE, batch("a"), now=1.0)
+    other.close()
+
+
+def test_a_stopped_peer_that_holds_the_mutex_does_not_hold_us(store: Store, path: Path) -> None:
+    store.register(MINE)
+    code = (
+        "import sys, time; from pathlib import Path; from spool.store import Store\n"
+        f"with Store(Path({str(path)!r})).database.writing():\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as peer:
+        assert peer.stdout is not None
+        peer.stdout.readline()
+        os.kill(peer.pid, signal.SIGSTOP)
+        with pytest.raises(SpoolBusyError):
+            store.append(MINE, batch("a"), now=1.0)
+        peer.kill()
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_a_checkpoint_empties_the_wal_but_for_one_commit(store: Store, path: Path) -> None:
+    for _ in range(10):
+        store.append(MINE, batch("a", size=5000), now=1.0)
+    store.database.checkpoint()
+    assert 0 < store.database.wal_bytes() < 3 * 4152
+    assert store.ledger().pending == 10
+
+
+def test_no_append_restarts_the_wal_after_a_checkpoint(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    for _ in range(3):
+        store.database.checkpoint()
+        salt = path.with_name("spool.db-wal").read_bytes()[16:24]
+        store.append(MINE, batch("a"), now=1.0)
+        assert path.with_name("spool.db-wal").read_bytes()[16:24] == salt
+
+
+def test_a_large_wal_is_pointed_out(store: Store) -> None:
+    store.register(MINE)
+    assert not store.database.is_wal_large.is_set()
+    store.append(MINE, batch("a", size=LARGE_WAL), now=1.0)
+    store.append(MINE, batch("b"), now=1.0)
+    assert store.database.is_wal_large.is_set()
+
+
+def test_space_is_given_back_after_a_drain(store: Store) -> None:
+    for _ in range(100):
+        store.append(MINE, batch("a", size=100_000), now=1.0)
+    store.database.checkpoint()
+    full = store.database.file_bytes()
+    while store.evict(1 << 30):
+        pass
+    while store.database.vacuum():
+        pass
+    store.database.checkpoint()
+    assert full > 9_000_000
+    assert store.database.file_bytes() < full / 5
+
+
+def test_the_last_one_to_close_leaves_one_file(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+    store.close()
+    assert not path.with_name("spool.db-wal").exists()
+
+
+def test_parent_and_forked_child_both_append(store: Store) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    assert in_forked_child(lambda: store.append(MINE, batch("child"), now=2.0)) == 0
+    store.append(MINE, batch("after"), now=3.0)
+    assert store.ledger().pending == 3
+
+
+def test_a_child_that_exits_normally_leaves_the_parents_wal(store: Store, path: Path) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    child = multiprocessing.get_context("fork").Process(
+        target=store.append, args=(MINE, batch("child"), 2.0)
+    )
+    child.start()
+    child.join()
+    store.append(MINE, batch("after"), now=3.0)
+    wal = path.with_name("spool.db-wal").stat().st_ino
+    other = Store(path)
+    assert other.ledger().pending == 3
+    assert path.with_name("spool.db-wal").stat().st_ino == wal
+    other.close()
+
+
+def test_a_child_goes_on_after_its_parent_was_killed(path: Path) -> None:
+    code = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from spans import batch
+from spool.settings import Target
+from spool.store import Store
+target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+store = Store(Path({str(path)!r}))
+store.append(target, batch("parent"), 1.0)
+parent = os.getpid()
+if os.fork():
+    time.sleep(60)
+while os.getppid() == parent:
+    store.append(target, batch("child"), 2.0)
+    print("appended", flush=True)
+    time.sleep(0.01)
+for _ in range(10):
+    store.append(target, batch("orphan"), 3.0)
+store.close()
+print("done", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as tree:
+        assert tree.stdout is not None
+        tree.stdout.readline()
+        tree.kill()
+        lines = ["appended\n", *tree.stdout]
+    assert lines[-1] == "done\n"
+    store = Store(path)
+    assert store.ledger().pending == 1 + lines.count("appended\n") + 10
+    store.close()
+
+
+def test_threads_append_side_by_side(store: Store) -> None:
+    store.register(MINE)
+    one = batch("a")
+    errors: list[SpoolError] = []
+
+    def append() -> None:
+        for _ in range(50):
+            try:
+                store.append(MINE, one, now=1.0)
+            except SpoolError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=append) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.ledger().pending + len(errors) == 400
+
+
+def test_processes_append_side_by_side(path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from spans import batch
+from spool.errors import SpoolBusyError
+from spool.settings import Target
+from spool.store import Store
+target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+store, one, accepted = Store(Path({str(path)!r})), batch("a"), 0
+for _ in range(100):
+    try:
+        store.append(target, one, 1.0)
+        accepted += 1
+    except SpoolBusyError:
+        pass
+store.close()
+print(accepted)
+"""
+    command = [sys.executable, "-c", code]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    accepted = sum(int(writer.communicate()[0]) for writer in writers)
+    store = Store(path)
+    assert store.ledger().pending == accepted > 0
+    store.close()

@@ -1,0 +1,488 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from freezegun import freeze_time
+
+import standin
+from spans import batch
+from spool.drainer import HOLD_SECONDS, Drainer, Pace, backoff
+from spool.errors import SpoolFileError
+from spool.otlp import Batch
+from spool.records import Ledger, Route, Take
+from spool.settings import Settings, Target
+from spool.store import Store
+from standin import StandIn
+
+NAMES = [f"s{number}" for number in range(20)]
+
+
+class Clock:
+    """Wall-clock time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def drainer(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
+    """Drain a spool that holds twenty single spans."""
+    for name in NAMES:
+        store.append(target, batch(name), clock.now)
+    return drainer_of(store, settings, target, clock)
+
+
+def drainer_of(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
+    drainer = Drainer(store, settings, clock=clock)
+    drainer.add(target)
+    return drainer
+
+
+def drain_all(drainer: Drainer) -> None:
+    while drainer.send_due():
+        pass
+
+
+def route_of(store: Store) -> Route:
+    return store.routes()[0]
+
+
+def assert_nothing_lost(store: Store, langfuse: StandIn, dead: int = 0) -> Ledger:
+    ledger = store.ledger()
+    assert ledger.accepted == ledger.delivered + ledger.dead + ledger.pending
+    assert (ledger.delivered, ledger.dead, ledger.pending) == (20 - dead, dead, 0)
+    assert len(langfuse.names()) == 20 - dead
+    return ledger
+
+
+def test_what_waits_is_sent_in_one_request_and_settled(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    (request,) = langfuse.requests
+    assert request.headers["content-encoding"] == "gzip"
+    assert request.headers["x-langfuse-ingestion-version"] == "4"
+    assert request.headers["x-langfuse-sdk-name"] == "langfuse-spool"
+
+
+def test_the_bytes_of_a_span_never_change(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    one = batch("a", "b")
+    store.append(target, one, clock.now)
+    plain = drainer_of(store, replace(settings, compression="none"), target, clock)
+    drain_all(plain)
+    assert langfuse.requests[0].body == one.payload
+
+
+TROUBLES: dict[str, standin.Behaviour] = {
+    "200 with HTML": standin.html_200(),
+    "302": standin.redirect_302("http://127.0.0.1:1/"),
+    "500": standin.server_error(),
+    "503 with Retry-After": standin.busy(),
+    "429 with seconds": standin.too_many(1),
+    "429 with a date": standin.retry_after_date(1),
+    "408": standin.status(408),
+    "425": standin.status(425),
+    "502": standin.status(502),
+    "507": standin.status(507),
+    "401": standin.status(401),
+    "403": standin.suspended(),
+    "404": standin.status(404, body=b"<html>no</html>", content_type="text/html"),
+    "405": standin.status(405),
+    "400 with HTML": standin.status(400, body=b"<html>no</html>", content_type="text/html"),
+    "418": standin.status(418),
+    "nothing at all": standin.mute(),
+    "half an answer": standin.half_answer(),
+    "headers one byte a second": standin.slow_headers(1),
+    "a body one byte a second": standin.slow_body(1),
+    "a reset in mid-body": standin.reset_mid_body(),
+    "garbage": standin.garbage(),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_no_answer_loses_a_span(
+    trouble: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    for name in NAMES:
+        store.append(target, batch(name), clock.now)
+    drainer = drainer_of(store, replace(settings, timeout_seconds=0.3), target, clock)
+    langfuse.behave(TROUBLES[trouble])
+    assert not drainer.send_due()
+    route = route_of(store)
+    assert (route.pending_spans, route.attempts) == (20, 1)
+    assert route.last_error
+    assert not drainer.send_due()
+    assert len(langfuse.requests) <= 1
+    langfuse.behave(None)
+    clock.now += HOLD_SECONDS
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    assert route_of(store).attempts == 0
+
+
+def test_a_request_that_was_accepted_unanswered_is_sent_again_as_it_was(
+    drainer: Drainer, store: Store, langfuse: StandIn, clock: Clock
+) -> None:
+    langfuse.behave(standin.sequence([standin.reset_after_accept(), None]))
+    drain_all(drainer)
+    clock.now += 60
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    assert set(langfuse.span_ids().values()) == {2}
+    assert langfuse.requests[0].body == langfuse.requests[1].body
+
+
+@pytest.mark.parametrize("packing", ["a row a span", "one row"])
+def test_only_the_one_bad_span_is_dead_with_the_servers_words(
+    packing: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    rows = [[name] for name in NAMES] if packing == "a row a span" else [NAMES]
+    for names in rows:
+        store.append(target, batch(*names), clock.now)
+    langfuse.behave(standin.reject_span("s13"))
+    drainer = drainer_of(store, settings, target, clock)
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse, dead=1)
+    (letter,) = store.dead_letters()
+    assert letter.reason == "400 cannot take the span s13"
+    assert drainer.tally.dead == 1
+    assert len(langfuse.requests) < 20
+
+
+def test_a_request_that_is_too_large_is_split_until_it_fits(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_large(1000))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+def test_a_single_span_that_is_too_large_is_dead(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    store.append(target, batch("giant", size=100_000), clock.now)
+    langfuse.behave(standin.too_large(50_000))
+    drain_all(drainer)
+    assert store.ledger().dead == 1
+    assert store.ledger().delivered == 20
+
+
+def test_spans_that_a_receiver_rejects_in_part_are_dead_letters_and_not_sent_again(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.partial_success(3, "too old"))
+    drain_all(drainer)
+    assert (store.ledger().delivered, store.ledger().dead) == (17, 3)
+    assert len(langfuse.requests) == 1
+    assert store.dead_letters()[0].reason == "too old"
+
+
+def test_a_collectors_protobuf_answer_settles(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.protobuf_ok())
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+def test_a_401_gets_one_request_in_five_minutes_over_restarts_too(
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    langfuse.behave(standin.status(401))
+    for _ in range(300):
+        drainer = drainer_of(store, settings, target, clock)
+        drainer.send_due()
+        clock.now += 1
+    assert len(langfuse.requests) == 1
+    clock.now += 31
+    drainer.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_a_changed_secret_is_tried_at_once(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    wrong = Target.langfuse("pk-lf-test", "sk-lf-wrong", langfuse.url)
+    drainer.add(wrong)
+    drain_all(drainer)
+    assert route_of(store).fingerprints
+    drainer.add(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    wrong = [Target.langfuse("pk-lf-test", f"sk-lf-{word}", langfuse.url) for word in "ab"]
+    both = [drainer_of(store, settings, target, clock) for target in wrong]
+    for _ in range(10):
+        for one in both:
+            one.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_retry_after_is_honoured_over_restarts(
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    langfuse.behave(standin.sequence([standin.too_many(120), None]))
+    drainer.send_due()
+    for _ in range(119):
+        clock.now += 1
+        assert not drainer_of(store, settings, target, clock).send_due()
+    clock.now += 1
+    drain_all(drainer_of(store, settings, target, clock))
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 2
+
+
+def test_retry_after_as_a_date_is_measured_by_the_servers_clock(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.retry_after_date(90))
+    with freeze_time("1970-01-02", real_asyncio=True):
+        drainer.send_due()
+    assert route_of(store).wait_seconds == pytest.approx(90, abs=1)
+
+
+def test_a_clock_that_jumps_back_neither_stalls_nor_storms(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.sequence([standin.too_many(60), None]))
+    drainer.send_due()
+    clock.now -= 365 * 86400
+    assert not drainer.send_due()
+    clock.now += 59
+    assert not drainer.send_due()
+    clock.now += 1
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 2
+
+
+def test_a_clock_that_jumps_forward_costs_one_early_attempt(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(60))
+    drainer.send_due()
+    clock.now += 365 * 86400
+    for _ in range(20):
+        drainer.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_backoff_is_exponential_with_full_jitter_and_has_a_ceiling() -> None:
+    for attempt, ceiling in ((1, 1), (2, 2), (5, 16), (7, 60), (1000, 60)):
+        drawn = [backoff(attempt, 1, 60) for _ in range(200)]
+        assert 0 <= min(drawn) < ceiling / 2 < max(drawn) <= ceiling
+
+
+def test_failures_back_off_further_and_further(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.unavailable())
+    for attempt in range(1, 6):
+        drainer.send_due()
+        assert route_of(store).attempts == attempt
+        clock.now += 61
+
+
+def test_while_another_process_has_the_turn_nothing_is_sent(
+    drainer: Drainer, store: Store, path: Path, langfuse: StandIn
+) -> None:
+    other = Store(path)
+    assert other.turn.acquire(1)
+    assert not drainer.send_due()
+    assert langfuse.requests == []
+    other.turn.release()
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    other.close()
+
+
+def test_the_turn_of_a_killed_drainer_is_free_at_once(
+    drainer: Drainer, store: Store, path: Path, langfuse: StandIn
+) -> None:
+    code = (
+        "import time; from pathlib import Path; from spool.store import Store\n"
+        f"Store(Path({str(path)!r})).turn.acquire(1); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert not drainer.send_due()
+        other.kill()
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+def test_only_routes_whose_secret_is_held_are_sent(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+    store.append(theirs, batch("theirs"), clock.now)
+    drain_all(drainer)
+    assert "theirs" not in langfuse.names()
+    assert store.ledger().pending == 1
+
+
+def test_an_adopted_backlog_is_sent_with_the_current_credentials(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+    store.append(theirs, batch("theirs"), clock.now)
+    stranded = next(route for route in store.routes() if route.name == "pk-lf-theirs")
+    store.adopt(stranded, target)
+    drain_all(drainer)
+    assert langfuse.names()["theirs"] == 1
+
+
+def test_the_credentials_file_brings_the_secrets_of_further_routes(
+    store: Store, settings: Settings, clock: Clock, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "credentials"
+    with StandIn(keys={"pk-lf-theirs": "sk-lf-theirs"}) as langfuse:
+        theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+        store.append(theirs, batch("theirs"), clock.now)
+        drainer = Drainer(store, replace(settings, credentials_file=credentials), clock=clock)
+        drain_all(drainer)
+        assert store.ledger().pending == 1
+        credentials.touch(0o600)
+        credentials.write_text("# their project\npk-lf-theirs: sk-lf-theirs\n")
+        drain_all(drainer)
+        assert langfuse.names()["theirs"] == 1
+
+
+def test_a_backlog_goes_to_the_stored_endpoint_where_none_is_named(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    unnamed = Target.langfuse("pk-lf-test", "sk-lf-test")
+    drain_all(drainer_of(store, settings, unnamed, clock))
+    assert_nothing_lost(store, langfuse)
+
+
+def test_a_backlog_follows_a_host_that_moved(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    with StandIn() as moved:
+        named = Target.langfuse("pk-lf-test", "sk-lf-test", moved.url)
+        drain_all(drainer_of(store, settings, named, clock))
+        assert_nothing_lost(store, moved)
+    assert langfuse.requests == []
+
+
+def test_a_row_that_was_damaged_on_disk_is_a_dead_letter_and_the_others_flow(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    with store.database.transaction() as connection:
+        row_id = store.pending()[7].id
+        connection.execute("UPDATE batch SET crc32 = crc32 + 1 WHERE id = ?", (row_id,))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse, dead=1)
+    assert "checksum" in store.dead_letters()[0].reason
+
+
+def test_a_payload_that_cannot_be_read_is_a_dead_letter_and_the_others_flow(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    store.append(target, Batch(b"\xff\xff", spans=4, raw_bytes=2), clock.now)
+    store.append(target, batch("after"), clock.now)
+    drain_all(drainer)
+    assert store.ledger().dead == 4
+    assert langfuse.names()["after"] == 1
+
+
+def test_what_was_delivered_but_not_settled_is_not_sent_again(
+    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle: Callable[..., int] = store.settle
+    failures = iter([True, True])
+
+    def failing(take: Take, now: float, *, dead: int = 0, reason: str = "") -> int:
+        if next(failures, False):
+            raise SpoolFileError("the disk is full")
+        return settle(take, now, dead=dead, reason=reason)
+
+    monkeypatch.setattr(store, "settle", failing)
+    for _ in range(2):
+        with pytest.raises(SpoolFileError):
+            drainer.send_due()
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 1
+
+
+def test_one_routes_outage_does_not_keep_another_from_going_out(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    with StandIn(keys={"pk-lf-other": "sk-lf-other"}) as other:
+        other.behave(standin.unavailable())
+        theirs = Target.langfuse("pk-lf-other", "sk-lf-other", other.url)
+        store.append(theirs, batch("theirs"), clock.now)
+        drainer.add(theirs)
+        drain_all(drainer)
+    assert len(langfuse.names()) == 20
+    assert store.ledger().pending == 1
+
+
+def take_of(spans: int, raw_bytes: int) -> Take:
+    return Take(1, (), (Batch(b"", spans, raw_bytes),))
+
+
+def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -> None:
+    pace = Pace(4 << 20)
+    first = pace.bytes
+    pace.rise(seconds=0.1, timeout=10)
+    assert pace.bytes == 2 * first
+    pace.rise(seconds=9, timeout=10)
+    assert pace.bytes == 2 * first
+    pace.fall(take_of(100, 1000))
+    assert pace.bytes == 500
+
+
+def test_a_line_that_is_too_slow_for_a_request_gets_smaller_ones(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    sizes: list[int] = []
+
+    def slow(exchange: standin.Exchange) -> None:
+        sizes.append(len(exchange.read().body))
+        if sizes[-1] > 700:
+            exchange.hang()
+        else:
+            exchange.answer(exchange.judge())
+
+    langfuse.behave(slow)
+    impatient = Drainer(store, replace(drainer._settings, timeout_seconds=0.2), clock=clock)
+    impatient.add(drainer._targets["pk-lf-test"])
+    for _ in range(40):
+        impatient.send_due()
+        clock.now += 1
+    assert sizes[0] > 700
+    assert_nothing_lost(store, langfuse)

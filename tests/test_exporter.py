@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+
+import standin
+from spans import provider_of, span
+from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
+from spool.settings import Target
+from spool.store import Store
+from standin import StandIn
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name spool and stand-in as a user would."""
+    monkeypatch.setenv("SPOOL_PATH", str(path))
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
+    monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
+
+
+def run(code: str, *arguments: str) -> str:
+    """Run a program as a process of its own; give what it prints."""
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {HERE!r})\n{code}",
+        *arguments,
+    ]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_success_means_that_the_span_is_in_the_file(settings: Settings, path: Path) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    assert exporter.export([span("a"), span("b")]) is SpanExportResult.SUCCESS
+    other = Store(path)
+    assert other.ledger().pending == 2
+    other.close()
+    exporter.shutdown()
+
+
+def test_everything_can_come_from_the_environment(environment: None, langfuse: StandIn) -> None:
+    exporter = SpoolSpanExporter()
+    exporter.export([span("a")])
+    assert exporter.force_flush(10_000)
+    assert langfuse.names()["a"] == 1
+    exporter.shutdown()
+
+
+def test_endpoint_and_headers_can_be_given(path: Path) -> None:
+    with StandIn(keys={"pk-lf-x": "sk-lf-x"}) as langfuse:
+        headers = Target.langfuse("pk-lf-x", "sk-lf-x").headers
+        exporter = SpoolSpanExporter(path=path, endpoint=langfuse.endpoint, headers=headers)
+        exporter.export([span("a")])
+        assert exporter.force_flush(10_000)
+        assert langfuse.names()["a"] == 1
+        exporter.shutdown()
+
+
+def test_missing_credentials_are_told_where_the_exporter_is_made(path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match="LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set"
+    ):
+        SpoolSpanExporter(path=path)
+
+
+def test_a_path_that_cannot_be_used_is_told_where_the_exporter_is_made(
+    environment: None, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a spool at all")
+    with pytest.raises(SpoolFileError, match=f"{tmp_path}/file"):
+        SpoolSpanExporter(path=tmp_path / "file")
+
+
+def test_exporting_nothing_writes_nothing(settings: Settings) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    assert exporter.export([]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+
+
+def test_a_refused_write_is_a_failure_counted_and_said_and_never_raised(
+    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    other = Store(path)
+    with other.database.writing():
+        assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
+    assert "spans were refused" in caplog.text
+    exporter.shutdown()
+    assert other.ledger().refused == 2
+    other.close()
+
+
+def test_one_span_that_cannot_be_encoded_does_not_take_the_others_along(
+    settings: Settings, path: Path
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    bad = span("half a surrogate pair: \ud83d")
+    assert exporter.export([span("a"), bad, span("b")]) is SpanExportResult.FAILURE
+    exporter.shutdown()
+    other = Store(path)
+    assert (other.ledger().accepted, other.ledger().refused) == (2, 1)
+    other.close()
+
+
+def test_force_flush_waits_for_what_was_accepted_before(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    for number in range(50):
+        exporter.export([span(str(number))])
+    assert exporter.force_flush(10_000)
+    assert langfuse.accepted == 50
+    exporter.shutdown()
+
+
+def test_force_flush_gives_up_at_once_on_a_route_in_trouble(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(60))
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("a")])
+    assert not exporter.force_flush(600_000)
+    assert not exporter.force_flush(600_000)
+    assert len(langfuse.requests) == 1
+    exporter.shutdown()
+
+
+def test_force_flush_gives_up_at_once_where_nobody_drains(settings: Settings) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("a")])
+    assert not exporter.force_flush(600_000)
+    exporter.shutdown()
+
+
+def test_force_flush_waits_for_another_process_that_drains(
+    settings: Settings, environment: None, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    command = [sys.executable, "-m", "spool", "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as sidecar:
+        assert sidecar.stderr is not None
+        sidecar.stderr.readline()
+        exporter.export([span("a")])
+        while not exporter._spool.store.drainer()[0]:
+            pass
+        assert exporter.force_flush(60_000)
+        sidecar.send_signal(signal.SIGTERM)
+    assert sidecar.returncode == 0
+    assert langfuse.names()["a"] == 1
+    exporter.shutdown()
+
+
+def test_shutdown_can_be_called_twice_and_exports_fail_after_it(settings: Settings) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.shutdown()
+    exporter.shutdown()
+    assert exporter.export([span("a")]) is SpanExportResult.FAILURE
+    assert not exporter.force_flush()
+
+
+def test_shutdown_delivers_what_a_healthy_endpoint_takes(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("a")])
+    exporter.shutdown()
+    assert langfuse.names()["a"] == 1
+
+
+def test_exporters_of_one_file_share_one_store_and_one_drainer(
+    settings: Settings, path: Path, langfuse: StandIn
+) -> None:
+    exporters = [SpoolSpanExporter(settings=settings) for _ in range(20)]
+    for number, exporter in enumerate(exporters):
+        exporter.export([span(str(number))])
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("spool-")]
+    assert sorted(names) == ["spool-drainer", "spool-keeper"]
+    for exporter in exporters[1:]:
+        exporter.shutdown()
+    assert exporters[0].force_flush(10_000)
+    exporters[0].shutdown()
+    assert len(langfuse.names()) == 20
+
+
+def test_no_secret_is_in_any_file_of_the_spool(settings: Settings, path: Path) -> None:
+    with StandIn(keys={}) as langfuse:
+        langfuse.behave(standin.status(401, body=b'{"message": "sk-lf-very-secret is not known"}'))
+        target = Target.langfuse("pk-lf-test", "sk-lf-very-secret", langfuse.url)
+        exporter = SpoolSpanExporter(settings=replace(settings, target=target))
+        exporter.export([span("a")])
+        langfuse.wait_for(lambda server: len(server.requests) == 1)
+        exporter.force_flush(5000)
+        secrets = ["sk-lf-very-secret", target.headers["authorization"].removeprefix("Basic ")]
+        contents = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        exporter.shutdown()
+        contents += b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"*** is not known" in contents
+    for secret in secrets:
+        assert secret.encode() not in contents
+
+
+def test_a_forked_child_spools_and_drains_by_itself(settings: Settings, langfuse: StandIn) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("parent")])
+    assert exporter.force_flush(10_000)
+    pid = os.fork()
+    if pid == 0:
+        is_fine = exporter.export([span("child")]) is SpanExportResult.SUCCESS
+        os._exit(0 if is_fine and exporter.force_flush(10_000) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    exporter.export([span("parent again")])
+    assert exporter.force_flush(10_000)
+    assert langfuse.names() == {"parent": 1, "child": 1, "parent again": 1}
+    exporter.shutdown()
+
+
+def test_a_span_that_ends_in_atexit_is_still_spooled(environment: None, path: Path) -> None:
+    run("""
+import atexit
+from spool import SpoolSpanExporter
+from spans import provider_of
+provider = provider_of(SpoolSpanExporter())
+atexit.register(lambda: provider.get_tracer("x").start_span("last words").end())
+""")
+    store = Store(path)
+    assert store.ledger().accepted == 1
+    store.close()
+
+
+def test_spans_of_a_process_that_was_killed_are_sent_by_the_next(
+    environment: None, langfuse: StandIn
+) -> None:
+    code = """
+import os, signal
+from spool import SpoolSpanExporter
+from spans import provider_of
+tracer = provider_of(SpoolSpanExporter(drain=False)).get_tracer("x")
+for number in range(100):
+    tracer.start_span(str(number)).end()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with pytest.raises(subprocess.CalledProcessError):
+        run(code)
+    exporter = SpoolSpanExporter()
+    exporter.export([span("next")])
+    assert exporter.force_flush(10_000)
+    assert langfuse.accepted == 101
+    exporter.shutdown()
+
+
+def test_it_serves_a_batch_span_processor_too(settings: Settings, langfuse: StandIn) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracer = provider.get_tracer("x")
+    for number in range(1000):
+        tracer.start_span(str(number)).end()
+    provider.force_flush()
+    assert exporter.force_flush(10_000)
+    assert langfuse.accepted == 1000
+    provider.shutdown()
+
+
+def test_zero_code_instrumentation_finds_the_exporter_by_name() -> None:
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="opentelemetry_traces_exporter", name="spool")
+    assert entry.load() is SpoolSpanExporter
+
+
+def test_its_own_requests_are_hidden_from_instrumentation(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    from opentelemetry import context
+
+    seen: list[object] = []
+    exporter = SpoolSpanExporter(settings=settings)
+    provider = provider_of(exporter)
+    provider.get_tracer("x").start_span("a").end()
+    drainer = exporter._spool._drainer
+    assert drainer is not None
+    send_due = drainer.send_due
+
+    def spying() -> bool:
+        seen.append(context.get_value("suppress_instrumentation"))
+        return send_due()
+
+    drainer.send_due = spying  # type: ignore[method-assign]  # to look from within its thread
+    assert exporter.force_flush(10_000)
+    langfuse.wait_for(lambda _: bool(seen))
+    assert seen[0] is True
+    provider.shutdown()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spans import batch
+from spool.database import LARGE_WAL
+from spool.errors import SpoolFileError
+from spool.keeper import Keeper
+from spool.settings import Settings, Target
+from spool.store import Store
+
+TARGET = Target.langfuse("pk-lf-test", "sk-lf-test", "https://langfuse.example")
+
+
+@pytest.fixture
+def settings(path: Path) -> Settings:
+    return Settings(path=path, target=TARGET, sync_seconds=0.1, max_bytes=1 << 20)
+
+
+@pytest.fixture
+def keeper(store: Store, settings: Settings) -> Iterator[Keeper]:
+    keeper = Keeper(store, settings)
+    keeper.start()
+    yield keeper
+    keeper.stop(10)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.01)
+
+
+def test_what_was_appended_is_synced_once_an_interval(
+    keeper: Keeper, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    sync = store.database.sync
+
+    def counted() -> None:
+        syncs.append(1)
+        sync()
+
+    monkeypatch.setattr(store.database, "sync", counted)
+    for _ in range(5):
+        store.append(TARGET, batch("a"), now=1.0)
+    wait_until(lambda: len(syncs) == 1)
+    store.append(TARGET, batch("b"), now=1.0)
+    wait_until(lambda: len(syncs) == 2)
+
+
+def test_an_idle_spool_is_left_alone(
+    keeper: Keeper, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(TARGET, batch("a"), now=1.0)
+    wait_until(lambda: not store.database.written.is_set())
+    monkeypatch.setattr(keeper, "keep", lambda: pytest.fail("it looked at an idle spool"))
+    time.sleep(0.5)
+
+
+def test_a_large_wal_is_checkpointed(keeper: Keeper, store: Store) -> None:
+    store.append(TARGET, batch("a", size=LARGE_WAL), now=1.0)
+    store.append(TARGET, batch("b"), now=1.0)
+    wait_until(lambda: store.database.wal_bytes() < 1 << 20)
+
+
+def test_a_spool_that_is_too_large_loses_its_oldest_spans_and_counts_them(
+    store: Store, settings: Settings
+) -> None:
+    for number in range(30):
+        store.append(TARGET, batch(str(number), size=50_000), now=float(number))
+    Keeper(store, settings).keep()
+    ledger = store.ledger()
+    assert store.database.live_bytes() <= 1 << 20
+    assert ledger.evicted > 5
+    assert ledger.accepted == ledger.evicted + ledger.pending
+    assert store.pending()[0].created_at == ledger.evicted
+
+
+def test_a_large_file_with_little_in_it_evicts_nothing(store: Store, settings: Settings) -> None:
+    for number in range(60):
+        store.append(TARGET, batch(str(number), size=50_000), now=float(number))
+    take = store.oldest(1, max_bytes=1 << 40, max_spans=50)
+    assert take is not None
+    store.settle(take, now=100.0)
+    assert store.database.file_bytes() > 2 << 20
+    Keeper(store, settings).keep()
+    assert store.ledger().evicted == 0
+
+
+def test_drop_newest_refuses_until_there_is_room_again(store: Store, settings: Settings) -> None:
+    keeper = Keeper(store, replace(settings, when_full="drop-newest"))
+    for number in range(30):
+        store.append(TARGET, batch(str(number), size=50_000), now=float(number))
+    keeper.keep()
+    assert store.is_full
+    assert store.ledger().evicted == 0
+    take = store.oldest(1, max_bytes=1 << 40, max_spans=20)
+    assert take is not None
+    store.settle(take, now=100.0)
+    keeper.keep()
+    assert not store.is_full
+
+
+def test_what_failed_is_done_when_it_works_again(
+    keeper: Keeper, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([True, True])
+    done: list[int] = []
+
+    def failing() -> None:
+        if next(failures, False):
+            raise SpoolFileError("the disk is full")
+        done.append(1)
+
+    monkeypatch.setattr(keeper, "keep", failing)
+    store.append(TARGET, batch("a"), now=1.0)
+    wait_until(lambda: bool(done))
+    assert caplog.text.count("the disk is full") == 1

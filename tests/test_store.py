@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from spans import batch
+from spool.errors import SpoolFullError
+from spool.otlp import Batch, Codec, join
+from spool.records import Ledger, Route, Take
+from spool.settings import Target
+from spool.store import Store
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+ALL = 1 << 40
+
+
+def assert_balanced(store: Store) -> Ledger:
+    ledger = store.ledger()
+    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged
+    assert ledger.accepted + ledger.imported == (
+        gone + ledger.exported + ledger.damaged + ledger.pending
+    )
+    assert ledger.pending == sum(row.batch.spans for row in store.pending())
+    return ledger
+
+
+def route_of(store: Store, target: Target = MINE) -> Route:
+    return next(route for route in store.routes() if route.name == target.route)
+
+
+def take_of(
+    store: Store, target: Target = MINE, *, max_bytes: int = ALL, max_spans: int = ALL
+) -> Take:
+    take = store.oldest(route_of(store, target).id, max_bytes=max_bytes, max_spans=max_spans)
+    assert take is not None
+    return take
+
+
+def names_in(*batches: Batch) -> list[str]:
+    request = ExportTraceServiceRequest.FromString(join(batches, compress=False))
+    return [
+        span.name
+        for resource_spans in request.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    """Hold five single spans, a to e."""
+    store.register(MINE)
+    for name in "abcde":
+        store.append(MINE, batch(name), now=100.0)
+    return store
+
+
+def test_what_was_appended_is_taken_oldest_first(filled: Store) -> None:
+    assert names_in(*take_of(filled).batches) == list("abcde")
+
+
+def test_a_take_is_limited_by_spans_and_by_bytes(filled: Store) -> None:
+    one = take_of(filled, max_spans=1)
+    assert names_in(*one.batches) == ["a"]
+    assert names_in(*take_of(filled, max_bytes=2 * one.raw_bytes).batches) == ["a", "b"]
+
+
+def test_a_take_holds_one_span_at_the_least(filled: Store) -> None:
+    assert take_of(filled, max_bytes=1).spans == 1
+
+
+def test_a_large_row_is_cut_and_keeps_its_id(store: Store) -> None:
+    store.append(MINE, batch(*"abcd"), now=100.0)
+    first = take_of(store, max_spans=3)
+    assert names_in(*first.batches) == list("abc")
+    assert store.settle(first, now=101.0) == 3
+    rest = take_of(store)
+    assert names_in(*rest.batches) == ["d"]
+    assert rest.rows[0].id == first.rows[0].id
+    assert assert_balanced(store).delivered == 3
+
+
+def test_a_row_that_is_too_large_in_bytes_is_cut_in_proportion(store: Store) -> None:
+    store.append(MINE, batch(*"abcdefgh", size=1000), now=100.0)
+    assert 1 <= take_of(store, max_bytes=4000).spans <= 4
+
+
+def test_settling_counts_delivered_and_dead(filled: Store) -> None:
+    filled.settle(take_of(filled, max_spans=3), now=101.0, dead=1, reason="400 no")
+    ledger = assert_balanced(filled)
+    assert (ledger.accepted, ledger.delivered, ledger.dead, ledger.pending) == (5, 2, 1, 2)
+    (letter,) = filled.dead_letters()
+    assert (letter.route, letter.reason, letter.batch.spans) == ("pk-lf-mine", "400 no", 1)
+    assert names_in(letter.batch) == list("abc")
+
+
+def test_settling_clears_the_routes_trouble(filled: Store) -> None:
+    filled.hold(route_of(filled), "0a1b2c3d", 330, now=100.0, reason="401")
+    assert route_of(filled).fingerprints == ("0a1b2c3d",)
+    filled.settle(take_of(filled), now=150.0)
+    route = route_of(filled)
+    assert (route.attempts, route.wait_seconds, route.fingerprints) == (0, 0, ())
+    assert (route.last_error, route.last_success_at) == ("", 150.0)
+
+
+def test_settling_what_was_evicted_meanwhile_counts_it_once(filled: Store) -> None:
+    take = take_of(filled)
+    filled.evict(1)
+    assert filled.settle(take, now=101.0) == 4
+    ledger = assert_balanced(filled)
+    assert (ledger.evicted, ledger.delivered, ledger.pending) == (1, 4, 0)
+
+
+def test_ids_are_never_used_twice(filled: Store) -> None:
+    before = filled.last_id(MINE.route)
+    filled.settle(take_of(filled), now=101.0)
+    filled.append(MINE, batch("f"), now=102.0)
+    assert take_of(filled).rows[0].id > before
+
+
+def test_a_moment_is_settled_when_all_before_it_is_though_more_came(filled: Store) -> None:
+    last_id = filled.last_id(MINE.route)
+    filled.append(MINE, batch("f"), now=102.0)
+    filled.settle(take_of(filled, max_spans=4), now=103.0)
+    assert not filled.is_settled(last_id)
+    filled.settle(take_of(filled, max_spans=1), now=103.0)
+    assert filled.is_settled(last_id)
+    assert filled.ledger().pending == 1
+
+
+def test_a_route_sees_nothing_of_another(filled: Store) -> None:
+    filled.append(OTHERS, batch("theirs"), now=100.0)
+    assert names_in(*take_of(filled, OTHERS).batches) == ["theirs"]
+    assert "theirs" not in names_in(*take_of(filled).batches)
+
+
+def test_a_route_remembers_the_endpoint_last_used(store: Store) -> None:
+    store.register(MINE)
+    store.register(Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://moved.example"))
+    (route,) = store.routes()
+    assert route.endpoint == "https://moved.example/api/public/otel/v1/traces"
+
+
+def test_no_secret_is_stored_with_a_route(store: Store, path: Path) -> None:
+    store.register(Target.otlp("https://me:hunter2@host.example/v1/traces?key=abc123", {}))
+    store.close()
+    content = path.read_bytes()
+    assert b"host.example" in content
+    assert b"hunter2" not in content
+    assert b"abc123" not in content
+
+
+def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:
+    for number in range(300):
+        filled.append(OTHERS, batch(f"s{number}"), now=100.0)
+    assert filled.adopt(route_of(filled, OTHERS), MINE) == 300
+    ledger = filled.ledger()
+    assert (ledger.accepted, ledger.pending) == (305, 305)
+    assert route_of(filled, OTHERS).pending_spans == 0
+    taken = names_in(*take_of(filled).batches)
+    assert taken == [*"abcde", *(f"s{number}" for number in range(300))]
+
+
+def test_a_dead_letter_can_be_tried_again_and_counts_once(filled: Store) -> None:
+    filled.settle(take_of(filled, max_spans=1), now=101.0, dead=1, reason="400")
+    (letter,) = filled.dead_letters()
+    assert filled.retry(letter) == 1
+    ledger = assert_balanced(filled)
+    assert (ledger.accepted, ledger.dead, ledger.pending) == (5, 0, 5)
+    assert names_in(*take_of(filled).batches) == list("bcdea")
+    assert filled.retry(letter) == 0
+    assert_balanced(filled)
+
+
+def test_a_purged_dead_letter_is_counted_as_purged(filled: Store) -> None:
+    filled.settle(take_of(filled, max_spans=2), now=101.0, dead=2, reason="400")
+    (letter,) = filled.dead_letters()
+    assert filled.purge(letter) == 2
+    assert filled.purge(letter) == 0
+    assert assert_balanced(filled).purged == 2
+    assert filled.dead_letters() == []
+
+
+def test_eviction_takes_the_oldest_of_any_route_dead_letters_too(store: Store) -> None:
+    store.append(OTHERS, batch("oldest"), now=1.0)
+    store.append(MINE, batch("dead"), now=2.0)
+    store.append(MINE, batch("young"), now=3.0)
+    store.settle(take_of(store, max_spans=1), now=9.0, dead=1, reason="400")
+    assert [store.evict(1), store.evict(1), store.evict(1), store.evict(1)] == [1, 1, 1, 0]
+    ledger = assert_balanced(store)
+    assert (ledger.evicted, ledger.dead, ledger.pending) == (3, 0, 0)
+
+
+def test_eviction_frees_no_more_than_is_asked(filled: Store) -> None:
+    size = len(filled.pending()[0].batch.payload)
+    assert filled.evict(2 * size) == 2
+
+
+def test_a_full_store_refuses_the_newest(filled: Store) -> None:
+    filled.is_full = True
+    with pytest.raises(SpoolFullError, match="SPOOL_MAX_BYTES"):
+        filled.append(MINE, batch("f"), now=100.0)
+
+
+def test_refused_spans_are_counted_in_the_file(filled: Store, path: Path) -> None:
+    filled.refuse(3)
+    filled.count_refused()
+    filled.count_refused()
+    other = Store(path)
+    assert other.ledger().refused == 3
+    other.close()
+
+
+def test_a_flipped_byte_is_found_and_taken_alone(filled: Store) -> None:
+    with filled.database.transaction() as connection:
+        row_id = filled.pending()[1].id
+        connection.execute(
+            "UPDATE batch SET payload = CAST(substr(payload, 1, 5) || x'ff' || "
+            "substr(payload, 7) AS BLOB) WHERE id = ?",
+            (row_id,),
+        )
+    assert names_in(*take_of(filled).batches) == ["a"]
+    filled.settle(take_of(filled), now=101.0)
+    damaged = take_of(filled)
+    assert (damaged.spans, "checksum" in damaged.damage) == (1, True)
+
+
+def test_a_row_that_cannot_be_cut_is_taken_whole_as_damaged(store: Store) -> None:
+    store.append(MINE, Batch(b"\xff\xff\xff", spans=4, raw_bytes=3), now=100.0)
+    take = take_of(store, max_spans=2)
+    assert (take.spans, take.damage != "") == (4, True)
+
+
+def test_packed_rows_are_taken_as_they_are(store: Store) -> None:
+    raw = batch(*"abc")
+    packed = join([raw], compress=True)
+    store.append(MINE, Batch(packed, 3, raw.raw_bytes, Codec.GZIP), now=100.0)
+    take = take_of(store)
+    assert join(take.batches, compress=True) == packed
+    assert take.rows[0].crc32 == zlib.crc32(packed)
+    head = take_of(store, max_spans=1)
+    assert names_in(*head.batches) == ["a"]
+    store.settle(head, now=101.0)
+    assert names_in(*take_of(store).batches) == ["b", "c"]
+
+
+def test_pages_of_pending_rows_cover_all_of_them(store: Store) -> None:
+    for number in range(150):
+        store.append(MINE, batch(str(number)), now=100.0)
+    seen, after = 0, 0
+    while rows := store.pending(after):
+        seen, after = seen + len(rows), rows[-1].id
+    assert seen == 150
+
+
+def test_a_wait_that_began_in_the_future_can_be_restarted(filled: Store) -> None:
+    filled.wait(route_of(filled), 60, now=1e9, reason="503")
+    filled.restart_wait(route_of(filled), now=50.0)
+    assert route_of(filled).waited_at == 50.0
+
+
+def test_the_ledger_names_are_those_people_script_against() -> None:
+    assert list(asdict(Ledger())) == [
+        "accepted", "imported", "delivered", "dead", "evicted", "purged", "exported", "damaged",
+        "pending", "refused", "in_memory",
+    ]  # fmt: skip
