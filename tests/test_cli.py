@@ -345,13 +345,14 @@ def test_a_directory_without_rights_is_one_line(path: Path, tmp_path: Path) -> N
     said = tmp_path / "said"
     pid = os.fork()
     if pid == 0:
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+        sys.stderr = said.open("w")
         if os.geteuid() == 0:  # who may write anywhere
             os.setuid(65534)
         sys.argv = ["spool", "run"]
         try:
             main()
         except SystemExit as exiting:
+            sys.stderr.flush()
             os._exit(int(exiting.code or 0))
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2

@@ -49,7 +49,7 @@ _COLUMNS: Final = "created_at, spans, raw_bytes, codec, crc32, payload"
 
 _APPEND: Final = f"""
     INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (id << {_ID_BITS}) + next + 1, id, ?2, ?3, ?4, ?5, ?6, ?7 FROM route WHERE name = ?1"""
+    SELECT (id << {_ID_BITS}) + next + 1, id, ?, ?, ?, ?, ?, ? FROM route WHERE name = ?"""
 
 _OLDEST: Final = f"SELECT id, {_COLUMNS} FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 
@@ -157,7 +157,7 @@ class Store:
         """Commit one batch: one statement, one transaction. It is spooled when this returns."""
         if self.is_full:
             raise SpoolFullError(f"{self.database.path}: it is as large as SPOOL_MAX_BYTES allows")
-        values = (target.route, now, *_values(batch))
+        values = (now, *_values(batch), target.route)
         with self.database.writing(BRIEFLY) as connection:
             if connection.execute(_APPEND, values).rowcount != 1:  # a fresh file: ours was moved
                 connection.execute(_REGISTER, _identity(target))
