@@ -431,10 +431,51 @@ def test_what_was_delivered_but_not_settled_is_not_sent_again(
 
     monkeypatch.setattr(store, "settle", failing)
     for _ in range(2):
-        with pytest.raises(SpoolFileError):
-            drainer.send_due()
-    drain_all(drainer)
+        drainer.send_due()
+        assert store.ledger().pending == 20
+    drainer.send_due()
     assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 1
+
+
+def test_while_the_file_refuses_to_settle_all_that_waits_is_sent_once(
+    drainer: Drainer,
+    store: Store,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settle = store.settle
+
+    def failing(*_: object, **__: object) -> int:
+        raise SpoolFileError("the disk is full")
+
+    monkeypatch.setattr(store, "settle", failing)
+    drain_all(drainer)
+    store.append(target, batch("later"), clock.now)
+    drain_all(drainer)
+    drain_all(drainer)
+    assert langfuse.accepted == 21
+    assert store.ledger().pending == 21
+    monkeypatch.setattr(store, "settle", settle)
+    drain_all(drainer)
+    assert (store.ledger().delivered, store.ledger().pending) == (21, 0)
+    assert len(langfuse.requests) == 2
+
+
+def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
+    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> int:
+        raise SpoolFileError("the disk is full")
+
+    monkeypatch.setattr(store, "wait", failing)
+    langfuse.behave(standin.too_many(3600))
+    with pytest.raises(SpoolFileError):
+        drainer.send_due()
+    for _ in range(20):
+        drainer.send_due()
     assert len(langfuse.requests) == 1
 
 

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 import standin
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
+from spool.overflow import Overflow
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
@@ -29,6 +32,13 @@ def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
     monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
     monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.01)
 
 
 def run(code: str, *arguments: str) -> str:
@@ -90,10 +100,53 @@ def test_exporting_nothing_writes_nothing(settings: Settings) -> None:
     exporter.shutdown()
 
 
-def test_a_refused_write_is_a_failure_counted_and_said_and_never_raised(
+def test_what_the_file_refuses_is_held_in_memory_and_written_when_it_works_again(
+    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False, sync_seconds=0.1))
+    other = Store(path)
+    with other.database.writing():
+        assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
+        assert exporter.export([span("c")]) is SpanExportResult.FAILURE
+        assert exporter._spool.overflow.spans == 3
+    assert "held in memory" in caplog.text
+    wait_until(lambda: not exporter._spool.overflow)
+    assert exporter._spool.ledger() == replace(other.ledger(), in_memory=0)
+    assert (other.ledger().accepted, other.ledger().refused) == (3, 0)
+    assert exporter.export([span("d")]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    other.close()
+
+
+def test_what_is_held_in_memory_is_sent_from_there_while_the_file_does_not_work(
+    settings: Settings, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    store = exporter._spool.store
+
+    def broken(*_: object, **__: object) -> None:
+        raise SpoolFileError("the disk does not answer")
+
+    for name in ("append", "routes", "record"):
+        monkeypatch.setattr(store, name, broken)
+    for number in range(5):
+        assert exporter.export([span(str(number))]) is SpanExportResult.FAILURE
+    langfuse.wait_for(lambda server: server.accepted == 5, timeout=30)
+    assert exporter._spool.overflow.spans == 5
+    monkeypatch.undo()
+    exporter.shutdown()
+    other = Store(path)
+    ledger = other.ledger()
+    assert (ledger.accepted, ledger.delivered, ledger.pending) == (5, 5, 0)
+    assert langfuse.accepted == 5
+    other.close()
+
+
+def test_what_neither_file_nor_memory_takes_is_a_failure_counted_and_said_and_never_raised(
     settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter._spool.overflow = Overflow(max_bytes=0)
     other = Store(path)
     with other.database.writing():
         assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE

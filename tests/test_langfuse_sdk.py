@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import standin
-from standin import StandIn
 
+import standin
 from spool import Settings, SpoolSpanExporter
+from standin import StandIn
 
 langfuse_sdk = pytest.importorskip("langfuse", reason="the Langfuse SDK needs Python 3.11")
 
@@ -22,9 +22,11 @@ def test_observations_of_the_langfuse_sdk_survive_an_outage(
         base_url=langfuse.url,
         span_exporter=exporter,
     )
-    with client.start_as_current_observation(name="outer"):
-        with client.start_as_current_observation(name="inner", as_type="generation"):
-            pass
+    with (
+        client.start_as_current_observation(name="outer"),
+        client.start_as_current_observation(name="inner", as_type="generation"),
+    ):
+        pass
     client.flush()
     langfuse.wait_for(lambda server: len(server.requests) > 0)
     assert langfuse.accepted == 0

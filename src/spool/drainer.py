@@ -8,7 +8,8 @@ Invariants:
 - Nothing makes it give up: spans leave by delivery, or one by one as dead letters.
 - All that must outlive the process (attempts, waits, holds) is in the store. The pace, here, is
   found again within a few requests.
-- What was delivered and could not be settled is settled before anything more of that route is sent.
+- What was delivered and cannot be settled, because the file refuses, is remembered and not sent
+  again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Target, read_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from spool.otlp import Batch
+    from spool.overflow import Overflow
     from spool.records import Route, Take
     from spool.settings import Settings
     from spool.store import Store
@@ -73,6 +76,14 @@ class Pace:
         self.spans = max(1, take.spans // 2)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A route's wait that the file could not take: `until` is monotonic time."""
+
+    attempts: int
+    until: float
+
+
 @dataclass(slots=True)
 class _Errand:
     """One route of a drain by hand: up to which batch, and what is left of its patience."""
@@ -96,16 +107,23 @@ class Drainer:
     """Sends what waits in one store, for the targets it was given and the credentials file's."""
 
     def __init__(
-        self, store: Store, settings: Settings, *, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        settings: Settings,
+        overflow: Overflow | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.tally = Tally()
+        self._overflow = overflow
         self._store = store
         self._settings = settings
         self._clock = clock
         self._targets: dict[str, Target] = {}
         self._senders: dict[str, Sender] = {}
         self._paces: dict[str, Pace] = {}
-        self._unsettled: dict[str, tuple[Take, Outcome]] = {}
+        self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
+        self._troubles: dict[str, _Trouble] = {}
         self._complaints: dict[str, Complaint] = {}
         self._turns = 0
         self._awake = threading.Event()
@@ -153,6 +171,7 @@ class Drainer:
             return self.send_due()
         except SpoolError as error:
             self._complain("the spool file", error)
+            return self._send_overflow()
         except Exception:  # noqa: BLE001 - a drainer that died would be a silent stall
             logger.exception("langfuse-spool: a defect in the drainer; it goes on")
         return False
@@ -205,6 +224,7 @@ class Drainer:
             if route.pending_spans
             and (target := self.target_of(route)) is not None
             and self._is_due(route, target)
+            and not self._is_in_trouble(route.name)
         ]
         return Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
 
@@ -234,6 +254,10 @@ class Drainer:
             self._store.restart_wait(route, self._clock())
         return waited >= route.wait_seconds
 
+    def _is_in_trouble(self, route: str) -> bool:
+        trouble = self._troubles.get(route)
+        return trouble is not None and time.monotonic() < trouble.until
+
     def _fingerprint(self, target: Target) -> str:
         return target.fingerprint(self._store.salt())
 
@@ -255,23 +279,33 @@ class Drainer:
             time.sleep(_PAUSE)
 
     def _send(self, route: Route, target: Target, timeout: float) -> Verdict | None:
-        if route.name in self._unsettled:
-            self._settle(route, *self._unsettled[route.name])
-        pace = self._paces.setdefault(route.name, Pace(self._settings.max_request_bytes))
-        take = self._store.oldest(route.id, max_bytes=pace.bytes, max_spans=pace.spans)
+        unsettled = self._settle_again(route)
+        if unsettled and unsettled[-1][0].rest is not None:
+            return None
+        pace = self._pace(route.name)
+        take = self._store.oldest(
+            route.id,
+            max_bytes=pace.bytes,
+            max_spans=pace.spans,
+            after=unsettled[-1][0].rows[-1].id if unsettled else 0,
+        )
         if take is None:
             return None
         if take.damage:
             self._bury(route, take, take.damage)
             return Verdict.SPLIT
         started = time.monotonic()
-        outcome = self._post(target, take, min(timeout, self._settings.timeout_seconds))
+        timeout = min(timeout, self._settings.timeout_seconds)
+        outcome = self._post(target, take.batches, timeout)
         self._act(route, target, take, outcome, time.monotonic() - started)
         return outcome.verdict
 
-    def _post(self, target: Target, take: Take, timeout: float) -> Outcome:
+    def _pace(self, route: str) -> Pace:
+        return self._paces.setdefault(route, Pace(self._settings.max_request_bytes))
+
+    def _post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
         try:
-            body = join(take.batches, compress=self._settings.compression == "gzip")
+            body = join(batches, compress=self._settings.compression == "gzip")
         except PayloadError as error:
             return Outcome(Verdict.SPLIT, str(error))
         sender = self._senders.get(target.route)
@@ -281,7 +315,7 @@ class Drainer:
         outcome = sender.send(body, timeout)
         logger.debug(
             "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
-            take.spans,
+            sum(batch.spans for batch in batches),
             len(body),
             target.endpoint,
             outcome.verdict.value,
@@ -294,7 +328,7 @@ class Drainer:
     def _act(
         self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
     ) -> None:
-        pace = self._paces[route.name]
+        pace = self._pace(route.name)
         if outcome.verdict is Verdict.DELIVERED:
             pace.rise(seconds, self._settings.timeout_seconds)
             self._settle(route, take, outcome)
@@ -304,34 +338,91 @@ class Drainer:
                 self._bury(route, take, outcome.reason)
         elif outcome.verdict is Verdict.HOLD:
             self._complain(f"route {route.name} is held", outcome.reason)
-            fingerprint = self._fingerprint(target)
-            self._store.hold(route, fingerprint, HOLD_SECONDS, self._clock(), outcome.reason)
+            self._put_off(route, outcome, HOLD_SECONDS, self._fingerprint(target))
         else:
             if outcome.is_timeout:
                 pace.fall(take)
             self._complain(f"route {route.name} waits", outcome.reason)
-            self._store.wait(route, self._delay(route, outcome), self._clock(), outcome.reason)
+            self._put_off(route, outcome, self._delay(route.name, route.attempts, outcome))
 
-    def _settle(self, route: Route, take: Take, outcome: Outcome) -> None:
-        self._unsettled[route.name] = (take, outcome)
-        if outcome.rejected:
-            self._complain(f"route {route.name}: dead letters", outcome.reason)
-        delivered = self._store.settle(
-            take, self._clock(), dead=outcome.rejected, reason=outcome.reason
-        )
-        del self._unsettled[route.name]
-        self.tally.delivered += delivered
-        self.tally.dead += outcome.rejected
+    def _put_off(
+        self, route: Route, outcome: Outcome, delay: float, fingerprint: str | None = None
+    ) -> None:
+        """Write down when a route's next attempt is due; where the file refuses, remember it."""
+        self._remember(route.name, route.attempts, delay)
+        now = self._clock()
+        if fingerprint is None:
+            self._store.wait(route, delay, now, outcome.reason)
+        else:
+            self._store.hold(route, fingerprint, delay, now, outcome.reason)
+        del self._troubles[route.name]
 
-    def _bury(self, route: Route, take: Take, reason: str) -> None:
-        self._complain(f"route {route.name}: dead letters", reason)
-        self._store.settle(take, self._clock(), dead=take.spans, reason=reason)
-        self.tally.dead += take.spans
+    def _remember(self, route: str, attempts: int, delay: float) -> None:
+        known = self._troubles.get(route)
+        attempts = max(attempts, known.attempts if known else 0) + 1
+        self._troubles[route] = _Trouble(attempts, time.monotonic() + delay)
 
-    def _delay(self, route: Route, outcome: Outcome) -> float:
+    def _delay(self, route: str, attempts: int, outcome: Outcome) -> float:
         if outcome.retry_after is not None:
             return outcome.retry_after
-        return backoff(route.attempts + 1, *self._settings.backoff_seconds)
+        known = self._troubles.get(route)
+        attempts = max(attempts, known.attempts if known else 0)
+        return backoff(attempts + 1, *self._settings.backoff_seconds)
+
+    def _settle(self, route: Route, take: Take, outcome: Outcome) -> None:
+        if outcome.rejected:
+            self._complain(f"route {route.name}: dead letters", outcome.reason)
+        self._troubles.pop(route.name, None)
+        self.tally.delivered += take.spans - outcome.rejected
+        self.tally.dead += outcome.rejected
+        self._unsettled.setdefault(route.name, []).append((take, outcome))
+        self._settle_again(route)
+
+    def _settle_again(self, route: Route) -> list[tuple[Take, Outcome]]:
+        """Settle what was delivered; give what the file refuses to settle still."""
+        unsettled = self._unsettled.get(route.name, [])
+        try:
+            while unsettled:
+                take, outcome = unsettled[0]
+                self._store.settle(
+                    take, self._clock(), dead=outcome.rejected, reason=outcome.reason
+                )
+                del unsettled[0]
+        except SpoolError as error:
+            self._complain(f"route {route.name}: delivered, but not settled", error)
+            take, outcome = unsettled[-1]
+            if not outcome.rejected:
+                unsettled[-1] = (take.without_payloads(), outcome)
+        return unsettled
+
+    def _bury(self, route: Route, take: Take, reason: str) -> None:
+        self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans))
+
+    # From memory
+
+    def _send_overflow(self) -> bool:
+        """Send one request of every route from the overflow: the file does not do its part."""
+        if self._overflow is None:
+            return False
+        sent = [self._send_held(target) for target in self._targets.values()]
+        return any(sent)
+
+    def _send_held(self, target: Target) -> bool:
+        assert self._overflow is not None  # noqa: S101 - the caller saw to it
+        pace = self._pace(target.route)
+        held = self._overflow.unsent(target.route, pace.bytes)
+        if not held or self._is_in_trouble(target.route):
+            return False
+        batches = [one.batch for one in held]
+        outcome = self._post(target, batches, self._settings.timeout_seconds)
+        if outcome.verdict is not Verdict.DELIVERED or outcome.rejected:
+            # Splitting and dead letters need the file: these wait for it.
+            self._remember(target.route, 0, self._delay(target.route, 0, outcome))
+            return False
+        self._troubles.pop(target.route, None)
+        self._overflow.deliver(held)
+        self.tally.delivered += sum(batch.spans for batch in batches)
+        return True
 
     def _complain(self, trouble: str, detail: object) -> None:
         self._complaints.setdefault(trouble, Complaint(trouble)).say(detail)

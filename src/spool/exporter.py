@@ -44,20 +44,27 @@ class SpoolSpanExporter(SpanExporter):
         self._target = settings.require_target()
         self._spool = open_spool(settings, self._target)
         self._refusal = Complaint("spans were refused and are lost")
+        self._holding = Complaint("the spool file refuses spans for now, they are held in memory")
         self._is_shut_down = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Commit the spans to the spool: SUCCESS only after the commit. Never raises."""
+        """Commit the spans to the spool: SUCCESS only after the commit. Never raises.
+
+        FAILURE does not mean that they are lost: what the file refuses for now is held in memory.
+        """
         if self._is_shut_down:
             self._refusal.say("the exporter is shut down")
             return SpanExportResult.FAILURE
         if not spans:
             return SpanExportResult.SUCCESS
         try:
-            self._spool.append(self._target, encode(spans))
+            is_spooled = self._spool.append(self._target, encode(spans))
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             return self._refuse(spans, error)
-        return SpanExportResult.SUCCESS
+        if is_spooled:
+            return SpanExportResult.SUCCESS
+        self._holding.say(f"{len(spans)} spans")
+        return SpanExportResult.FAILURE
 
     def _refuse(self, spans: Sequence[ReadableSpan], error: Exception) -> SpanExportResult:
         if len(spans) > 1 and not isinstance(error, SpoolError):

@@ -1,7 +1,8 @@
 """The keeper: a thread that makes the file survive power cuts, and keeps it small.
 
 It sleeps while nothing is written. Otherwise it syncs once an interval, checkpoints when the WAL
-has grown, and gives free pages back, so that no thread of the application ever does.
+has grown, and gives free pages back, so that no thread of the application ever does. What the file
+had refused it moves there as soon as that works.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from spool.database import LARGE_WAL
 from spool.errors import SpoolError
 
 if TYPE_CHECKING:
+    from spool.overflow import Overflow
     from spool.settings import Settings
     from spool.store import Store
 
@@ -23,8 +25,9 @@ _SHORTEST_INTERVAL: Final = 0.1
 class Keeper:
     """Keeps one store as the settings say: the sync interval, and the limit of its size."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, overflow: Overflow | None = None) -> None:
         self._store = store
+        self._overflow = overflow
         self._settings = settings
         self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
         self._eviction = Complaint("the spool is full, the oldest spans are evicted")
@@ -45,13 +48,20 @@ class Keeper:
 
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
-        self._store.count_refused()
-        self._store.database.sync()
+        self.save()
         if self._store.database.wal_bytes() > LARGE_WAL:
             self._store.database.checkpoint()
         self._limit()
         while not self._stopping.is_set() and self._store.database.vacuum():
             self._store.database.checkpoint()
+
+    def save(self) -> None:
+        """Move to the file what is only in memory, and sync it. Raises SpoolError."""
+        while self._overflow is not None and (held := self._overflow.first()) is not None:
+            self._store.record(held)
+            self._overflow.forget(held)
+        self._store.count_refused()
+        self._store.database.sync()
 
     def _limit(self) -> None:
         """Keep the live data under the limit. The file's own size never evicts anything."""

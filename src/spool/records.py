@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Take:
     batches: tuple[Batch, ...]
     rest: Batch | None = None
     damage: str = ""
+
+    def without_payloads(self) -> Take:
+        """Keep what settling it needs, unless that is the payloads of dead letters."""
+        rows = tuple(replace(row, batch=replace(row.batch, payload=b"")) for row in self.rows)
+        return replace(self, rows=rows, batches=())
 
     @property
     def spans(self) -> int:

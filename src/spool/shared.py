@@ -13,16 +13,21 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from spool.complaint import logger
 from spool.drainer import Drainer
+from spool.errors import SpoolBusyError, SpoolError, SpoolFullError
 from spool.keeper import Keeper
+from spool.overflow import Overflow
 from spool.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from spool.otlp import Batch
+    from spool.records import Ledger
     from spool.settings import Settings, Target
 
 _POLL: Final = 0.01
@@ -61,6 +66,7 @@ class SharedSpool:
         self._keeper: Keeper | None = None
         self._drainer: Drainer | None = None
         self._is_running = False
+        self.overflow = Overflow()
 
     def join(self, target: Target) -> None:
         """Add a user and its target; record the route. Raises SpoolError."""
@@ -71,13 +77,38 @@ class SharedSpool:
             if self._drainer is not None:
                 self._drainer.add(target)
 
-    def append(self, target: Target, batch: Batch) -> None:
-        """Commit a batch; it is spooled when this returns. Raises SpoolError."""
+    def append(self, target: Target, batch: Batch) -> bool:
+        """Commit a batch; say whether it is spooled, or held in memory because the file refuses.
+
+        Raises SpoolError where there is no room in memory either.
+        """
         try:
-            self.store.append(target, batch, time.time())
+            return self._append(target, batch, time.time())
         finally:
             if not self._is_running:
                 self._run()
+
+    def _append(self, target: Target, batch: Batch, now: float) -> bool:
+        refusal: SpoolError = SpoolBusyError(
+            f"{self.path}: it refuses spans, and the memory is full"
+        )
+        if not self.overflow:
+            try:
+                self.store.append(target, batch, now)
+            except SpoolFullError:
+                raise
+            except SpoolError as error:
+                refusal = error
+            else:
+                return True
+        if not self.overflow.add(target, batch, now):
+            raise refusal
+        self.store.database.written.set()
+        return False
+
+    def ledger(self) -> Ledger:
+        """Give the totals, with what this process holds in memory. Raises SpoolFileError."""
+        return replace(self.store.ledger(), in_memory=self.overflow.spans)
 
     def flush(self, target: Target, timeout: float) -> bool:
         """Wait until all that was appended for a target before now is settled; say whether it is.
@@ -115,24 +146,28 @@ class SharedSpool:
             if self._is_running or _is_exiting():
                 return
             self._is_running = True
-            self._keeper = Keeper(self.store, self._settings)
+            self._keeper = Keeper(self.store, self._settings, self.overflow)
             self._keeper.start()
             if not self._settings.drain:
                 return
-            self._drainer = Drainer(self.store, self._settings)
+            self._drainer = Drainer(self.store, self._settings, self.overflow)
             for target in self._targets.values():
                 self._drainer.add(target)
             self._drainer.start()
 
     def _stop(self) -> None:
         with self._lock:
-            drainer, keeper = self._drainer, self._keeper
+            drainer, keeper, overflow = self._drainer, self._keeper, self.overflow
             self._start_over()
         if drainer is not None:
             _finish(drainer, self._settings.shutdown_seconds)
         if keeper is not None:
             keeper.stop(_STOP_SECONDS)
-        self.store.count_refused()
+        try:
+            Keeper(self.store, self._settings, overflow).save()
+        except SpoolError as error:
+            if overflow:
+                logger.error("langfuse-spool: %d spans are lost: %s", overflow.spans, error)
         self.store.close()
 
 

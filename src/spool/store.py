@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import place
-from spool.database import BRIEFLY, Database
+from spool.database import BRIEFLY, PATIENTLY, Database
 from spool.errors import PayloadError, SpoolFileError, SpoolFullError
 from spool.lock import FileLock, is_held, signature
 from spool.otlp import Batch, Codec, cut, join
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from spool.overflow import Held
     from spool.settings import Target
 
 _ID_BITS: Final = 40
@@ -70,6 +71,9 @@ _BURY: Final = f"""
 _DELIVER: Final = """
     UPDATE route SET delivered = delivered + ?, attempts = 0, wait_seconds = 0, fingerprints = ''
     WHERE id = ?"""
+
+_CREDIT: Final = """
+    UPDATE route SET accepted = accepted + ?, delivered = delivered + ? WHERE name = ?"""
 
 _SUCCEED: Final = "UPDATE route SET last_success_at = ?, last_error = '' WHERE id = ?"
 
@@ -153,15 +157,30 @@ class Store:
         with self.database.writing() as connection:
             connection.execute(_REGISTER, _identity(target))
 
-    def append(self, target: Target, batch: Batch, now: float) -> None:
-        """Commit one batch: one statement, one transaction. It is spooled when this returns."""
+    def append(
+        self, target: Target, batch: Batch, now: float, *, patience: float = BRIEFLY
+    ) -> None:
+        """Commit one batch: one statement, one transaction. It is spooled when this returns.
+
+        Raises SpoolFullError besides the others.
+        """
         if self.is_full:
             raise SpoolFullError(f"{self.database.path}: it is as large as SPOOL_MAX_BYTES allows")
         values = (now, *_values(batch), target.route)
-        with self.database.writing(BRIEFLY) as connection:
+        with self.database.writing(patience) as connection:
             if connection.execute(_APPEND, values).rowcount != 1:  # a fresh file: ours was moved
                 connection.execute(_REGISTER, _identity(target))
                 connection.execute(_APPEND, values)
+
+    def record(self, held: Held) -> None:
+        """Take over a batch from the overflow: pending, or delivered if it was sent from there."""
+        if not held.is_delivered:
+            self.append(held.target, held.batch, held.created_at, patience=PATIENTLY)
+            return
+        spans = held.batch.spans
+        with self.database.writing() as connection:
+            connection.execute(_REGISTER, _identity(held.target))
+            connection.execute(_CREDIT, (spans, spans, held.target.route))
 
     def refuse(self, spans: int) -> None:
         """Remember to count spans that could not be appended; see `count_refused`."""
@@ -284,10 +303,16 @@ class Store:
 
     # Reading
 
-    def oldest(self, route_id: int, *, max_bytes: int, max_spans: int) -> Take | None:
-        """Take the oldest spans of a route, as many as fit, one at the least; None without any."""
+    def oldest(
+        self, route_id: int, *, max_bytes: int, max_spans: int, after: int = 0
+    ) -> Take | None:
+        """Take the oldest spans of a route, as many as fit, one at the least; None without any.
+
+        Rows up to the id `after` are passed over.
+        """
+        first, last = _id_range(route_id)
         with self.database.reading() as connection:
-            cursor = connection.execute(_OLDEST, (*_id_range(route_id), _TAKE_ROWS))
+            cursor = connection.execute(_OLDEST, (max(first, after + 1), last, _TAKE_ROWS))
             with contextlib.closing(cursor):
                 rows = _fitting(map(_row, cursor), max_bytes, max_spans)
         return _take(route_id, rows, max_bytes, max_spans) if rows else None

@@ -1,0 +1,98 @@
+"""The overflow: spans that the file refuses for now, in memory, bounded.
+
+While anything is in it all spans go there, so that nobody waits for the mutex again. The keeper
+moves them to the file as soon as that works; while it does not, the drainer sends them from here.
+
+Invariant: what was added is here until it is in the file: as pending, or as delivered if it was
+sent from here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from spool.otlp import Batch
+    from spool.settings import Target
+
+MAX_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One batch in memory; once it was sent from here its payload is gone."""
+
+    number: int
+    target: Target
+    batch: Batch
+    created_at: float
+    is_delivered: bool = False
+
+
+class Overflow:
+    """Holds batches in the order they came; safe between threads."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._held: dict[int, Held] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        """Whether anything is here."""
+        return bool(self._held)
+
+    @property
+    def spans(self) -> int:
+        """Count the spans that are here, and not in the file's ledger."""
+        with self._lock:
+            return sum(held.batch.spans for held in self._held.values())
+
+    def add(self, target: Target, batch: Batch, created_at: float) -> bool:
+        """Hold a batch, if there is room for it; say whether there was."""
+        with self._lock:
+            if self._bytes + len(batch.payload) > self._max_bytes:
+                return False
+            number = next(self._numbers)
+            self._held[number] = Held(number, target, batch, created_at)
+            self._bytes += len(batch.payload)
+            return True
+
+    def first(self) -> Held | None:
+        """Give the oldest batch, which stays here until `forget`."""
+        with self._lock:
+            return next(iter(self._held.values()), None)
+
+    def forget(self, held: Held) -> None:
+        """Let go of a batch that the file has now."""
+        with self._lock:
+            gone = self._held.pop(held.number)
+            self._bytes -= len(gone.batch.payload)
+
+    def unsent(self, route: str, max_bytes: int) -> list[Held]:
+        """Give a route's oldest batches that were not sent, as many as fit, one at the least."""
+        with self._lock:
+            found: list[Held] = []
+            for held in self._held.values():
+                if held.is_delivered or held.target.route != route:
+                    continue
+                max_bytes -= held.batch.raw_bytes
+                if found and max_bytes < 0:
+                    break
+                found.append(held)
+            return found
+
+    def deliver(self, sent: Iterable[Held]) -> None:
+        """Note that batches were sent from here; their count stays until the file has it."""
+        with self._lock:
+            for held in sent:
+                if held.number in self._held:
+                    receipt = replace(held, batch=replace(held.batch, payload=b""))
+                    self._held[held.number] = replace(receipt, is_delivered=True)
+                    self._bytes -= len(held.batch.payload)

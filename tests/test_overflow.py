@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from spans import batch
+from spool.overflow import Overflow
+from spool.settings import Target
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+
+
+def test_it_holds_batches_in_the_order_they_came() -> None:
+    overflow = Overflow()
+    assert not overflow
+    one, two = batch("one"), batch("two", "three")
+    assert overflow.add(MINE, one, 1.0)
+    assert overflow.add(OTHERS, two, 2.0)
+    assert overflow
+    assert overflow.spans == 3
+    first = overflow.first()
+    assert first is not None
+    assert (first.target, first.batch, first.created_at) == (MINE, one, 1.0)
+    overflow.forget(first)
+    second = overflow.first()
+    assert second is not None
+    assert second.batch == two
+
+
+def test_it_is_bounded_and_takes_again_what_fits() -> None:
+    one = batch("one", size=1000)
+    overflow = Overflow(max_bytes=2 * len(one.payload))
+    assert [overflow.add(MINE, one, 1.0) for _ in range(3)] == [True, True, False]
+    first = overflow.first()
+    assert first is not None
+    overflow.forget(first)
+    assert overflow.add(MINE, one, 1.0)
+
+
+def test_it_gives_one_routes_unsent_batches_as_many_as_fit() -> None:
+    overflow = Overflow()
+    one = batch("one")
+    for target in (MINE, OTHERS, MINE, MINE):
+        overflow.add(target, one, 1.0)
+    assert [held.number for held in overflow.unsent(MINE.route, 2 * one.raw_bytes)] == [0, 2]
+    assert [held.number for held in overflow.unsent(MINE.route, 1)] == [0]
+    assert overflow.unsent("unknown", 1 << 20) == []
+
+
+def test_what_was_sent_from_it_makes_room_and_is_still_counted() -> None:
+    one = batch("one", size=1000)
+    overflow = Overflow(max_bytes=len(one.payload))
+    overflow.add(MINE, one, 1.0)
+    overflow.deliver(overflow.unsent(MINE.route, 1 << 20))
+    assert overflow.unsent(MINE.route, 1 << 20) == []
+    assert overflow.spans == 1
+    receipt = overflow.first()
+    assert receipt is not None
+    assert (receipt.is_delivered, receipt.batch.payload) == (True, b"")
+    assert overflow.add(MINE, one, 2.0)
+
+
+def test_what_reached_the_file_while_it_was_sent_is_not_counted_again() -> None:
+    overflow = Overflow()
+    overflow.add(MINE, batch("one"), 1.0)
+    sent = overflow.unsent(MINE.route, 1 << 20)
+    overflow.forget(sent[0])
+    overflow.deliver(sent)
+    assert not overflow
+    assert overflow.spans == 0
