@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from freezegun import freeze_time
 
 import standin
 from spans import batch
-from spool.drainer import HOLD_SECONDS, Drainer, Pace, backoff
+from spool.drainer import HOLD_SECONDS, Drainer, backoff
 from spool.errors import SpoolFileError
 from spool.otlp import Batch
 from spool.records import Ledger, Route, Take
@@ -492,21 +493,6 @@ def test_one_routes_outage_does_not_keep_another_from_going_out(
     assert store.ledger().pending == 1
 
 
-def take_of(spans: int, raw_bytes: int) -> Take:
-    return Take(1, (), (Batch(b"", spans, raw_bytes),))
-
-
-def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -> None:
-    pace = Pace(4 << 20)
-    first = pace.bytes
-    pace.rise(seconds=0.1, timeout=10)
-    assert pace.bytes == 2 * first
-    pace.rise(seconds=9, timeout=10)
-    assert pace.bytes == 2 * first
-    pace.fall(take_of(100, 1000))
-    assert pace.bytes == 500
-
-
 def test_a_line_that_is_too_slow_for_a_request_gets_smaller_ones(
     drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -527,3 +513,71 @@ def test_a_line_that_is_too_slow_for_a_request_gets_smaller_ones(
         clock.now += 1
     assert sizes[0] > 700
     assert_nothing_lost(store, langfuse)
+
+
+def drain_with_time(drainer: Drainer, clock: Clock, until: Callable[[], bool]) -> None:
+    """Let the drainer work, the wall clock running fast, until something holds."""
+    for _ in range(3000):
+        if until():
+            return
+        if not drainer.send_due():
+            clock.now += 61
+            time.sleep(0.005)
+    raise AssertionError("it never came to hold")
+
+
+@pytest.mark.parametrize("packing", ["a row a span", "one row"])
+@pytest.mark.parametrize("name", ["s0", "s7", "s19"])
+def test_a_span_that_alone_gets_5xx_for_ever_is_gone_around_and_then_a_dead_letter(
+    name: str,
+    packing: str,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    rows = [[name] for name in NAMES] if packing == "a row a span" else [NAMES]
+    for names in rows:
+        store.append(target, batch(*names), clock.now)
+    langfuse.behave(standin.poison(name))
+    drainer = drainer_of(store, settings, target, clock)
+
+    def feed() -> bool:
+        store.append(target, batch("fresh"), clock.now)
+        return store.ledger().dead == 1
+
+    drain_with_time(drainer, clock, feed)
+    langfuse.behave(None)
+    drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
+    assert set(langfuse.names()) == {*NAMES, "fresh"} - {name}
+    (letter,) = store.dead_letters()
+    assert letter.batch.spans == 1
+    store.retry(letter)
+    drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
+    assert langfuse.names()[name] == 1
+
+
+def test_what_stands_behind_poison_keeps_flowing(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.poison("s0"))
+    drain_with_time(drainer, clock, lambda: len(langfuse.names()) == 19)
+    for number in range(50):
+        store.append(target, batch(f"fresh {number}"), clock.now)
+    drain_with_time(drainer, clock, lambda: len(langfuse.names()) == 69)
+    assert store.ledger().pending == 1
+
+
+def test_an_outage_however_long_makes_no_dead_letters(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.server_error())
+    for _ in range(300):
+        store.append(target, batch("fresh"), clock.now)
+        drainer.send_due()
+        clock.now += 61
+    assert store.ledger().dead == 0
+    langfuse.behave(None)
+    drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
+    assert store.ledger().delivered == 320

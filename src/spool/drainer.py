@@ -25,6 +25,7 @@ from opentelemetry import context
 from spool.complaint import Complaint, logger
 from spool.errors import PayloadError, SettingsError, SpoolError
 from spool.otlp import join
+from spool.pace import Pace, Suspect
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Target, read_credentials
 
@@ -42,38 +43,9 @@ TICK: Final = 0.5
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
-_FIRST_BYTES: Final = 256 << 10
-_MOST_SPANS: Final = 1 << 20
-_FAST: Final = 0.25  # of the deadline
 _TURNS_BETWEEN_PAUSES: Final = 16
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
-
-
-class Pace:
-    """How much one request of a route may hold: grows while requests are fast, halves on trouble.
-
-    Halving the spans down to one is also how the one bad span of a request is found.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.bytes = min(_FIRST_BYTES, max_bytes)
-        self.spans = _MOST_SPANS
-
-    def rise(self, seconds: float, timeout: float) -> None:
-        """Go up after a delivery that took `seconds`."""
-        self.spans = min(2 * self.spans, _MOST_SPANS)
-        if seconds < _FAST * timeout:
-            self.bytes = min(2 * self.bytes, self._max_bytes)
-
-    def fall(self, take: Take) -> None:
-        """Go down after a request that took too long."""
-        self.bytes = max(1, min(self.bytes, take.raw_bytes) // 2)
-
-    def split(self, take: Take) -> None:
-        """Send less than this next time: it holds a bad span, or is too large."""
-        self.spans = max(1, take.spans // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +96,7 @@ class Drainer:
         self._paces: dict[str, Pace] = {}
         self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
         self._troubles: dict[str, _Trouble] = {}
+        self._suspects: dict[str, Suspect] = {}
         self._complaints: dict[str, Complaint] = {}
         self._turns = 0
         self._awake = threading.Event()
@@ -282,13 +255,7 @@ class Drainer:
         unsettled = self._settle_again(route)
         if unsettled and unsettled[-1][0].rest is not None:
             return None
-        pace = self._pace(route.name)
-        take = self._store.oldest(
-            route.id,
-            max_bytes=pace.bytes,
-            max_spans=pace.spans,
-            after=unsettled[-1][0].rows[-1].id if unsettled else 0,
-        )
+        take = self._next(route, unsettled[-1][0].rows[-1].id if unsettled else 0)
         if take is None:
             return None
         if take.damage:
@@ -297,8 +264,23 @@ class Drainer:
         started = time.monotonic()
         timeout = min(timeout, self._settings.timeout_seconds)
         outcome = self._post(target, take.batches, timeout)
-        self._act(route, target, take, outcome, time.monotonic() - started)
-        return outcome.verdict
+        return self._act(route, target, take, outcome, time.monotonic() - started)
+
+    def _next(self, route: Route, after: int) -> Take | None:
+        """Take the head of the route, or what stands behind a head that is under suspicion."""
+        pace, suspect = self._pace(route.name), self._suspects.get(route.name)
+        if suspect is None:
+            return self._oldest(route, pace.bytes, pace.spans, after)
+        is_time = time.monotonic() >= suspect.until
+        if suspect.is_gone_around and not (suspect.proofs and is_time):
+            behind = max(after, suspect.last_id)
+            if (take := self._oldest(route, pace.bytes, pace.spans, behind)) is not None:
+                return take
+        suspect.is_gone_around = False
+        return self._oldest(route, pace.bytes, suspect.spans, after) if is_time else None
+
+    def _oldest(self, route: Route, max_bytes: int, max_spans: int, after: int) -> Take | None:
+        return self._store.oldest(route.id, max_bytes=max_bytes, max_spans=max_spans, after=after)
 
     def _pace(self, route: str) -> Pace:
         return self._paces.setdefault(route, Pace(self._settings.max_request_bytes))
@@ -327,10 +309,11 @@ class Drainer:
 
     def _act(
         self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
-    ) -> None:
+    ) -> Verdict:
         pace = self._pace(route.name)
         if outcome.verdict is Verdict.DELIVERED:
             pace.rise(seconds, self._settings.timeout_seconds)
+            self._clear(route, take)
             self._settle(route, take, outcome)
         elif outcome.verdict is Verdict.SPLIT:
             pace.split(take)
@@ -342,8 +325,44 @@ class Drainer:
         else:
             if outcome.is_timeout:
                 pace.fall(take)
+            return self._suspect(route, take, outcome)
+        return outcome.verdict
+
+    def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
+        """Wait, unless only the head of the route fails: then go around it, and isolate it."""
+        delay = self._delay(route.name, route.attempts, outcome)
+        suspect = self._suspects.get(route.name)
+        if suspect is not None and suspect.is_gone_around:  # others fail as well: it is the server
+            suspect.proofs, suspect.is_gone_around = 0, False
+        elif suspect is not None:
+            suspect.narrow(take)
+            if suspect.proofs:  # otherwise the whole route waits
+                pause = backoff(suspect.failures, *self._settings.backoff_seconds)
+                suspect.until = time.monotonic() + pause
+        elif route.attempts:
+            suspect = self._suspects[route.name] = Suspect(0, 0)
+            suspect.narrow(take)
+        if suspect is None or not suspect.proofs:
             self._complain(f"route {route.name} waits", outcome.reason)
-            self._put_off(route, outcome, self._delay(route.name, route.attempts, outcome))
+            self._put_off(route, outcome, delay)
+            return Verdict.WAIT
+        self._complain(f"route {route.name} goes around spans that fail alone", outcome.reason)
+        if suspect.is_proven:
+            self._bury(route, take, outcome.reason)
+            del self._suspects[route.name]
+        return Verdict.SPLIT
+
+    def _clear(self, route: Route, take: Take) -> None:
+        """Note a delivery: it proves that the server is well, or clears the suspect."""
+        suspect = self._suspects.get(route.name)
+        if suspect is None:
+            return
+        if suspect.is_gone_around:
+            suspect.proofs += 1
+        elif take.rows[-1].id >= suspect.last_id and take.rest is None:
+            del self._suspects[route.name]
+        else:
+            suspect.failures = 0
 
     def _put_off(
         self, route: Route, outcome: Outcome, delay: float, fingerprint: str | None = None
