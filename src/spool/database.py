@@ -12,6 +12,8 @@ Invariants:
   would unlink the WAL that now stands at the path.
 - No connection crosses a fork: both are closed before it and opened again when they are needed.
 - Nothing of a file that is not ours is changed, and nothing is created beside it.
+- A damaged file is kept aside with its WAL before anything else is done about it. At every moment
+  a crash leaves the damaged file at the path, or the salvaged one.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import place
-from spool.errors import SpoolFileError
+from spool.complaint import logger
+from spool.errors import SpoolDamagedError, SpoolFileError
 from spool.lock import FileLock
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
 _SCHEMA_VERSION: Final = 100  # the hundreds are the major version
+
+# An id of a batch is its route's, shifted by so many bits, and a number.
+ID_BITS: Final = 40
 
 # Seconds that a write waits for the mutex: on the application's threads, and on others.
 BRIEFLY: Final = 0.1
@@ -76,6 +82,7 @@ class Database:
         self._reader: _Connection | None = None
         self._reader_lock = threading.Lock()
         self._are_names_synced = False
+        self._is_damaged = False
         _all_databases.add(self)
 
     def create_beside(self, path: Path) -> int:
@@ -92,6 +99,8 @@ class Database:
     def writing(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
         """Hold the mutex, with an autocommit connection to the file that is at the path now."""
         with self.file_errors(), self._mutex.hold(patience):
+            if patience > BRIEFLY:
+                self._repair()
             yield self._current_writer()
         if not self.written.is_set():
             self.written.set()
@@ -213,7 +222,7 @@ class Database:
         if self._reader is not None:
             self._reader.sqlite.close()  # reads only: its close never checkpoints
         place.check(self.path)
-        sqlite = self._connect("ro")
+        sqlite = _connect(self.path, "ro")
         try:
             _check_version(self.path, sqlite)
         except BaseException:
@@ -232,21 +241,12 @@ class Database:
             None if wal is None else (wal.st_dev, wal.st_ino),
         )
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        return sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}",
-            uri=True,
-            timeout=BRIEFLY,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-
     def _open_writer(self) -> sqlite3.Connection:
         status = place.check(self.path)
         if status is None:
             self._set_aside_orphans()
             os.close(place.create(self.path, owner_of=self.path))
-        sqlite = self._connect("rw")
+        sqlite = _connect(self.path, "rw")
         try:
             self._set_up(sqlite)
         except BaseException:
@@ -281,7 +281,59 @@ class Database:
         except OSError as error:
             raise place.unusable(self.path, error) from error
         except sqlite3.Error as error:
+            # SQLite's corruption codes have no class of their own; all else has.
+            if type(error) is sqlite3.DatabaseError:
+                self._is_damaged = True
+                self.written.set()
+                raise SpoolDamagedError(f"{self.path}: SQLite says: {error}") from error
             raise SpoolFileError(f"{self.path}: SQLite says: {error}") from error
+
+    # Damage
+
+    def _repair(self) -> None:
+        """Salvage the file if it is known to be damaged, or cannot be opened for that."""
+        try:
+            if not self._is_damaged:
+                self._current_writer()
+                return
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+        with self._reader_lock:
+            for connection in (self._reader, self._writer):
+                if connection is not None:
+                    _leak(connection.sqlite)  # its close would write to the damaged file
+            self._reader = self._writer = None
+        self._salvage()
+        self._is_damaged = False
+
+    def _salvage(self) -> None:
+        from spool.salvage import salvage  # noqa: PLC0415 - rarely needed
+
+        aside = place.beside(self.path, f".corrupt-{time.time_ns()}")
+        fresh = place.beside(self.path, ".salvaged")
+        if self._wal.exists() or not fresh.exists():  # else: a salvage that was killed at its end
+            os.link(self.path, aside)
+            if self._wal.exists():
+                os.link(self._wal, place.beside(aside, "-wal"))
+            for suffix in ("", "-wal", "-shm"):
+                place.beside(fresh, suffix).unlink(missing_ok=True)
+            os.close(place.create(fresh, owner_of=self.path))
+            with contextlib.closing(_connect(fresh, "rw")) as sqlite:
+                self._set_up(sqlite)
+                salvaged = salvage(aside, sqlite, ID_BITS)
+            logger.error(
+                "langfuse-spool: %s was damaged and was moved to %s; %d spans were rescued, "
+                "%d are known to be lost",
+                self.path,
+                aside,
+                salvaged.rescued,
+                salvaged.lost,
+            )
+        for suffix in ("-shm", "-wal"):
+            place.beside(self.path, suffix).unlink(missing_ok=True)
+        fresh.replace(self.path)
+        place.sync_directory(self.path.parent)
 
     # Forks
 
@@ -303,6 +355,16 @@ class Database:
         self._reader_lock = threading.Lock()
         self.written = threading.Event()
         self.is_wal_large = threading.Event()
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BRIEFLY,
+        isolation_level=None,
+        check_same_thread=False,
+    )
 
 
 def _check_version(path: Path, sqlite: sqlite3.Connection) -> int:

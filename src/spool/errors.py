@@ -15,6 +15,10 @@ class SpoolFileError(SpoolError):
     """The spool file cannot be used as it is: not ours, not writable, not on a local disk."""
 
 
+class SpoolDamagedError(SpoolFileError):
+    """The spool file is damaged; the next patient writer salvages it."""
+
+
 class SpoolBusyError(SpoolError):
     """The spool's mutex was not to be had within the time allowed."""
 

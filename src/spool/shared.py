@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.complaint import logger
 from spool.drainer import Drainer
-from spool.errors import SpoolBusyError, SpoolError, SpoolFullError
+from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolError, SpoolFullError
 from spool.keeper import Keeper
 from spool.overflow import Overflow
 from spool.store import Store
@@ -70,7 +70,10 @@ class SharedSpool:
 
     def join(self, target: Target) -> None:
         """Add a user and its target; record the route. Raises SpoolError."""
-        self.store.register(target)
+        try:
+            self.store.register(target)
+        except SpoolDamagedError:
+            self.store.register(target)  # it was salvaged, or is now
         self._users += 1
         with self._lock:
             self._targets[target.route] = target

@@ -14,27 +14,25 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import zlib
+import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import place
-from spool.database import BRIEFLY, PATIENTLY, Database
+from spool.database import BRIEFLY, ID_BITS, PATIENTLY, Database
 from spool.errors import PayloadError, SpoolFileError, SpoolFullError
 from spool.lock import FileLock, is_held, signature
 from spool.otlp import Batch, Codec, cut, join
-from spool.records import DeadLetter, Ledger, Route, Row, Take
+from spool.records import DeadLetter, Ledger, Route, Row, Take, checksum
 from spool.settings import without_secrets
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from spool.overflow import Held
     from spool.settings import Target
 
-_ID_BITS: Final = 40
 _LAST_ID: Final = (1 << 63) - 1
 _TAKE_ROWS: Final = 4096
 _CHUNK_ROWS: Final = 256
@@ -50,7 +48,7 @@ _COLUMNS: Final = "created_at, spans, raw_bytes, codec, crc32, payload"
 
 _APPEND: Final = f"""
     INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (id << {_ID_BITS}) + next + 1, id, ?, ?, ?, ?, ?, ? FROM route WHERE name = ?"""
+    SELECT (id << {ID_BITS}) + next + 1, id, ?, ?, ?, ?, ?, ? FROM route WHERE name = ?"""
 
 _OLDEST: Final = f"SELECT id, {_COLUMNS} FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 
@@ -86,13 +84,13 @@ _HOLD: Final = "UPDATE route SET fingerprints = ? WHERE id = ?"
 # The rows of a route that moves get ids behind those of the route that adopts them.
 _ADOPT: Final = f"""
     INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (r.id << {_ID_BITS}) + r.next + row_number() OVER (ORDER BY b.id), r.id,
+    SELECT (r.id << {ID_BITS}) + r.next + row_number() OVER (ORDER BY b.id), r.id,
            b.created_at, b.spans, b.raw_bytes, b.codec, b.crc32, b.payload
     FROM batch b, route r WHERE b.id BETWEEN ? AND ? AND r.name = ?"""
 
 _RETRY: Final = f"""
     INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (r.id << {_ID_BITS}) + r.next + 1, r.id,
+    SELECT (r.id << {ID_BITS}) + r.next + 1, r.id,
            d.created_at, d.spans, d.raw_bytes, d.codec, d.crc32, d.payload
     FROM dead d JOIN route r ON r.id = d.route WHERE d.id = ?"""
 
@@ -103,7 +101,7 @@ _ROUTES: Final = f"""
     SELECT id, name, endpoint, public_key, pending_spans, pending_batches, pending_bytes, attempts,
            waited_at, wait_seconds, fingerprints, last_error, last_success_at,
            (SELECT created_at FROM batch
-            WHERE batch.id > route.id << {_ID_BITS} AND batch.id < route.id + 1 << {_ID_BITS}
+            WHERE batch.id > route.id << {ID_BITS} AND batch.id < route.id + 1 << {ID_BITS}
             ORDER BY batch.id LIMIT 1)
     FROM route ORDER BY id"""
 
@@ -311,23 +309,24 @@ class Store:
         Rows up to the id `after` are passed over.
         """
         first, last = _id_range(route_id)
+        bounds = (max(first, after + 1), last)
         with self.database.reading() as connection:
-            cursor = connection.execute(_OLDEST, (max(first, after + 1), last, _TAKE_ROWS))
+            cursor = connection.execute(_OLDEST, (*bounds, _TAKE_ROWS))
             with contextlib.closing(cursor):
-                rows = _fitting(map(_row, cursor), max_bytes, max_spans)
+                rows = _fitting(_rows(cursor, *bounds), max_bytes, max_spans)
         return _take(route_id, rows, max_bytes, max_spans) if rows else None
 
     def last_id(self, route: str) -> int:
         """Give the id of the last batch that a route took in; 0 for an unknown route."""
         with self.database.reading() as connection:
             row = connection.execute(
-                f"SELECT (id << {_ID_BITS}) + next FROM route WHERE name = ?", (route,)
+                f"SELECT (id << {ID_BITS}) + next FROM route WHERE name = ?", (route,)
             ).fetchone()
         return int(row[0]) if row else 0
 
     def is_settled(self, last_id: int) -> bool:
         """Say whether nothing is pending of a route's batches up to this id."""
-        first = (last_id >> _ID_BITS) << _ID_BITS
+        first = (last_id >> ID_BITS) << ID_BITS
         with self.database.reading() as connection:
             row = connection.execute(
                 "SELECT 1 FROM batch WHERE id BETWEEN ? AND ? LIMIT 1", (first, last_id)
@@ -357,15 +356,15 @@ class Store:
 
     def pending(self, after: int = 0) -> list[Row]:
         """Give a page of pending rows behind an id."""
+        bounds = (after + 1, _LAST_ID)
         with self.database.reading() as connection:
-            rows = connection.execute(_OLDEST, (after + 1, _LAST_ID, _PAGE_ROWS)).fetchall()
-        return [_row(row) for row in rows]
+            return list(_rows(connection.execute(_OLDEST, (*bounds, _PAGE_ROWS)), *bounds))
 
     def dead_letters(self, first: int = 0, count: int = _PAGE_ROWS) -> list[DeadLetter]:
         """Give a page of dead letters, from an id on."""
         with self.database.reading() as connection:
             rows = connection.execute(_DEAD, (first, count)).fetchall()
-        return [_letter(row) for row in rows]
+            return [_letter(row) for row in rows]
 
     @contextlib.contextmanager
     def present(self) -> Iterator[None]:
@@ -392,21 +391,38 @@ def _identity(target: Target) -> tuple[str, str, str | None]:
 
 
 def _id_range(route_id: int) -> tuple[int, int]:
-    return (route_id << _ID_BITS) + 1, (route_id + 1 << _ID_BITS) - 1
+    return (route_id << ID_BITS) + 1, (route_id + 1 << ID_BITS) - 1
 
 
-def _batch(values: tuple[Any, ...]) -> Batch:
-    spans, raw_bytes, codec, _crc32, payload = values
-    return Batch(payload, spans, raw_bytes, Codec(codec))
+def _rows(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:
+    """Make rows of what is read between two ids. Raises sqlite3.DatabaseError for damage."""
+    for values in cursor:
+        if not first <= values[0] <= last:  # else the same rows could be read for ever
+            raise sqlite3.DatabaseError("the rows are out of order")
+        first = values[0] + 1
+        yield _row(values)
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    return Row(values[0], values[1], values[5], _batch(values[2:]))
+    row_id, created_at, *rest = values
+    batch, is_sound = _batch(rest)
+    return Row(row_id, created_at, batch, is_sound)
+
+
+def _batch(values: Sequence[Any]) -> tuple[Batch, bool]:
+    """Make a stored batch, and say whether it is sound. Raises sqlite3.DatabaseError for damage."""
+    spans, raw_bytes, codec, crc32, payload = values
+    if not all(isinstance(number, int) for number in (spans, raw_bytes, codec, crc32)):
+        raise sqlite3.DatabaseError("a row's numbers are damaged")
+    if not isinstance(payload, bytes):
+        raise sqlite3.DatabaseError("a row's payload is damaged")
+    batch = Batch(payload, spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
+    return batch, checksum(spans, raw_bytes, codec, payload) == crc32
 
 
 def _values(batch: Batch) -> tuple[Any, ...]:
-    crc32 = zlib.crc32(batch.payload)
-    return batch.spans, batch.raw_bytes, int(batch.codec), crc32, batch.payload
+    numbers = batch.spans, batch.raw_bytes, int(batch.codec)
+    return *numbers, checksum(*numbers, batch.payload), batch.payload
 
 
 def _fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
@@ -466,7 +482,7 @@ def _dead(connection: sqlite3.Connection, letter: DeadLetter) -> tuple[int, int]
 
 def _letter(values: tuple[Any, ...]) -> DeadLetter:
     letter_id, route, died_at, reason, created_at, *batch = values
-    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(tuple(batch)))
+    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(batch)[0])
 
 
 def _route(values: tuple[Any, ...]) -> Route:

@@ -1,0 +1,154 @@
+"""Salvage: what can be read of a damaged spool file goes into a new one, and the rest is counted.
+
+A row counts as readable when SQLite gives it and its checksum matches. The totals survive where
+they can be read: what is then missing of a route's pending and dead spans is its `damaged`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from spool.records import checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_PAGE_ROWS: Final = 64
+_MOST_PROBES: Final = 20_000
+_GUESSED_ROUTES: Final = 16
+_GUESSED_ROWS: Final = 1 << 24
+
+_IDENTITY: Final = ("id", "name", "endpoint", "public_key")
+_TOTALS: Final = ("imported", "delivered", "evicted", "purged", "exported", "damaged")
+_BATCH: Final = (
+    "id", "route", "created_at", "spans", "raw_bytes", "codec", "crc32", "payload",
+)  # fmt: skip
+_DEAD: Final = (*_BATCH, "died_at", "reason")
+
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """How many spans were rescued, and how many are known to be lost."""
+
+    rescued: int
+    lost: int
+
+
+def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
+    """Copy what can be read of the damaged file into a fresh spool, in one transaction.
+
+    Raises sqlite3.Error for what is wrong with the fresh one.
+    """
+    with contextlib.closing(sqlite3.connect(damaged, isolation_level=None)) as old:
+        old.text_factory = lambda text: text.decode(errors="replace")
+        fresh.execute("BEGIN IMMEDIATE")
+        for meta in _read(old, "meta", ("salt", "refused")):
+            fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
+        routes = _routes(old)
+        for route in routes:
+            _copy(fresh, "route", _IDENTITY, route)
+        for route in routes or _guessed_routes():
+            first = (route["id"] << id_bits) + 1
+            _copy_rows(old, fresh, "batch", _BATCH, (first, first + route["next"]))
+        _copy_rows(old, fresh, "dead", _DEAD, (1, _GUESSED_ROWS))
+        lost = sum(_restore_totals(fresh, route) for route in routes)
+        (rescued,) = fresh.execute("SELECT total(pending_spans + dead) FROM route").fetchone()
+        fresh.execute("COMMIT")
+    return Salvaged(int(rescued), lost)
+
+
+def _routes(old: sqlite3.Connection) -> list[_Row]:
+    columns = (*_IDENTITY, *_TOTALS, "accepted", "next", "pending_spans", "dead")
+    found = list(_read(old, "route", columns))
+    return [route for route in found if route["name"] and _are_counts(route.values())]
+
+
+def _guessed_routes() -> list[_Row]:
+    return [{"id": number, "next": _GUESSED_ROWS} for number in range(1, _GUESSED_ROUTES)]
+
+
+def _are_counts(values: Iterable[object]) -> bool:
+    return all(not isinstance(value, (int, float)) or value >= 0 for value in values)
+
+
+def _read(old: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[_Row]:
+    """Give a small table's rows, up to the first that cannot be read."""
+    with contextlib.suppress(sqlite3.Error):
+        for values in old.execute(f"SELECT {', '.join(columns)} FROM {table}"):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _copy_rows(
+    old: sqlite3.Connection,
+    fresh: sqlite3.Connection,
+    table: str,
+    columns: tuple[str, ...],
+    bounds: tuple[int, int],
+) -> None:
+    for row in _readable(old, table, columns, bounds):
+        with contextlib.suppress(TypeError, OverflowError, sqlite3.IntegrityError):
+            if (
+                checksum(row["spans"], row["raw_bytes"], row["codec"], row["payload"])
+                == row["crc32"]
+            ):
+                _copy(fresh, table, columns, row)  # one that was read twice is refused by its id
+
+
+def _readable(
+    old: sqlite3.Connection, table: str, columns: tuple[str, ...], bounds: tuple[int, int]
+) -> Iterator[_Row]:
+    """Give every row between two ids that can be read: halve the ranges that fail."""
+    query = f"""
+        SELECT {", ".join(columns)} FROM {table} WHERE id BETWEEN ? AND ? ORDER BY id
+        LIMIT {_PAGE_ROWS}"""
+    ranges = deque([bounds])
+    for _ in range(_MOST_PROBES):
+        if not ranges:
+            return
+        first, last = ranges.popleft()
+        try:
+            while page := old.execute(query, (first, last)).fetchall():
+                yield from (dict(zip(columns, values, strict=True)) for values in page)
+                if page[-1][0] < first:  # else the same rows could be read for ever
+                    raise sqlite3.DatabaseError("the rows are out of order")
+                first = page[-1][0] + 1
+        except sqlite3.Error:
+            if first < last:
+                middle = (first + last) // 2
+                ranges += [(first, middle), (middle + 1, last)]
+
+
+def _copy(fresh: sqlite3.Connection, table: str, columns: tuple[str, ...], row: _Row) -> None:
+    """Insert a row; one whose route could not be read gets a route without a receiver."""
+    if "route" in columns:
+        route = row["route"]
+        fresh.execute(
+            "INSERT OR IGNORE INTO route (id, name, endpoint) VALUES (?, ?, '')",
+            (route, f"salvaged-{route}"),
+        )
+    marks = ", ".join(f":{column}" for column in columns)
+    fresh.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", row)
+
+
+def _restore_totals(fresh: sqlite3.Connection, route: _Row) -> int:
+    """Set a route's totals to what they were, and count what is missing; give that count."""
+    pending, dead = fresh.execute(
+        "SELECT pending_spans, dead FROM route WHERE id = ?", (route["id"],)
+    ).fetchone()
+    missing = route["pending_spans"] + route["dead"] - pending - dead
+    totals = {
+        **{name: route[name] for name in ("id", "next", "accepted", *_TOTALS)},
+        "damaged": route["damaged"] + max(0, missing),
+        # More rows than were counted: the counts are of a page that was older.
+        "accepted": route["accepted"] + max(0, -missing),
+    }
+    assignments = ", ".join(f"{name} = :{name}" for name in totals if name != "id")
+    fresh.execute(f"UPDATE route SET {assignments} WHERE id = :id", totals)
+    return max(0, int(missing))

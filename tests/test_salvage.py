@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from spans import batch, span
+from spool import Settings, SpoolSpanExporter
+from spool.errors import SpoolDamagedError
+from spool.settings import Target
+from spool.store import Store
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+ROWS = 200
+IMAGES = int(os.environ.get("TEST_DAMAGED_FILES", "150"))
+
+
+def seed() -> int:
+    """Draw a seed, or take the one to repeat; it is printed with a failure."""
+    drawn = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
+    print(f"TEST_SEED={drawn}")
+    return drawn
+
+
+def fill(store: Store) -> None:
+    """Hold 200 pending spans of two routes and three dead ones, part of it in the WAL."""
+    for number in range(ROWS):
+        target = OTHERS if number % 4 == 0 else MINE
+        store.append(target, batch(f"s{number}", size=number * 20), now=float(number))
+        if number == ROWS // 2:
+            store.database.checkpoint()
+    take = store.oldest(1, max_bytes=1 << 20, max_spans=8)
+    assert take is not None
+    store.settle(take, now=1.0, dead=3, reason="400 no")
+
+
+@pytest.fixture
+def filled(store: Store, path: Path) -> Path:
+    """Give the directory of a filled spool, as a crash would leave it."""
+    fill(store)
+    crashed = path.parent.with_name("crashed")
+    shutil.copytree(path.parent, crashed)
+    return crashed
+
+
+def assert_balanced(store: Store) -> None:
+    ledger = store.ledger()
+    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
+    assert ledger.accepted == gone + ledger.pending, ledger
+    assert ledger.accepted == ROWS, ledger
+
+
+def use(path: Path) -> Store:
+    """Do with a file what an application does: open, append, read; then give its store."""
+    exporter = SpoolSpanExporter(settings=Settings(path=path, target=MINE, drain=False))
+    exporter.export([span("after the damage")])
+    deadline = time.monotonic() + 30
+    while exporter._spool.overflow:
+        assert time.monotonic() < deadline, "the overflow never reached the file"
+        time.sleep(0.005)
+    exporter.shutdown()
+    store = Store(path)
+    for _ in range(2):  # what only reading finds is salvaged by the next writer
+        try:
+            read_all(store)
+        except SpoolDamagedError:
+            store.open()
+    return store
+
+
+def read_all(store: Store) -> list[int]:
+    """Read every row that waits; give the ids."""
+    ids, after = [], 0
+    while rows := store.pending(after):
+        ids += [row.id for row in rows if row.is_sound]
+        after = rows[-1].id
+    store.dead_letters()
+    return ids
+
+
+def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
+    filled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = filled / "spool.db"
+    content = bytearray(path.read_bytes())
+    content[100:4096] = os.urandom(3996)
+    path.write_bytes(content)
+    path.with_name("spool.db-wal").unlink()
+    store = use(path)
+    assert "was damaged and was moved to" in caplog.text
+    (aside,) = filled.glob("spool.db.corrupt-*")
+    assert aside.read_bytes() == bytes(content)
+    assert len(read_all(store)) == 1
+    store.close()
+
+
+def test_a_damaged_leaf_costs_its_own_rows_and_they_are_counted(filled: Path) -> None:
+    store = Store(filled / "spool.db")
+    store.open()
+    store.close()  # the WAL is in the main file now
+    path = filled / "spool.db"
+    content = bytearray(path.read_bytes())
+    page = content.find(b"x" * 500) // 4096
+    content[page * 4096 : page * 4096 + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    store = use(path)
+    ledger = store.ledger()
+    assert 0 < ledger.damaged < 20
+    assert ledger.accepted == ROWS + 1
+    assert ledger.accepted == ledger.delivered + ledger.dead + ledger.damaged + ledger.pending
+    assert len(read_all(store)) == ledger.pending
+    assert (ledger.delivered, ledger.dead) == (5, 3)
+    store.close()
+
+
+def test_no_damage_stops_the_application_and_every_readable_span_is_kept(
+    filled: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(seed())
+    for number in range(IMAGES):
+        directory = tmp_path / f"damaged-{number}"
+        shutil.copytree(filled, directory)
+        damage(directory, chance)
+        store = use(directory / "spool.db")
+        assert store.ledger().pending >= 1
+        read_all(store)
+        store.close()
+        shutil.rmtree(directory)
+
+
+def damage(directory: Path, chance: random.Random) -> None:
+    """Flip bytes of the main file or the WAL, or cut one off."""
+    name = chance.choice(["spool.db", "spool.db-wal"])
+    file = directory / name
+    content = bytearray(file.read_bytes())
+    if chance.random() < 0.2:
+        # An empty main file is a new one, which is no damage.
+        content = content[: chance.randrange(1 if name == "spool.db" else 0, len(content))]
+    else:
+        for _ in range(chance.choice([1, 3, 50])):
+            # The first 100 bytes say whose file it is: another test's matter.
+            position = chance.randrange(100 if name == "spool.db" else 0, len(content))
+            content[position] ^= 1 << chance.randrange(8)
+    file.write_bytes(content)
+
+
+def test_a_salvage_that_was_killed_at_its_end_is_finished(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled / "spool.db"
+    content = bytearray(path.read_bytes())
+    content[100:4096] = os.urandom(3996)
+    path.write_bytes(content)
+    path.with_name("spool.db-wal").unlink()
+    replaced = Path.replace
+
+    def killed(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Store(path).open()
+    monkeypatch.setattr(Path, "replace", replaced)
+    store = Store(path)
+    store.open()
+    assert len(list(filled.glob("spool.db.corrupt-*"))) == 1
+    store.append(MINE, batch("after"), now=1.0)
+    assert store.ledger().pending >= 1
+    store.close()
