@@ -792,7 +792,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for Langfuse's OTLP endpoint.")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     with StandIn(port=parser.parse_args().port) as langfuse:
-        print(langfuse.url, flush=True)  # noqa: T201 - who starts this reads it
+        print(langfuse.url, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 

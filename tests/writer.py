@@ -11,7 +11,6 @@ import sys
 import time
 
 from spans import provider_of
-
 from spool import SpoolSpanExporter
 
 

@@ -27,7 +27,7 @@ from spool.errors import PayloadError, SettingsError, SpoolError
 from spool.otlp import join
 from spool.pace import Pace, Suspect
 from spool.sender import Outcome, Sender, Verdict
-from spool.settings import Target, read_credentials
+from spool.settings import Target, read_credentials, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -299,7 +299,7 @@ class Drainer:
             "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
             sum(batch.spans for batch in batches),
             len(body),
-            target.endpoint,
+            without_secrets(target.endpoint),
             outcome.verdict.value,
             outcome.reason,
         )
@@ -392,8 +392,9 @@ class Drainer:
         if outcome.rejected:
             self._complain(f"route {route.name}: dead letters", outcome.reason)
         self._troubles.pop(route.name, None)
-        self.tally.delivered += take.spans - outcome.rejected
-        self.tally.dead += outcome.rejected
+        dead = min(outcome.rejected, take.spans)
+        self.tally.delivered += take.spans - dead
+        self.tally.dead += dead
         self._unsettled.setdefault(route.name, []).append((take, outcome))
         self._settle_again(route)
 

@@ -114,7 +114,7 @@ def _filesystem(directory: Path) -> str:
     device = os.stat(directory).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
     except OSError:
         return ""
     for line in mounts.splitlines():

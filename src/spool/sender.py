@@ -20,6 +20,7 @@ import http.client
 import importlib.metadata
 import json
 import re
+import urllib.parse
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -41,6 +42,8 @@ _LONGEST_REASON: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
 _SHORTEST_SECRET: Final = 4
 _SCHEMES: Final = frozenset({"Basic", "Bearer"})
+# What json.loads and int raise for what a server may say.
+_UNREADABLE: Final = (ValueError, OverflowError, RecursionError)
 
 
 class Verdict(Enum):
@@ -97,12 +100,14 @@ class Sender:
             self.close()
             reason = f"no complete answer within {timeout:g} s"
             return Outcome(Verdict.WAIT, f"{reason} ({error})", is_timeout=True)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # ValueError: a proxy or a host whose name or port is none.
             self.close()
-            outcome = Outcome(Verdict.WAIT, _words_of(error))
+            outcome = Outcome(Verdict.WAIT, f"{type(error).__name__}: {error}")
         else:
             outcome = classify(answer)
-        return replace(outcome, reason=_without(self.target, outcome.reason))
+        # Cut last: half a secret would not be found.
+        return replace(outcome, reason=_shortened(_without(self.target, outcome.reason)))
 
     def close(self) -> None:
         """Close the connection; the next request opens one."""
@@ -140,7 +145,10 @@ class Sender:
 
 
 def classify(answer: Answer) -> Outcome:
-    """Say what an answer means, by the OTLP specification and what Langfuse 4.16 really answers."""
+    """Say what an answer means, by the OTLP specification and what Langfuse 4.16 really answers.
+
+    The reason is still as long as the server wanted it, and may hold our secrets.
+    """
     status = answer.status
     reason = f"{status} {_words(answer)}".strip()
     if 200 <= status < 300:  # noqa: PLR2004 - success, RFC 9110, section 15.3
@@ -148,9 +156,9 @@ def classify(answer: Answer) -> Outcome:
     if status == 413 or (status == 400 and answer.content_type != "text/html"):  # noqa: PLR2004
         return Outcome(Verdict.SPLIT, reason)
     if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
-        location = without_secrets(answer.headers.get("location", ""))
+        location = _place(answer.headers.get("location", ""))
         return Outcome(Verdict.WAIT, f"{status} redirect to {location!r}, which is not followed")
-    if status in (408, 425, 429) or status >= 500:  # noqa: PLR2004 - server errors
+    if status in (408, 425, 429) or not 200 <= status < 500:  # noqa: PLR2004 - 1xx, server errors
         return Outcome(Verdict.WAIT, reason, _retry_after(answer.headers))
     # 401, 403, 404, 405, an HTML page for a 400, and what else a client is to blame for.
     return Outcome(Verdict.HOLD, reason)
@@ -168,9 +176,9 @@ def _read_success(answer: Answer) -> Outcome:
             found = answer.content_type or "no content type"
             reason = f"{answer.status} with {found}, which is no OTLP answer: a captive portal?"
             return Outcome(Verdict.WAIT, reason)
-    except (DecodeError, ValueError, TypeError, AttributeError) as error:
+    except (DecodeError, *_UNREADABLE, TypeError, AttributeError) as error:
         return Outcome(Verdict.WAIT, f"{answer.status} with an answer that cannot be read: {error}")
-    return Outcome(Verdict.DELIVERED, _shortened(words), rejected=max(0, rejected))
+    return Outcome(Verdict.DELIVERED, words.strip(), rejected=max(0, rejected))
 
 
 def _partial_success(answer: Any) -> tuple[int, str]:
@@ -195,7 +203,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _date(text: str) -> datetime | None:
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         date = email.utils.parsedate_to_datetime(text)
         return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
     return None
@@ -204,17 +212,21 @@ def _date(text: str) -> datetime | None:
 def _words(answer: Answer) -> str:
     """Give the server's words: a JSON object's error or message, or the text without its tags."""
     text = answer.body.decode(errors="replace")
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(*_UNREADABLE):
         said = json.loads(text)
         if isinstance(said, dict):
             text = str(said.get("error") or said.get("message") or text)
     if answer.content_type == "text/html":
-        text = re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text)
-    return _shortened(text)
+        # Each alternative takes what it has looked at: linear, whatever the server says.
+        text = re.sub(r"(?s)<(style|script).*?(?:</\1>|\Z)|<[^>]*>?", " ", text)
+    return " ".join(text.split())
 
 
-def _words_of(error: Exception) -> str:
-    return _shortened(f"{type(error).__name__}: {error}")
+def _place(location: str) -> str:
+    try:
+        return without_secrets(location)
+    except ValueError:
+        return "what is no URL"
 
 
 def _shortened(text: str) -> str:
@@ -233,6 +245,9 @@ def _secrets(target: Target) -> set[str]:
     found: set[str] = set()
     for value in target.headers.values():
         found.update((value, *value.split()))
+    query = urllib.parse.urlsplit(target.endpoint).query
+    for name, value in urllib.parse.parse_qsl(query):
+        found.update((value, urllib.parse.quote(value), urllib.parse.urlencode({name: value})))
     for token in list(found):
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")

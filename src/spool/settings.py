@@ -43,7 +43,7 @@ class Target:
     """
 
     route: str
-    endpoint: str
+    endpoint: str = field(repr=False)  # its query may hold a secret
     headers: Mapping[str, str] = field(repr=False)
     public_key: str | None = None
     endpoint_named: bool = True
@@ -79,7 +79,7 @@ class Target:
         Eight hexadecimal digits of a salted SHA-256: enough to notice a change, too few to find
         the secret by trying.
         """
-        said = [without_secrets(self.endpoint), *(f"{k}:{v}" for k, v in self.headers.items())]
+        said = [self.endpoint, *(f"{k}:{v}" for k, v in self.headers.items())]
         return hashlib.sha256(salt + "\n".join(sorted(said)).encode()).hexdigest()[:8]
 
 
@@ -113,8 +113,9 @@ def _checked(endpoint: str, headers: Mapping[str, str]) -> tuple[str, dict[str, 
     except ValueError:
         usable = None
     if not usable or re.search(r"[\x00-\x20\x7f]", endpoint):
+        shown = re.sub(r"//.*@", "//", endpoint.partition("?")[0])  # its secrets are not for logs
         raise SettingsError(
-            f"endpoint {endpoint!r}: must be a URL such as https://host{LANGFUSE_PATH}"
+            f"endpoint {shown!r}: must be a URL such as https://host{LANGFUSE_PATH}"
         )
     if parts.username is not None:
         user, password = (urllib.parse.unquote(x or "") for x in (parts.username, parts.password))
@@ -265,6 +266,7 @@ _ALLOWED: Final = {
 
 
 def _refuse(variable: str, value: object, allowed: str) -> NoReturn:
+    value = f"{value:g}" if isinstance(value, float) else value
     raise SettingsError(f"{variable}={value}: must be {allowed}")
 
 
@@ -321,7 +323,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
 def _parse(variable: str, text: str, parser: Callable[[str], Any], allowed: str) -> Any:
     try:
         return parser(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OSError, RuntimeError):  # the last two: of files and homes
         _refuse(variable, text, allowed)
 
 
@@ -370,7 +372,10 @@ def _spool_file(given: Path | str | None) -> Path:
         import platformdirs  # noqa: PLC0415 - only where SPOOL_PATH is not set
 
         return platformdirs.user_state_path("langfuse-spool") / "spool.db"
-    path = Path(given).expanduser().absolute()
+    try:
+        path = Path(given).expanduser().absolute()
+    except RuntimeError:  # ~ of a user who is none
+        _refuse("SPOOL_PATH", given, _ALLOWED["path"])
     # os.path: Path.is_dir raises where a directory above may not be searched.
     return path / "spool.db" if os.path.isdir(path) else path  # noqa: PTH112 - as above
 

@@ -225,7 +225,10 @@ def _proxy(scheme: str, host: str, proxies: Mapping[str, str]) -> urllib.parse.S
     bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
     if bypass(host, dict(proxies)):
         return None
-    return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+    proxy = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+    if proxy.scheme != "http":
+        raise OSError(f"a proxy of scheme {proxy.scheme!r} is not supported; name it by http://")
+    return proxy
 
 
 def _proxy_authorization(proxy: urllib.parse.SplitResult) -> dict[str, str]:
