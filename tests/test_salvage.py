@@ -3,7 +3,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from spool import Settings, SpoolSpanExporter
 from spool.errors import SpoolDamagedError
 from spool.settings import Target
 from spool.store import Store
+from standin import StandIn
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
@@ -100,14 +104,11 @@ def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
 
 
 def test_a_damaged_leaf_costs_its_own_rows_and_they_are_counted(filled: Path) -> None:
-    store = Store(filled / "spool.db")
+    path = filled / "spool.db"
+    store = Store(path)
     store.open()
     store.close()  # the WAL is in the main file now
-    path = filled / "spool.db"
-    content = bytearray(path.read_bytes())
-    page = content.find(b"x" * 500) // 4096
-    content[page * 4096 : page * 4096 + 8] = b"\xff" * 8
-    path.write_bytes(content)
+    damage_a_leaf(path)
     store = use(path)
     ledger = store.ledger()
     assert 0 < ledger.damaged < 20
@@ -172,3 +173,54 @@ def test_a_salvage_that_was_killed_at_its_end_is_finished(
     store.append(MINE, batch("after"), now=1.0)
     assert store.ledger().pending >= 1
     store.close()
+
+
+def test_drain_salvages_a_damaged_file_and_sends_what_is_left(filled: Path) -> None:
+    path = filled / "spool.db"
+    store = Store(path)
+    store.open()
+    store.close()  # the WAL is in the main file now
+    with StandIn(keys={"pk-lf-mine": "sk-lf-mine"}) as langfuse:
+        damage_a_leaf(path)
+        environment = {
+            **os.environ,
+            "SPOOL_PATH": str(path),
+            "LANGFUSE_PUBLIC_KEY": "pk-lf-mine",
+            "LANGFUSE_SECRET_KEY": "sk-lf-mine",
+            "LANGFUSE_HOST": langfuse.url,
+        }
+        command = [sys.executable, "-m", "spool", "drain"]
+        drained = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert "Traceback" not in drained.stderr
+        assert "spans were rescued" in drained.stderr
+        store = Store(path)
+        assert store.ledger().delivered == 5 + langfuse.accepted > 100
+        assert_balanced(store)
+        store.close()
+
+
+def test_damage_that_only_the_drainer_meets_is_salvaged_in_the_background(
+    filled: Path, settings: Settings, langfuse: StandIn
+) -> None:
+    path = filled / "spool.db"
+    target = Target.langfuse("pk-lf-mine", "sk-lf-test", langfuse.url)
+    exporter = SpoolSpanExporter(settings=replace(settings, path=path, target=target))
+    exporter._spool.store.database.checkpoint()
+    damage_a_leaf(path)
+    exporter.export([span("fresh")])
+    langfuse.wait_for(lambda server: server.names()["fresh"] == 1, timeout=60)
+    exporter.shutdown()
+    store = Store(path)
+    assert 0 < store.ledger().damaged < 20
+    store.close()
+
+
+def damage_a_leaf(path: Path) -> None:
+    """Overwrite the head of a page of the main file that holds rows, the WAL being empty."""
+    content = bytearray(path.read_bytes())
+    page = content.find(b"x" * 500) // 4096
+    content[page * 4096 : page * 4096 + 8] = b"\xff" * 8
+    with path.open("r+b") as file:
+        file.write(content)

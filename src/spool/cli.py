@@ -20,7 +20,7 @@ import click
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from spool.drainer import Drainer, Tally
-from spool.errors import SettingsError, SpoolBusyError, SpoolError
+from spool.errors import SettingsError, SpoolBusyError, SpoolDamagedError, SpoolError
 from spool.keeper import Keeper
 from spool.otlp import unpack
 from spool.settings import Settings
@@ -110,7 +110,11 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
         tally, pending = Tally(), 0
         if spool is not None:
             with _progress(spool, hidden=as_json) as progress, _kept(spool):
-                spool.drainer.drain(timeout, progress)
+                try:
+                    spool.drainer.drain(timeout, progress)
+                except SpoolDamagedError:
+                    spool.store.database.repair()
+                    spool.drainer.drain(timeout, progress)
             tally, pending = spool.drainer.tally, spool.store.ledger().pending
         seconds = round(time.monotonic() - started, 3)
         result = {**asdict(tally), "pending": pending, "seconds": seconds}

@@ -129,6 +129,12 @@ class Database:
         self._thaw()
         self._mutex.close()
 
+    def repair(self) -> None:
+        """Salvage the file, if a use of it found that it is damaged."""
+        if self._is_damaged:
+            with self.writing():
+                pass
+
     # Durability and size
 
     def sync(self) -> None:

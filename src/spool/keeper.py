@@ -48,6 +48,7 @@ class Keeper:
 
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
+        self._store.database.repair()
         self.save()
         if self._store.database.wal_bytes() > LARGE_WAL:
             self._store.database.checkpoint()
