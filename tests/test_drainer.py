@@ -581,3 +581,63 @@ def test_an_outage_however_long_makes_no_dead_letters(
     langfuse.behave(None)
     drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
     assert store.ledger().delivered == 320
+
+
+def test_what_was_sent_from_a_file_that_was_moved_is_not_settled_in_the_new_one(
+    drainer: Drainer, store: Store, target: Target, path: Path, clock: Clock, langfuse: StandIn
+) -> None:
+    def move_while_answering(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        path.rename(path.with_name("moved.db"))
+        store.append(target, batch("new"), clock.now)
+        exchange.answer(reply)
+
+    langfuse.behave(standin.sequence([move_while_answering, None]))
+    drainer.send_due()
+    assert "new" not in langfuse.names()
+    assert store.ledger().pending == 1
+    drain_all(drainer)
+    assert langfuse.names()["new"] == 1
+
+
+def test_a_route_of_another_file_is_never_sent_with_these_credentials(
+    drainer: Drainer, store: Store, target: Target, path: Path, clock: Clock, langfuse: StandIn
+) -> None:
+    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+    routes = store.routes()
+    path.rename(path.with_name("moved.db"))
+    store.append(theirs, batch("theirs"), clock.now)
+    assert store.routes()[0].id == routes[0].id
+    assert drainer._send_in_turn(routes[0].id, target) is None
+    assert langfuse.requests == []
+
+
+def test_a_retry_after_of_nothing_still_backs_off(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(0))
+    drainer.send_due()
+    assert route_of(store).wait_seconds == 0.01
+
+
+def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
+    drainer: Drainer, store: Store, langfuse: StandIn, clock: Clock
+) -> None:
+    route = route_of(store)
+    store.wait(route, 60, clock.now, "503")
+    assert drainer._send_in_turn(route.id, drainer._targets[route.name]) is None
+    assert langfuse.requests == []
+
+
+def test_overlapping_cuts_make_no_negative_dead_letters(
+    store: Store, target: Target, clock: Clock
+) -> None:
+    store.append(target, batch(*"abcdef"), clock.now)
+    late = store.oldest(1, max_bytes=1 << 20, max_spans=1)
+    early = store.oldest(1, max_bytes=1 << 20, max_spans=4)
+    assert early is not None
+    assert late is not None
+    store.settle(early, clock.now)
+    store.settle(late, clock.now, dead=1, reason="400")
+    ledger = store.ledger()
+    assert (ledger.delivered, ledger.dead, ledger.pending) == (4, 0, 2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -356,3 +357,102 @@ def test_its_own_requests_are_hidden_from_instrumentation(
     langfuse.wait_for(lambda _: bool(seen))
     assert seen[0] is True
     provider.shutdown()
+
+
+def test_shutdown_does_not_wait_for_the_request_in_flight(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.mute())
+    patient = replace(settings, timeout_seconds=100, shutdown_seconds=0.1)
+    exporter = SpoolSpanExporter(settings=patient)
+    exporter.export([span("a")])
+    langfuse.wait_for(lambda server: len(server.requests) == 1)
+    started = time.monotonic()
+    exporter.shutdown()
+    assert time.monotonic() - started < 50
+
+
+def test_a_process_forks_and_shuts_down_after_its_directory_is_gone(
+    settings: Settings, path: Path
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("a")])
+    path.parent.rename(path.parent.with_name("gone"))
+    path.parent.touch()  # nothing can be made there
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert exporter.export([span("b")]) is SpanExportResult.FAILURE
+    exporter.shutdown()
+    names = {thread.name for thread in threading.enumerate()}
+    assert "spool-keeper" not in names
+
+
+def test_a_log_handler_that_ends_spans_does_not_recur_without_end(
+    settings: Settings, path: Path
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    calls: list[logging.LogRecord] = []
+
+    class Spanning(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            calls.append(record)
+            exporter.export([span("from the log")])
+
+    handler = Spanning()
+    logging.getLogger("spool").addHandler(handler)
+    other = Store(path)
+    try:
+        with other.database.writing():
+            exporter.export([span("a")])
+    finally:
+        logging.getLogger("spool").removeHandler(handler)
+    assert len(calls) == 1
+    exporter.shutdown()
+    other.close()
+
+
+def test_where_no_thread_can_be_started_a_span_is_spooled_once_and_sent_later(
+    settings: Settings, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+
+    def exhausted(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", exhausted)
+        assert exporter.export([span("a"), span("b")]) is SpanExportResult.SUCCESS
+    assert exporter.export([span("c")]) is SpanExportResult.SUCCESS
+    assert exporter.force_flush(10_000)
+    assert exporter._spool.ledger().accepted == 3
+    assert set(langfuse.span_ids().values()) == {1}
+    exporter.shutdown()
+
+
+def test_an_exception_out_of_a_signal_handler_does_not_spoil_the_locks(
+    settings: Settings,
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    one = span("a")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(300):
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number * 0.000005)
+            try:
+                for _ in range(20):
+                    exporter.export([one])
+            except KeyboardInterrupt:
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    wait_until(lambda: not exporter._spool.overflow)
+    assert exporter.export([one]) is SpanExportResult.SUCCESS
+    exporter.shutdown()

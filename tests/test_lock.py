@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,7 +209,8 @@ def test_a_waiting_process_gets_the_lock_when_it_is_freed(
 ) -> None:
     lock.acquire(1)
     waiter = processes.start(HOLD)
-    threading.Timer(0.2, lock.release).start()
+    time.sleep(0.2)
+    lock.release()
     assert waiter.stdout is not None
     assert waiter.stdout.readline() == "held\n"
     assert not can_hold(lock)

@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from spans import batch, span
 from spool.errors import PayloadError
-from spool.otlp import Batch, Codec, cut, encode, join, unpack
+from spool.otlp import Batch, Codec, cut, encode, join, pieces, unpack
 
 # A field that nobody knows yet, of each wire type: varint, fixed64, length-delimited, fixed32.
 UNKNOWN = [b"\x80\x7d\x96\x01", b"\x81\x7d" + b"8" * 8, b"\x82\x7d\x03new", b"\x85\x7d" + b"4" * 4]
@@ -300,3 +300,24 @@ def test_a_flipped_byte_is_cut_or_an_error_of_ours(data: st.DataObject) -> None:
     except PayloadError:
         return
     assert head.spans + rest.spans == 2
+
+
+def test_pieces_are_small_whole_and_in_order() -> None:
+    whole = batch(*(f"s{number}" for number in range(100)), size=1000)
+    cut_up = pieces(whole, 10_000)
+    assert all(piece.raw_bytes <= 10_000 for piece in cut_up)
+    assert sum(piece.spans for piece in cut_up) == 100
+    request = ExportTraceServiceRequest.FromString(join(cut_up, compress=False))
+    names = [
+        span.name
+        for resource_spans in request.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
+    assert names == [f"s{number}" for number in range(100)]
+
+
+def test_what_fits_and_a_single_span_stay_as_they_are() -> None:
+    one = batch("large", size=100_000)
+    assert pieces(one, 1000) == [one]
+    assert pieces(one, 1 << 20) == [one]

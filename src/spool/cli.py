@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from spool.records import DeadLetter, Route
 
 _SETTLED: Final = 5.0
+_ID: Final = click.IntRange(1, (1 << 63) - 1)
 _DRAINED: Final = (
     "delivered {delivered} spans in {requests} requests and {seconds:.1f} s; "
     "{pending} pending, {dead} dead letters made"
@@ -261,7 +262,8 @@ def _peek(store: Store, count: int) -> list[dict[str, Any]]:
     while len(shown) < count and (rows := store.pending(after)):
         after = rows[-1].id
         for row in rows:
-            shown.extend(map(_span_json, _spans(row.batch)))
+            if row.is_sound:
+                shown.extend(map(_span_json, _spans(row.batch)))
     return shown[:count]
 
 
@@ -328,7 +330,7 @@ def list_dead(path: str | None) -> None:
 
 
 @dead.command()
-@click.argument("letter_id", metavar="ID", type=int)
+@click.argument("letter_id", metavar="ID", type=_ID)
 @click.pass_obj
 def show(path: str | None, letter_id: int) -> None:
     """Show one dead letter and its spans."""
@@ -342,7 +344,7 @@ def show(path: str | None, letter_id: int) -> None:
 
 
 @dead.command()
-@click.argument("ids", metavar="ID...", type=int, nargs=-1)
+@click.argument("ids", metavar="ID...", type=_ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.pass_obj
 def retry(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:
@@ -355,7 +357,7 @@ def retry(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:
 
 
 @dead.command()
-@click.argument("ids", metavar="ID...", type=int, nargs=-1)
+@click.argument("ids", metavar="ID...", type=_ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.pass_obj
 def purge(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:

@@ -26,5 +26,5 @@ class Complaint:
             self._unsaid += 1
             return
         more = f" (and {self._unsaid} times more since the last such line)" if self._unsaid else ""
+        self._said_at, self._unsaid = now, 0  # first: a log handler may end up here again
         logger.warning("langfuse-spool: %s: %s%s", self._trouble, detail, more)
-        self._said_at, self._unsaid = now, 0

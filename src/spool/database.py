@@ -61,6 +61,7 @@ _Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
 class _Connection:
     sqlite: sqlite3.Connection
     identity: _Identity
+    pid: int
 
 
 class Database:
@@ -80,7 +81,7 @@ class Database:
         self._sync_each_commit = sync_each_commit
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
-        self._reader_lock = threading.Lock()
+        self._reader_lock = threading.RLock()  # a signal handler may read while its thread reads
         self._are_names_synced = False
         self._is_damaged = False
         _all_databases.add(self)
@@ -199,12 +200,15 @@ class Database:
     def _current_writer(self) -> sqlite3.Connection:
         if self._writer is not None:
             identity = self._identity()
-            if self._writer.identity == identity:
+            if self._writer.pid != os.getpid():  # a fork that ran no handlers (in C, say)
+                _leak(self._writer.sqlite)
+            elif self._writer.identity == identity:
                 return self._writer.sqlite
-            self._leave(self._writer, identity)
+            else:
+                self._leave(self._writer, identity)
             self._writer = None
         sqlite = self._open_writer()
-        self._writer = _Connection(sqlite, self._identity())
+        self._writer = _Connection(sqlite, self._identity(), os.getpid())
         self._are_names_synced = False
         return sqlite
 
@@ -215,18 +219,22 @@ class Database:
                 _empty_wal(old.sqlite)
             _leak(old.sqlite)
             return
-        # Only the WAL was removed. Where there is another by now, somebody did this already.
-        if identity[1] is None and not _empty_wal(old.sqlite):
+        # Only the WAL was removed. Where there is another with something in it, somebody did this.
+        if self.wal_bytes() == 0 and not _empty_wal(old.sqlite):
             raise SpoolFileError(
                 f"{self._wal}: it was removed while a reader needs it; wait for it"
             )
         old.sqlite.close()
 
     def _current_reader(self) -> sqlite3.Connection:
-        if self._reader is not None and self._reader.identity == self._identity():
-            return self._reader.sqlite
         if self._reader is not None:
-            self._reader.sqlite.close()  # reads only: its close never checkpoints
+            if self._reader.pid != os.getpid():  # as above
+                _leak(self._reader.sqlite)
+            elif self._reader.identity == self._identity():
+                return self._reader.sqlite
+            else:
+                self._reader.sqlite.close()  # reads only: its close never checkpoints
+            self._reader = None
         place.check(self.path)
         sqlite = _connect(self.path, "ro")
         try:
@@ -234,7 +242,7 @@ class Database:
         except BaseException:
             sqlite.close()
             raise
-        self._reader = _Connection(sqlite, self._identity())
+        self._reader = _Connection(sqlite, self._identity(), os.getpid())
         return sqlite
 
     def _identity(self) -> _Identity:
@@ -286,6 +294,9 @@ class Database:
             yield
         except OSError as error:
             raise place.unusable(self.path, error) from error
+        except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its own message
+            self._is_damaged = True
+            raise SpoolDamagedError(f"{self.path}: SQLite's message cannot be read") from error
         except sqlite3.Error as error:
             # SQLite's corruption codes have no class of their own; all else has.
             if type(error) is sqlite3.DatabaseError:
@@ -343,34 +354,51 @@ class Database:
 
     # Forks
 
-    def _freeze(self) -> None:
-        """Close both connections, and keep every thread from opening another."""
-        self._mutex.freeze(None if self._writer is None else PATIENTLY)
+    def _freeze(self, *, is_held: bool = False) -> None:
+        """Close both connections, and keep every thread from opening another.
+
+        `is_held`: this process holds the mutex already, by another use of the same file.
+        """
         self._reader_lock.acquire()
-        # The reader first: the last one to close checkpoints, which is for the mutex's holder.
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                connection.sqlite.close()
+        self._mutex.freeze(None if is_held or self._writer is None else PATIENTLY)
+        reader, writer = self._reader, self._writer
         self._reader = self._writer = None
+        # The reader first: the last one to close checkpoints, which is for the mutex's holder.
+        if reader is not None:
+            reader.sqlite.close()
+        if writer is not None:
+            self._close_writer(writer)
+
+    def _close_writer(self, writer: _Connection) -> None:
+        # Whatever is wrong with the disk: a later writer meets it again, and says so.
+        with contextlib.suppress(OSError, SpoolFileError, sqlite3.Error):
+            identity = self._identity()
+            if writer.identity == identity:
+                writer.sqlite.close()
+            else:
+                self._leave(writer, identity)
 
     def _thaw(self) -> None:
-        self._reader_lock.release()
         self._mutex.thaw()
+        self._reader_lock.release()
 
     def _start_in_child(self) -> None:
-        self._reader_lock = threading.Lock()
+        self._reader_lock = threading.RLock()
         self.written = threading.Event()
         self.is_wal_large = threading.Event()
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    sqlite = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
         uri=True,
         timeout=BRIEFLY,
         isolation_level=None,
         check_same_thread=False,
     )
+    # A damaged file may call anything text.
+    sqlite.text_factory = lambda text: text.decode(errors="replace")
+    return sqlite
 
 
 def _check_version(path: Path, sqlite: sqlite3.Connection) -> int:
@@ -429,14 +457,18 @@ def _checkpoint(sqlite: sqlite3.Connection) -> None:
 
 def _empty_wal(sqlite: sqlite3.Connection) -> bool:
     """Write the WAL's pages to the main file and truncate it; False where a reader needs it."""
-    (is_busy, _, _) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    sqlite.execute("PRAGMA busy_timeout = 0")  # never wait for a reader while the mutex is held
+    try:
+        (is_busy, _, _) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        sqlite.execute(f"PRAGMA busy_timeout = {int(BRIEFLY * 1000)}")
     return not is_busy
 
 
 def _status(path: Path) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -458,8 +490,10 @@ _all_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 def _before_fork() -> None:
-    for database in list(_all_databases):
-        database._freeze()  # noqa: SLF001 - this module's own class
+    frozen: set[Path] = set()
+    for database in sorted(_all_databases, key=id):
+        database._freeze(is_held=database.path in frozen)  # noqa: SLF001 - this module's own class
+        frozen.add(database.path)
 
 
 def _after_in_parent() -> None:

@@ -175,14 +175,18 @@ class Drainer:
             time.sleep(max(0.0, min(rest, end) - time.monotonic()))
 
     def _run_errand(self, route_id: int, errand: _Errand, end: float) -> None:
-        verdict = self.send_one(route_id, errand.target, end - time.monotonic())
+        left = end - time.monotonic()
+        verdict = self._send_in_turn(route_id, errand.target, left, is_forced=True)
         if verdict is None:  # another process sends
             errand.not_before = time.monotonic() + _PAUSE
         elif verdict is Verdict.HOLD:
             errand.tries = 0
         elif verdict is Verdict.WAIT:
-            errand.tries -= 1
-            errand.not_before = time.monotonic() + self._store.route(route_id).wait_seconds
+            route = self._store.route(route_id)
+            wait = route.wait_seconds if route else 0.0
+            # Nobody watches a command that sleeps for long, unless it was told how long.
+            errand.tries -= 1 if wait <= self._settings.backoff_seconds[1] else _FEW_TRIES
+            errand.not_before = time.monotonic() + wait
 
     # One pass
 
@@ -192,7 +196,7 @@ class Drainer:
         Raises SpoolError when the file does not do its part.
         """
         verdicts = [
-            self.send_one(route.id, target)
+            self._send_in_turn(route.id, target)
             for route in self._store.routes()
             if route.pending_spans
             and (target := self.target_of(route)) is not None
@@ -234,14 +238,22 @@ class Drainer:
     def _fingerprint(self, target: Target) -> str:
         return target.fingerprint(self._store.salt())
 
-    def send_one(self, route_id: int, target: Target, timeout: float = math.inf) -> Verdict | None:
-        """Send one request of a route, if the turn is free; None if not, or if nothing waits."""
+    def _send_in_turn(
+        self, route_id: int, target: Target, timeout: float = math.inf, *, is_forced: bool = False
+    ) -> Verdict | None:
+        """Send one request of a route, if the turn is free; None if not, or if nothing is due."""
         self._pause_for_others()
         if not self._store.turn.acquire(timeout=0):
             return None
         try:
             self._store.turn.sign()
-            return self._send(self._store.route(route_id), target, timeout)
+            # Read again: another process may have had the turn, or the file may be another.
+            route = self._store.route(route_id)
+            if route is None or route.name != target.route:
+                return None
+            if not is_forced and not self._is_due(route, target):
+                return None
+            return self._send(route, target, timeout)
         finally:
             self._store.turn.release()
 
@@ -383,7 +395,7 @@ class Drainer:
 
     def _delay(self, route: str, attempts: int, outcome: Outcome) -> float:
         if outcome.retry_after is not None:
-            return outcome.retry_after
+            return max(outcome.retry_after, self._settings.backoff_seconds[0])
         known = self._troubles.get(route)
         attempts = max(attempts, known.attempts if known else 0)
         return backoff(attempts + 1, *self._settings.backoff_seconds)

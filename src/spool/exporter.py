@@ -44,7 +44,6 @@ class SpoolSpanExporter(SpanExporter):
         self._target = settings.require_target()
         self._spool = open_spool(settings, self._target)
         self._refusal = Complaint("spans were refused and are lost")
-        self._holding = Complaint("the spool file refuses spans for now, they are held in memory")
         self._is_shut_down = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -61,14 +60,11 @@ class SpoolSpanExporter(SpanExporter):
             is_spooled = self._spool.append(self._target, encode(spans))
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             return self._refuse(spans, error)
-        if is_spooled:
-            return SpanExportResult.SUCCESS
-        self._holding.say(f"{len(spans)} spans")
-        return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS if is_spooled else SpanExportResult.FAILURE
 
     def _refuse(self, spans: Sequence[ReadableSpan], error: Exception) -> SpanExportResult:
         if len(spans) > 1 and not isinstance(error, SpoolError):
-            # One of them cannot be encoded: the others can.
+            # One of them cannot be encoded; the others can.
             results = [self.export([span]) for span in spans]
             return max(results, key=lambda result: result.value)
         self._spool.store.refuse(len(spans))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from spool.complaint import Complaint
+from spool.complaint import Complaint, logger
 from spool.database import LARGE_WAL
 from spool.errors import SpoolError
 
@@ -52,6 +52,8 @@ class Keeper:
         self.save()
         if self._store.database.wal_bytes() > LARGE_WAL:
             self._store.database.checkpoint()
+            if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
+                self._stopping.wait(self._interval)
         self._limit()
         while not self._stopping.is_set() and self._store.database.vacuum():
             self._store.database.checkpoint()
@@ -86,7 +88,10 @@ class Keeper:
             database.is_wal_large.clear()
             try:
                 self.keep()
+                continue
             except SpoolError as error:
                 self._complaint.say(error)
-                database.written.set()  # it is still to be done
-                self._stopping.wait(self._interval)
+            except Exception:  # noqa: BLE001 - a keeper that died would go unseen
+                logger.exception("langfuse-spool: a defect in the keeper; it goes on")
+            database.written.set()  # it is still to be done
+            self._stopping.wait(self._interval)

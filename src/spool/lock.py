@@ -28,7 +28,7 @@ except ImportError as error:  # pragma: no cover - Windows
         "langfuse-spool needs Linux or macOS: its lock between processes is flock(2)"
     ) from error
 
-from spool.errors import SpoolBusyError
+from spool.errors import SpoolBusyError, SpoolError
 from spool.place import unusable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _SHORTEST_SLEEP = 0.0001
 _LONGEST_SLEEP = 0.002
 _PID_WIDTH = 10
+_PROBES = 3
 
 _all_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
@@ -55,38 +56,46 @@ class FileLock:
         self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd: int | None = None
         self._identity = (0, 0)
-        self._thread_lock = threading.Lock()
+        self._thread_lock = threading.RLock()
         _all_locks.add(self)
 
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold the lock; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
-        if not self.acquire(timeout):
-            raise SpoolBusyError(
-                f"{self.path}: another process or thread held it for more than {timeout:g} s"
-            )
+        busy = SpoolBusyError(f"{self.path}: it was held elsewhere for more than {timeout:g} s")
+        if _is_ours(self._thread_lock):
+            raise busy
         try:
+            if not self.acquire(timeout):
+                raise busy
             yield
         finally:
-            self.release()
+            try:
+                self.release()
+            finally:  # again, if an exception out of a signal handler kept it from that
+                self.release()
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock within `timeout` seconds; say whether it was had. Raises SpoolFileError."""
         deadline = time.monotonic() + timeout
+        if _is_ours(self._thread_lock):  # a signal handler, in the middle of its thread's own use
+            return False
         if not self._thread_lock.acquire(timeout=max(0.0, timeout)):
             return False
-        locked = False
+        is_had = False
         try:
-            locked = self._poll(deadline)
+            is_had = self._poll(deadline)
         except OSError as error:
             raise unusable(self.path, error) from error
         finally:
-            if not locked:
-                self._thread_lock.release()
-        return locked
+            if not is_had:
+                self.release()
+        return is_had
 
     def release(self) -> None:
-        """Free the lock for the next one."""
+        """Free the lock for the next one, if this thread holds it."""
+        if not _is_ours(self._thread_lock):
+            return
         try:
             if self._fd is not None:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
@@ -106,7 +115,8 @@ class FileLock:
         """
         self._thread_lock.acquire()
         if timeout is not None:
-            with contextlib.suppress(OSError):  # without the file there is nobody to keep out
+            # Without the file there is nobody to keep out.
+            with contextlib.suppress(OSError, SpoolError):
                 self._poll(time.monotonic() + timeout)
 
     def thaw(self) -> None:
@@ -146,7 +156,7 @@ class FileLock:
     def _is_at_path(self) -> bool:
         try:
             status = os.stat(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return (status.st_dev, status.st_ino) == self._identity
 
@@ -157,13 +167,22 @@ class FileLock:
             self._fd = None
 
     def close(self) -> None:
-        """Give the descriptor back; the next `acquire` opens the file again."""
-        with self._thread_lock:
-            self._close()
+        """Give the descriptor back, unless it is in use; the next `acquire` opens it again."""
+        if self._thread_lock.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._thread_lock.release()
 
     def _forget(self) -> None:
         self._close()
-        self._thread_lock = threading.Lock()
+        self._thread_lock = threading.RLock()
+
+
+def _is_ours(lock: threading.RLock) -> bool:
+    """Say whether this thread holds the lock: so an exception at any moment leaves no doubt."""
+    # What Condition relies on, too.
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as above
 
 
 def is_held(path: Path) -> bool:
@@ -173,21 +192,27 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not any(_can_lock(fd) for _ in range(_PROBES))
     finally:
         os.close(fd)
-    return False
+
+
+def _can_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_LONGEST_SLEEP)  # it may only be another one's probe
+        return False
+    return True
 
 
 def signature(path: Path) -> int | None:
     """Give the pid of the last holder that signed; None for none."""
     try:
-        text = path.read_text().strip()
+        text = path.read_bytes().strip()
     except FileNotFoundError:
         return None
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdigit() else None
 
 
 def _forget_in_child() -> None:

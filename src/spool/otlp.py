@@ -86,6 +86,13 @@ def cut(batch: Batch, spans: int) -> tuple[Batch, Batch]:
     return Batch(head, taken, len(head)), Batch(rest, batch.spans - taken, len(rest))
 
 
+def pieces(batch: Batch, max_bytes: int) -> list[Batch]:
+    """Halve a batch until each piece fits, or is one span: rows are rewritten as they are cut."""
+    if batch.raw_bytes <= max_bytes or batch.spans == 1:
+        return [batch]
+    return [piece for half in cut(batch, batch.spans // 2) for piece in pieces(half, max_bytes)]
+
+
 class _Field(NamedTuple):
     number: int
     whole: bytes

@@ -32,11 +32,14 @@ class Row:
 class Take:
     """The oldest spans of a route, as one request: whole rows, the last of them perhaps cut.
 
+    `salt` tells the file they are of: ids begin anew in another one.
+
     `rest` is what stays of the last row where it was cut. A row that is damaged is taken alone, and
     `damage` says in what way.
     """
 
     route_id: int
+    salt: bytes
     rows: tuple[Row, ...]
     batches: tuple[Batch, ...]
     rest: Batch | None = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spool.records import checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 _PAGE_ROWS: Final = 64
@@ -50,10 +50,10 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
         old.text_factory = lambda text: text.decode(errors="replace")
         fresh.execute("BEGIN IMMEDIATE")
         for meta in _read(old, "meta", ("salt", "refused")):
-            fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
-        routes = _routes(old)
-        for route in routes:
-            _copy(fresh, "route", _IDENTITY, route)
+            with contextlib.suppress(sqlite3.IntegrityError):
+                fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
+        found = _routes(old, id_bits)
+        routes = [route for route in found if _is_copied(fresh, "route", _IDENTITY, route)]
         for route in routes or _guessed_routes():
             first = (route["id"] << id_bits) + 1
             _copy_rows(old, fresh, "batch", _BATCH, (first, first + route["next"]))
@@ -64,18 +64,19 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
     return Salvaged(int(rescued), lost)
 
 
-def _routes(old: sqlite3.Connection) -> list[_Row]:
-    columns = (*_IDENTITY, *_TOTALS, "accepted", "next", "pending_spans", "dead")
-    found = list(_read(old, "route", columns))
-    return [route for route in found if route["name"] and _are_counts(route.values())]
+def _routes(old: sqlite3.Connection, id_bits: int) -> list[_Row]:
+    counts = (*_TOTALS, "accepted", "next", "pending_spans", "dead")
+    return [
+        route
+        for route in _read(old, "route", (*_IDENTITY, *counts))
+        if isinstance(route["name"], str)
+        and 0 < route["id"] < 1 << (63 - id_bits)
+        and all(isinstance(route[name], int) and route[name] >= 0 for name in counts)
+    ]
 
 
 def _guessed_routes() -> list[_Row]:
     return [{"id": number, "next": _GUESSED_ROWS} for number in range(1, _GUESSED_ROUTES)]
-
-
-def _are_counts(values: Iterable[object]) -> bool:
-    return all(not isinstance(value, (int, float)) or value >= 0 for value in values)
 
 
 def _read(old: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[_Row]:
@@ -93,12 +94,12 @@ def _copy_rows(
     bounds: tuple[int, int],
 ) -> None:
     for row in _readable(old, table, columns, bounds):
-        with contextlib.suppress(TypeError, OverflowError, sqlite3.IntegrityError):
+        with contextlib.suppress(TypeError, OverflowError):
             if (
                 checksum(row["spans"], row["raw_bytes"], row["codec"], row["payload"])
                 == row["crc32"]
             ):
-                _copy(fresh, table, columns, row)  # one that was read twice is refused by its id
+                _is_copied(fresh, table, columns, row)
 
 
 def _readable(
@@ -125,16 +126,23 @@ def _readable(
                 ranges += [(first, middle), (middle + 1, last)]
 
 
-def _copy(fresh: sqlite3.Connection, table: str, columns: tuple[str, ...], row: _Row) -> None:
-    """Insert a row; one whose route could not be read gets a route without a receiver."""
-    if "route" in columns:
-        route = row["route"]
-        fresh.execute(
-            "INSERT OR IGNORE INTO route (id, name, endpoint) VALUES (?, ?, '')",
-            (route, f"salvaged-{route}"),
-        )
+def _is_copied(fresh: sqlite3.Connection, table: str, columns: tuple[str, ...], row: _Row) -> bool:
+    """Insert a row, and say whether the tables took it: not one that is garbled, or read twice.
+
+    One whose route could not be read gets a route without a receiver.
+    """
     marks = ", ".join(f":{column}" for column in columns)
-    fresh.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", row)
+    try:
+        if "route" in columns:
+            route = row["route"]
+            fresh.execute(
+                "INSERT OR IGNORE INTO route (id, name, endpoint) VALUES (?, ?, '')",
+                (route, f"salvaged-{route}"),
+            )
+        fresh.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", row)
+    except sqlite3.IntegrityError:
+        return False
+    return True
 
 
 def _restore_totals(fresh: sqlite3.Connection, route: _Row) -> int:

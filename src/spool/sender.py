@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from spool.settings import Settings, Target
 
-_LONGEST_ANSWER: Final = 64 << 10
+_LONGEST_ANSWER: Final = 1 << 20
 _LONGEST_REASON: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
 _SHORTEST_SECRET: Final = 4
@@ -184,7 +184,7 @@ def _read_success(answer: Answer) -> Outcome:
 def _partial_success(answer: Any) -> tuple[int, str]:
     """Read OTLP/JSON's partial success (64-bit numbers may be strings there)."""
     partial = answer.get("partialSuccess") or {}
-    return int(partial.get("rejectedSpans", 0)), str(partial.get("errorMessage", ""))
+    return int(partial.get("rejectedSpans") or 0), str(partial.get("errorMessage") or "")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -176,12 +176,12 @@ class Settings:
         first, largest = self.backoff_seconds
         checks = {
             "path": bool(self.path.name),
-            "sync_seconds": 0 <= self.sync_seconds < math.inf,
+            "sync_seconds": 0 <= self.sync_seconds <= _LONGEST_SECONDS,
             "max_bytes": self.max_bytes >= _SMALLEST_SPOOL,
             "max_request_bytes": self.max_request_bytes >= _SMALLEST_REQUEST,
             "backoff_seconds": 0 < first <= largest < math.inf,
-            "timeout_seconds": 0 < self.timeout_seconds < math.inf,
-            "shutdown_seconds": 0 <= self.shutdown_seconds < math.inf,
+            "timeout_seconds": 0 < self.timeout_seconds <= _LONGEST_SECONDS,
+            "shutdown_seconds": 0 <= self.shutdown_seconds <= _LONGEST_SECONDS,
         }
         for name, is_allowed in checks.items():
             if not is_allowed:
@@ -246,6 +246,7 @@ def read_credentials(path: Path) -> dict[str, str]:
     return secrets
 
 
+_LONGEST_SECONDS: Final = 86400.0  # what threads can wait for has a limit, too
 _SMALLEST_REQUEST: Final = 1 << 10
 _SMALLEST_SPOOL: Final = 1 << 20
 
@@ -374,7 +375,7 @@ def _spool_file(given: Path | str | None) -> Path:
         return platformdirs.user_state_path("langfuse-spool") / "spool.db"
     try:
         path = Path(given).expanduser().absolute()
-    except RuntimeError:  # ~ of a user who is none
+    except (RuntimeError, OSError):  # ~ of a user who is none; a working directory that is gone
         _refuse("SPOOL_PATH", given, _ALLOWED["path"])
     # os.path: Path.is_dir raises where a directory above may not be searched.
     return path / "spool.db" if os.path.isdir(path) else path  # noqa: PTH112 - as above

@@ -16,10 +16,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from spool.complaint import logger
+from spool.complaint import Complaint, logger
 from spool.drainer import Drainer
-from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolError, SpoolFullError
+from spool.errors import SpoolDamagedError, SpoolError, SpoolFullError
 from spool.keeper import Keeper
+from spool.otlp import pieces
 from spool.overflow import Overflow
 from spool.store import Store
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from spool.records import Ledger
     from spool.settings import Settings, Target
 
+# A row that a slow line cuts is rewritten for each cut: so no row is large.
+_ROW_BYTES: Final = 256 << 10
 _POLL: Final = 0.01
 _STOP_SECONDS: Final = 0.05
 
 _open_spools: dict[Path, SharedSpool] = {}
-_open_lock = threading.Lock()
+_open_lock = threading.RLock()
 
 
 def open_spool(settings: Settings, target: Target) -> SharedSpool:
@@ -59,10 +62,13 @@ class SharedSpool:
         self._settings = settings
         self._targets: dict[str, Target] = {}
         self._users = 0
+        self._complaint = Complaint("the background threads cannot be started")
+        self._holding = Complaint("the spool file refuses spans for now, they are held in memory")
+        self._refusal = Complaint("spans were refused and are lost")
         self._start_over()
 
     def _start_over(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in anywhere
         self._keeper: Keeper | None = None
         self._drainer: Drainer | None = None
         self._is_running = False
@@ -81,32 +87,35 @@ class SharedSpool:
                 self._drainer.add(target)
 
     def append(self, target: Target, batch: Batch) -> bool:
-        """Commit a batch; say whether it is spooled, or held in memory because the file refuses.
+        """Commit a batch, and say whether all of it is spooled.
 
-        Raises SpoolError where there is no room in memory either.
+        What the file refuses for now is held in memory. What finds no room there either is counted
+        as refused, and said.
         """
+        now = time.time()
         try:
-            return self._append(target, batch, time.time())
+            rows = [self._append(target, row, now) for row in pieces(batch, _ROW_BYTES)]
+            return all(rows)
         finally:
             if not self._is_running:
                 self._run()
 
     def _append(self, target: Target, batch: Batch, now: float) -> bool:
-        refusal: SpoolError = SpoolBusyError(
-            f"{self.path}: it refuses spans, and the memory is full"
-        )
+        refusal: SpoolError | None = None
         if not self.overflow:
             try:
                 self.store.append(target, batch, now)
-            except SpoolFullError:
-                raise
             except SpoolError as error:
                 refusal = error
             else:
                 return True
-        if not self.overflow.add(target, batch, now):
-            raise refusal
-        self.store.database.written.set()
+        is_full = isinstance(refusal, SpoolFullError)
+        if not is_full and self.overflow.add(target, batch, now):
+            self._holding.say(refusal or f"{batch.spans} spans")
+            self.store.database.written.set()
+        else:
+            self._refusal.say(refusal or "the memory for them is full")
+            self.store.refuse(batch.spans)
         return False
 
     def ledger(self) -> Ledger:
@@ -149,37 +158,49 @@ class SharedSpool:
             if self._is_running or _is_exiting():
                 return
             self._is_running = True
-            self._keeper = Keeper(self.store, self._settings, self.overflow)
-            self._keeper.start()
-            if not self._settings.drain:
-                return
-            self._drainer = Drainer(self.store, self._settings, self.overflow)
+            keeper = Keeper(self.store, self._settings, self.overflow)
+            drainer = Drainer(self.store, self._settings, self.overflow)
             for target in self._targets.values():
-                self._drainer.add(target)
-            self._drainer.start()
+                drainer.add(target)
+            try:
+                if self._keeper is None:
+                    keeper.start()
+                    self._keeper = keeper
+                if self._settings.drain:
+                    drainer.start()
+                    self._drainer = drainer
+            except (
+                RuntimeError
+            ) as error:  # no more threads are to be had: the next span tries again
+                self._is_running = False
+                self._complaint.say(error)
 
     def _stop(self) -> None:
         with self._lock:
             drainer, keeper, overflow = self._drainer, self._keeper, self.overflow
             self._start_over()
-        if drainer is not None:
-            _finish(drainer, self._settings.shutdown_seconds)
-        if keeper is not None:
-            keeper.stop(_STOP_SECONDS)
         try:
-            Keeper(self.store, self._settings, overflow).save()
-        except SpoolError as error:
-            if overflow:
-                logger.error("langfuse-spool: %d spans are lost: %s", overflow.spans, error)
-        self.store.close()
+            if drainer is not None:
+                _finish(drainer, self._settings.shutdown_seconds)
+        finally:
+            if keeper is not None:
+                keeper.stop(_STOP_SECONDS)
+            try:
+                Keeper(self.store, self._settings, overflow).save()
+            except SpoolError as error:
+                if overflow:
+                    logger.error("langfuse-spool: %d spans are lost: %s", overflow.spans, error)
+            self.store.close()
 
 
 def _finish(drainer: Drainer, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and drainer.has_prospects():
-        drainer.wake()
-        time.sleep(_POLL)
-    drainer.stop(_STOP_SECONDS)
+    try:
+        while time.monotonic() < deadline and drainer.has_prospects():
+            drainer.wake()
+            time.sleep(_POLL)
+    finally:
+        drainer.stop(_STOP_SECONDS)
 
 
 def _is_exiting() -> bool:
@@ -189,7 +210,7 @@ def _is_exiting() -> bool:
 
 def _start_over_in_child() -> None:
     global _open_lock  # noqa: PLW0603 - the parent may have held it
-    _open_lock = threading.Lock()
+    _open_lock = threading.RLock()
     for spool in _open_spools.values():
         spool._start_over()  # noqa: SLF001 - this module's own class
 

@@ -61,7 +61,7 @@ _COUNT: Final = "UPDATE route SET {0} = {0} + ? WHERE id = ?"
 _PENDING: Final = "SELECT pending_spans FROM route WHERE id = ?"
 
 _CUT: Final = f"""
-    UPDATE batch SET ({_COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ?"""
+    UPDATE batch SET ({_COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ? AND spans > ?"""
 
 _BURY: Final = f"""
     INSERT INTO dead (route, died_at, reason, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -229,8 +229,10 @@ class Store:
         purged meanwhile is in the ledger already.
         """
         with self.database.transaction() as connection:
+            if _salt(connection) != take.salt:  # the file was moved: these rows went with it
+                return 0
             gone = _remove(connection, take)
-            buried = min(dead, gone)
+            buried = max(0, min(dead, gone))
             if buried:
                 _bury(connection, take, buried, now, reason)
             connection.execute(_DELIVER, (gone - buried, take.route_id))
@@ -314,7 +316,8 @@ class Store:
             cursor = connection.execute(_OLDEST, (*bounds, _TAKE_ROWS))
             with contextlib.closing(cursor):
                 rows = _fitting(_rows(cursor, *bounds), max_bytes, max_spans)
-        return _take(route_id, rows, max_bytes, max_spans) if rows else None
+            salt = _salt(connection)
+        return _take(route_id, salt, rows, max_bytes, max_spans) if rows else None
 
     def last_id(self, route: str) -> int:
         """Give the id of the last batch that a route took in; 0 for an unknown route."""
@@ -333,9 +336,9 @@ class Store:
             ).fetchone()
         return row is None
 
-    def route(self, route_id: int) -> Route:
-        """Give one route as it is now."""
-        return next(route for route in self.routes() if route.id == route_id)
+    def route(self, route_id: int) -> Route | None:
+        """Give one route as it is now; None if there is none (any more)."""
+        return next((route for route in self.routes() if route.id == route_id), None)
 
     def routes(self) -> list[Route]:
         """Give every route, in the order of their first use."""
@@ -352,7 +355,7 @@ class Store:
     def salt(self) -> bytes:
         """Give the file's salt for fingerprints."""
         with self.database.reading() as connection:
-            return bytes(connection.execute("SELECT salt FROM meta").fetchone()[0])
+            return _salt(connection)
 
     def pending(self, after: int = 0) -> list[Row]:
         """Give a page of pending rows behind an id."""
@@ -384,6 +387,10 @@ class Store:
             if not is_held(self.presence.path):
                 return False, None
             return True, signature(self.turn.path)
+
+
+def _salt(connection: sqlite3.Connection) -> bytes:
+    return bytes(connection.execute("SELECT salt FROM meta").fetchone()[0])
 
 
 def _identity(target: Target) -> tuple[str, str, str | None]:
@@ -439,8 +446,8 @@ def _fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
     return fitting
 
 
-def _take(route_id: int, rows: list[Row], max_bytes: int, max_spans: int) -> Take:
-    whole = Take(route_id, tuple(rows), tuple(row.batch for row in rows))
+def _take(route_id: int, salt: bytes, rows: list[Row], max_bytes: int, max_spans: int) -> Take:
+    whole = Take(route_id, salt, tuple(rows), tuple(row.batch for row in rows))
     if not rows[0].is_sound:
         return replace(whole, damage="its checksum does not match: it was damaged on disk")
     first = rows[0].batch
@@ -460,7 +467,7 @@ def _remove(connection: sqlite3.Connection, take: Take) -> int:
     if take.rest is None:
         connection.execute(_DELETE, (take.rows[0].id, take.rows[-1].id))
     else:
-        connection.execute(_CUT, (*_values(take.rest), take.rows[0].id))
+        connection.execute(_CUT, (*_values(take.rest), take.rows[0].id, take.rest.spans))
     (after,) = connection.execute(_PENDING, (take.route_id,)).fetchone()
     return int(before - after)
 

@@ -157,14 +157,16 @@ def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
     addresses = _resolve(host, port, deadline)
     error: OSError = OSError(f"{host} has no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
+        sock = None
         try:
+            sock = socket.socket(family, kind, protocol)
             # A share of the time each: one mute address must not hide a good one.
             sock.settimeout(deadline.left() / (len(addresses) - tried))
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as failure:
-            sock.close()
+            if sock is not None:  # a kernel without IPv6 makes none
+                sock.close()
             error = failure
         else:
             return sock
@@ -186,8 +188,8 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
 
     try:
         threading.Thread(target=ask, name="spool-resolve", daemon=True).start()
-    except RuntimeError as error:
-        raise OSError(f"cannot resolve {host}: {error}") from error
+    except RuntimeError:  # Python 3.12 starts no thread during exit, which is bounded itself
+        ask()
     try:
         answer = answers.get(timeout=deadline.left())
     except queue.Empty:
