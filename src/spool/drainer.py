@@ -177,8 +177,11 @@ class Drainer:
     def _run_errand(self, route_id: int, errand: _Errand, end: float) -> None:
         left = end - time.monotonic()
         verdict = self._send_in_turn(route_id, errand.target, left, is_forced=True)
-        if verdict is None:  # another process sends
+        if verdict is None:  # another process sends, or the file is another by now
             errand.not_before = time.monotonic() + _PAUSE
+            route = self._store.route(route_id)
+            if route is None or route.name != errand.target.route:
+                errand.tries = 0
         elif verdict is Verdict.HOLD:
             errand.tries = 0
         elif verdict is Verdict.WAIT:
@@ -221,7 +224,9 @@ class Drainer:
         except SettingsError as error:
             self._complain("SPOOL_CREDENTIALS_FILE", error)
             return None
-        return Target.langfuse(route.public_key, secret_key) if secret_key else None
+        if not secret_key:
+            return None
+        return replace(Target.langfuse(route.public_key, secret_key), route=route.name)
 
     def _is_due(self, route: Route, target: Target) -> bool:
         if route.fingerprints and self._fingerprint(target) not in route.fingerprints:
