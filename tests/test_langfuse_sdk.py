@@ -1,37 +1,55 @@
-"""The real Langfuse SDK with the spool at its own plug point."""
+"""The real Langfuse SDK with the spool at its own plug point, in a process of its own."""
 
 from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import standin
-from spool import Settings, SpoolSpanExporter
 from standin import StandIn
 
-langfuse_sdk = pytest.importorskip("langfuse", reason="the Langfuse SDK needs Python 3.11")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
+)
+
+SCRIPT = """
+import sys
+from langfuse import Langfuse
+from spool import SpoolSpanExporter
+
+exporter = SpoolSpanExporter()
+client = Langfuse(span_exporter=exporter)
+with client.start_as_current_observation(name="outer"):
+    with client.start_as_current_observation(name="inner", as_type="generation"):
+        pass
+client.flush()
+print("flushed", flush=True)
+sys.stdin.read()
+exporter.shutdown()
+"""
 
 
 def test_observations_of_the_langfuse_sdk_survive_an_outage(
-    settings: Settings, langfuse: StandIn
+    path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SPOOL_PATH", str(path))
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
+    monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
     langfuse.behave(standin.server_error())
-    exporter = SpoolSpanExporter(settings=settings)
-    client = langfuse_sdk.Langfuse(
-        public_key="pk-lf-test",
-        secret_key="sk-lf-test",
-        base_url=langfuse.url,
-        span_exporter=exporter,
-    )
-    with (
-        client.start_as_current_observation(name="outer"),
-        client.start_as_current_observation(name="inner", as_type="generation"),
-    ):
-        pass
-    client.flush()
-    langfuse.wait_for(lambda server: len(server.requests) > 0)
-    assert langfuse.accepted == 0
-    langfuse.behave(None)
-    langfuse.wait_for(lambda server: server.accepted == 2, timeout=30)
+    command = [sys.executable, "-c", SCRIPT]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "flushed\n"
+        langfuse.wait_for(lambda server: len(server.requests) > 0)
+        assert langfuse.accepted == 0
+        langfuse.behave(None)
+        langfuse.wait_for(lambda server: server.accepted == 2, timeout=60)
+        process.communicate()
+    assert process.returncode == 0
     assert set(langfuse.names()) == {"outer", "inner"}
-    client.shutdown()
-    exporter.shutdown()

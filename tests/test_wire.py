@@ -292,7 +292,7 @@ def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_ones(
     assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
 
 
-@pytest.mark.parametrize("size", [(64 << 10) - 1, 64 << 10, (64 << 10) + 1, 1 << 20])
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
 def test_a_large_answer_does_not_break_the_next_request(
     langfuse: StandIn, sender: Sender, size: int
 ) -> None:
@@ -300,7 +300,7 @@ def test_a_large_answer_does_not_break_the_next_request(
     assert sender.send(BODY, 10).verdict is Verdict.WAIT
     assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
     assert langfuse.accepted == 1
-    assert langfuse.connections == 1 + (size > 64 << 10)
+    assert langfuse.connections == 1 + (size > 1 << 20)
 
 
 def test_an_answer_without_end_is_not_read_to_its_end(langfuse: StandIn, sender: Sender) -> None:

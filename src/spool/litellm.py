@@ -29,7 +29,7 @@ from opentelemetry.util.re import parse_env_headers
 from spool.complaint import logger
 from spool.errors import SettingsError, SpoolError
 from spool.exporter import SpoolSpanExporter
-from spool.settings import MISSING_KEYS, Settings, Target
+from spool.settings import MISSING_KEYS, Settings, Target, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -170,7 +170,7 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         verbose_logger.debug(
             "spool: spans of %s go to %s; authorization header: %s",
             target.route,
-            target.endpoint,
+            without_secrets(target.endpoint),
             made,
         )
         return target
@@ -178,7 +178,7 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
     def _own_route(self, target: Target) -> Target:
         """Give a key's or team's target a route that nobody else can have.
 
-        Requests may bring credentials (any client of a proxy can, below 1.94): whoever names the
+        Requests may bring credentials (in 1.82 any client of a proxy can): whoever names the
         public key of another, with a secret or host of his own, must not get the other's spans.
         """
         if target == self._settings.target:
