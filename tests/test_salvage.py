@@ -87,18 +87,24 @@ def read_all(store: Store) -> list[int]:
     return ids
 
 
-def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
-    filled: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = filled / "spool.db"
+def ruin_root_page(path: Path) -> bytes:
+    """Overwrite all but the header of the first page, and take the WAL away; give the file."""
     content = bytearray(path.read_bytes())
     content[100:4096] = os.urandom(3996)
     path.write_bytes(content)
     path.with_name("spool.db-wal").unlink()
+    return bytes(content)
+
+
+def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
+    filled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = filled / "spool.db"
+    content = ruin_root_page(path)
     store = use(path)
     assert "was damaged and was moved to" in caplog.text
     (aside,) = filled.glob("spool.db.corrupt-*")
-    assert aside.read_bytes() == bytes(content)
+    assert aside.read_bytes() == content
     assert len(read_all(store)) == 1
     store.close()
 
@@ -154,10 +160,7 @@ def test_a_salvage_that_was_killed_at_its_end_is_finished(
     filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = filled / "spool.db"
-    content = bytearray(path.read_bytes())
-    content[100:4096] = os.urandom(3996)
-    path.write_bytes(content)
-    path.with_name("spool.db-wal").unlink()
+    ruin_root_page(path)
     replaced = Path.replace
 
     def killed(*_: object) -> Path:
