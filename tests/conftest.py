@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,44 @@ from spool import shared
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
+from trouble import Trouble
 
 _OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
+
+_troubles = pytest.StashKey[list[Trouble]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="as often as the README's table says")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_troubles] = []
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.stash[_troubles]:
+        terminalreporter.section("troubles")
+        terminalreporter.write_line(Trouble.table(config.stash[_troubles]))
+
+
+@pytest.fixture
+def is_full(pytestconfig: pytest.Config) -> bool:
+    """Say whether trouble is to be tried as often as the README's table says."""
+    return bool(pytestconfig.getoption("--full"))
+
+
+@pytest.fixture
+def report(pytestconfig: pytest.Config) -> Callable[[Trouble], None]:
+    """Check what came of a trouble, and print it with the others at the end of the run."""
+
+    def check_and_print(trouble: Trouble) -> None:
+        pytestconfig.stash[_troubles].append(trouble)
+        trouble.check()
+
+    return check_and_print
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,48 @@
+"""What was tried against the spool, and what came of it: the rows of the README's table.
+
+A test of trouble runs small in the suite and large with `--full`, and reports one `Trouble`. All
+that were reported are printed at the end of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One kind of trouble: how often it was tried, and where the spans are that had ended.
+
+    `ended` is what the producers counted, without a look at the spool; the three beside it are the
+    spool's own ledger. `lost` were acknowledged and are nowhere, `duplicates` arrived once too
+    often.
+    """
+
+    name: str
+    tried: int
+    ended: int
+    accepted: int
+    refused: int
+    in_memory: int
+    lost: int
+    duplicates: int
+
+    def check(self) -> None:
+        """Nothing is lost, and nothing that ended is uncounted."""
+        assert self.lost == 0, self
+        assert self.ended == self.accepted + self.refused + self.in_memory, self
+
+    @staticmethod
+    def table(troubles: list[Trouble]) -> str:
+        """Give the rows in Markdown."""
+        names = list(Trouble.__annotations__)
+        lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+        lines += [
+            "| " + " | ".join(_text(getattr(trouble, name)) for name in names) + " |"
+            for trouble in troubles
+        ]
+        return "\n".join(lines)
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
