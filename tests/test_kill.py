@@ -1,4 +1,8 @@
-"""kill -9 at any moment loses no span that ended: the first promise, with real kills."""
+"""kill -9 at any moment loses no span that ended: the first promise, with real kills.
+
+A span counts as ended when it was acknowledged, or when it arrived though its process was killed
+before it could say so.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,21 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import standin
-from standin import StandIn
+from chaos import Witness, environment_of
+from spool.lock import signature
+from spool.place import beside
+from standin import Exchange
+from trouble import Trouble
+from writer import Nursery
 
-WRITER = Path(__file__).parent / "writer.py"
-ROUNDS = 30
-SPANS = 200
-PAUSE = 0.004
+pytestmark = pytest.mark.trust
+
+WRITERS = 6
 
 
 def seed() -> int:
@@ -28,60 +36,120 @@ def seed() -> int:
     return drawn
 
 
-def start_writer(count: int, pause: float) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WRITER), str(count), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def killed_writer(delay: float) -> list[str]:
-    """Kill a writer after `delay` seconds; give the ids of the spans it acknowledged."""
-    with start_writer(SPANS, PAUSE) as writer:
-        time.sleep(delay)
-        writer.kill()
-        said, _ = writer.communicate()
-    return [line for line in said.splitlines() if len(line) == 16]
-
-
-def spool(*arguments: str) -> subprocess.CompletedProcess[str]:
+def spool(path: Path, langfuse: Witness, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **environment_of(path, langfuse)}
     command = [sys.executable, "-m", "spool", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def verdict(name: str, kills: int, path: Path, langfuse: Witness, nursery: Nursery) -> Trouble:
+    """Deliver all that is left, and say what came of it."""
+    langfuse.start()
+    langfuse.behave(None)
+    drained = spool(path, langfuse, "drain", "--json")
+    assert drained.returncode == 0, drained
+    assert nursery.deaths() == {}, nursery.errors()
+    assert "Traceback" not in nursery.errors(), nursery.errors()
+    ledger = json.loads(spool(path, langfuse, "status", "--json").stdout)["ledger"]
+    assert ledger["pending"] == ledger["dead"] == 0
+    assert ledger["accepted"] == ledger["delivered"]
+    arrived, trail = langfuse.span_ids(), nursery.trail()
+    return Trouble(
+        name=name,
+        tried=kills,
+        ended=len(trail.ended(arrived)),
+        accepted=ledger["accepted"],
+        refused=ledger["refused"],
+        in_memory=ledger["in_memory"],
+        lost=len(trail.spooled - set(arrived)),
+        duplicates=sum(arrived.values()) - len(arrived),
+    )
 
 
 def test_no_acknowledged_span_is_lost_by_kill_9(
-    path: Path,
-    langfuse: StandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
 ) -> None:
     chance = random.Random(seed())
-    monkeypatch.setenv("SPOOL_PATH", str(path))
-    monkeypatch.setenv("SPOOL_BACKOFF_SECONDS", "0.01..0.05")
-    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
-    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
-    monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
-    started = time.monotonic()
-    with start_writer(SPANS, PAUSE) as whole:
-        acknowledged = [line.strip() for line in whole.communicate()[0].splitlines()]
-    run_seconds = time.monotonic() - started
-    assert len(acknowledged) == SPANS
-    for number in range(ROUNDS):
-        if number % 2:
-            langfuse.stop()
-        else:
-            langfuse.start()
-        acknowledged += killed_writer(chance.uniform(0, run_seconds))
-    langfuse.start()
-    drained = spool("drain", "--json")
-    assert drained.returncode == 0, drained
+    kills = 1000 if is_full else 60
+    with (
+        Witness() as langfuse,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+    ):
+        for number in range(kills):
+            while len(nursery.alive) < WRITERS:
+                drain = chance.choice(["on", "off"])
+                nursery.start(environment={"SPOOL_DRAIN": drain})
+            if number % 10 == 0:
+                (langfuse.stop if number % 20 else langfuse.start)()
+            time.sleep(chance.uniform(0, 0.05))
+            killed = chance.choice(sorted(nursery.alive))
+            nursery.kill(killed)
+            nursery.wait(killed)
+        nursery.stop()
+        trouble = verdict("kill -9 of writers", kills, path, langfuse, nursery)
+        assert trouble.ended > kills
+        # A stop of the server interrupts a request as well.
+        assert langfuse.repeated() <= kills + kills // 20
+    report(trouble)
 
-    arrived = langfuse.span_ids()
-    assert len(acknowledged) >= 1000
-    assert [span for span in acknowledged if span not in arrived] == []
-    ledger = json.loads(spool("status", "--json").stdout)["ledger"]
-    assert ledger["pending"] == ledger["dead"] == 0
-    assert ledger["accepted"] == ledger["delivered"] == len(arrived) >= len(acknowledged)
-    # A kill can repeat the request in flight, and nothing else.
-    duplicates = sum(arrived.values()) - len(arrived)
-    sizes = [len(list(standin.spans_of(standin.parse(request)))) for request in langfuse.requests]
-    print(f"{len(acknowledged)} acknowledged, 0 lost, {duplicates} duplicates")
-    assert duplicates <= ROUNDS * max(sizes)
+
+class Killer:
+    """Kills the process whose request it is, before or after the server has accepted it."""
+
+    def __init__(self, path: Path, nursery: Nursery, kills: int, chance: random.Random) -> None:
+        self.turn = beside(path, ".turn")
+        self.nursery = nursery
+        self.left = kills
+        self.chance = chance
+        self.killed = 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        moment = self.chance.choice(["before it is read", "read", "accepted", "answered"])
+        if moment == "before it is read":
+            self.kill()
+        reply = exchange.judge()
+        if moment == "read":
+            self.kill()
+        if moment == "accepted":
+            exchange.settle(reply)
+            self.kill()
+            exchange.reset()
+            return
+        exchange.answer(reply)
+        if moment == "answered":
+            self.kill()
+
+    def kill(self) -> None:
+        pid = signature(self.turn)
+        if self.left and pid in self.nursery.alive:
+            self.left -= 1
+            self.nursery.kill(pid)
+            self.nursery.wait(pid)
+            self.killed += 1
+
+
+def test_a_drainer_that_is_killed_in_mid_request_repeats_that_request_and_nothing_else(
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+) -> None:
+    chance = random.Random(seed())
+    kills = 1000 if is_full else 40
+    with (
+        Witness() as langfuse,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+    ):
+        killer = Killer(path, nursery, kills, chance)
+        langfuse.behave(killer)
+        writer = nursery.start(environment={"SPOOL_DRAIN": "off"})
+        deadline = time.monotonic() + 5 * kills
+        while killer.left:
+            assert time.monotonic() < deadline, langfuse.describe()
+            while len(nursery.alive) < 4:
+                nursery.start(command=chance.choice([(), ("run",)]))
+            time.sleep(0.005)
+        assert writer in nursery.alive
+        langfuse.behave(None)
+        nursery.stop()
+        trouble = verdict("kill -9 of drainers in mid-request", kills, path, langfuse, nursery)
+        assert killer.killed == kills
+        assert 0 < langfuse.repeated() <= kills
+    report(trouble)

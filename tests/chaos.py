@@ -1,0 +1,445 @@
+"""Chaos: minutes of random trouble for several processes on one spool, then a verdict.
+
+`python tests/chaos.py --seconds 120 --seed 7` goes in rounds, each with a spool of its own: writers
+that drain and writers that do not, `python -m spool run`, preloaded processes that fork. They are
+killed, stopped and ended at random; the server stands, falls and lies at random; some rounds have a
+limit, some a disk that becomes full. At the end of a round the server is well and everything is
+drained. Then every acknowledged span has arrived, or is a dead letter, or was evicted and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import standin
+from spool.lock import signature
+from spool.otlp import unpack
+from spool.place import beside
+from spool.records import Ledger
+from spool.store import Store
+from standin import Behaviour, Connection, Reply, StandIn
+from trouble import Trouble
+from writer import Nursery, Trail
+
+ROUND_SECONDS = 20.0
+DISK_BYTES = 4 << 20
+LIMIT_BYTES = 600_000
+
+BEHAVIOURS: dict[str, Callable[[], Behaviour | None]] = {
+    "well": lambda: None,
+    "500": standin.server_error,
+    "503": standin.unavailable,
+    "503 with Retry-After": standin.busy,
+    "429 with Retry-After": lambda: standin.too_many(1),
+    "401": lambda: standin.status(401),
+    "403": standin.suspended,
+    "404": lambda: standin.status(404),
+    "a captive portal": standin.html_200,
+    "a redirect": standin.redirect_302,
+    "mute": standin.mute,
+    "late": lambda: standin.delay(2.5),
+    "slow headers": lambda: standin.slow_headers(0.01),
+    "slow body": lambda: standin.slow_body(0.1),
+    "a reset in mid-body": standin.reset_mid_body,
+    "accepted, then a reset": standin.reset_after_accept,
+    "half an answer": standin.half_answer,
+    "garbage": standin.garbage,
+    "413 above a size": lambda: standin.too_large(5_000),
+    "one bad span": lambda: standin.reject_span("span 7"),
+    "one span that gets 500": lambda: standin.poison("span 8"),
+    "a partial success": lambda: standin.partial_success(1, "one too many"),
+    "a collector": standin.protobuf_ok,
+}
+
+# They hold a route for minutes, in which nothing else happens: so they are rare.
+HOLDING = ("401", "403", "404")
+
+LIMITS = {
+    "no limit": {},
+    "drop-oldest": {"SPOOL_MAX_BYTES": str(LIMIT_BYTES)},
+    "drop-newest": {"SPOOL_MAX_BYTES": str(LIMIT_BYTES), "SPOOL_WHEN_FULL": "drop-newest"},
+}
+
+
+def environment_of(path: Path, langfuse: StandIn) -> dict[str, str]:
+    """Name spool and stand-in as a user would, with short waits."""
+    return {
+        "SPOOL_PATH": str(path),
+        "SPOOL_BACKOFF_SECONDS": "0.01..0.05",
+        "SPOOL_TIMEOUT_SECONDS": "2",
+        "LANGFUSE_PUBLIC_KEY": "pk-lf-test",
+        "LANGFUSE_SECRET_KEY": "sk-lf-test",
+        "LANGFUSE_HOST": langfuse.url,
+    }
+
+
+class Witness(StandIn):
+    """A stand-in that remembers which spans each request brought in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[frozenset[str]] = []
+
+    def settle(self, index: int, reply: Reply, connection: Connection) -> None:
+        super().settle(index, reply, connection)
+        self.loads.append(
+            frozenset(span.span_id.hex() for span in standin.spans_of(reply.accepted))
+        )
+
+    def repeated(self) -> int:
+        """Count the requests of which a span arrived once more in a later one."""
+        later: set[str] = set()
+        repeated = 0
+        for load in reversed(self.loads):
+            repeated += not load.isdisjoint(later)
+            later |= load
+        return repeated
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round is like, drawn from its seed."""
+
+    seed: int
+    limit: str
+    sync_seconds: str
+    has_small_disk: bool
+
+    @classmethod
+    def draw(cls, seed: int) -> Plan:
+        chance = random.Random(seed)
+        return cls(
+            seed=seed,
+            limit=chance.choice(list(LIMITS)),
+            sync_seconds=chance.choice(["0", "0.1", "1"]),
+            has_small_disk=chance.random() < 0.4 and can_mount(),
+        )
+
+    def __str__(self) -> str:
+        disk = ", a disk that becomes full" if self.has_small_disk else ""
+        return f"seed {self.seed}: {self.limit}, a sync each {self.sync_seconds} s{disk}"
+
+
+def can_mount() -> bool:
+    return sys.platform == "linux" and os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, size: int) -> Iterator[None]:
+    """Mount a tmpfs of so many bytes. Only for root."""
+    directory.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def fill_disk(ballast: Path) -> None:
+    """Take all the space that is left."""
+    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * size)
+
+
+class Round:
+    """One round on a spool of its own."""
+
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        self.plan = plan
+        self.chance = random.Random(plan.seed)
+        self.path = directory / "disk" / "spool.db"
+        self.ballast = directory / "disk" / "ballast"
+        self.langfuse = Witness()
+        self.langfuse.start()
+        environment = {
+            **environment_of(self.path, self.langfuse),
+            **LIMITS[plan.limit],
+            "SPOOL_SYNC_SECONDS": plan.sync_seconds,
+        }
+        self.environment = environment
+        self.nursery = Nursery(directory / "trails", environment)
+        self.stopped: dict[int, float] = {}
+        self.interruptions = 0
+        self.done: dict[str, int] = {}
+
+    # The trouble
+
+    def run(self, seconds: float) -> Verdict:
+        """Make trouble, and judge what came of it."""
+        end = time.monotonic() + seconds
+        actions = [
+            (self.kill, 4), (self.kill_the_drainer, 3), (self.pause, 3), (self.end, 1),
+            (self.ask, 1), (self.change_the_server, 6), (self.change_the_disk, 2),
+        ]  # fmt: skip
+        with self.nursery, self.langfuse:
+            while time.monotonic() < end:
+                self.people()
+                self.resume(time.monotonic())
+                (action,) = self.chance.choices(*zip(*actions, strict=True))
+                action()
+                time.sleep(self.chance.uniform(0, 0.2))
+            self.calm_down()
+            return self.judge()
+
+    def people(self) -> None:
+        """Start processes in the place of those that are gone."""
+        while len(self.nursery.alive) < 8:
+            kind = self.chance.choice(["drains", "drains", "writes", "writes", "run", "family"])
+            self.nursery.start(
+                command=("run",) if kind == "run" else (),
+                children=2 if kind == "family" else 0,
+                pause=self.chance.choice([0.001, 0.005, 0.02]),
+                bytes=self.chance.choice([10, 500, 500, 20_000]),
+                environment={"SPOOL_DRAIN": "off" if kind == "writes" else "on"},
+            )
+
+    def anybody(self) -> int:
+        return self.chance.choice(sorted(self.nursery.alive))
+
+    def interrupt(self, pid: int, number: signal.Signals) -> None:
+        self.done[number.name] = self.done.get(number.name, 0) + 1
+        self.interruptions += 1
+        self.nursery.kill(pid, number)
+
+    def kill(self) -> None:
+        self.interrupt(self.anybody(), signal.SIGKILL)
+
+    def kill_the_drainer(self) -> None:
+        pid = signature(beside(self.path, ".turn")) if self.path.exists() else None
+        if pid in self.nursery.alive:
+            self.interrupt(pid, signal.SIGKILL)
+
+    def pause(self) -> None:
+        pid = self.anybody()
+        self.interrupt(pid, signal.SIGSTOP)
+        self.stopped[pid] = time.monotonic() + self.chance.uniform(0.05, 1.5)
+
+    def resume(self, now: float) -> None:
+        for pid, until in list(self.stopped.items()):
+            if now >= until:
+                self.nursery.kill(pid, signal.SIGCONT)
+                del self.stopped[pid]
+
+    def end(self) -> None:
+        self.interrupt(self.anybody(), signal.SIGTERM)
+
+    def ask(self) -> None:
+        commands = [("status",), ("peek",), ("drain", "--timeout", "1"), ("dead", "retry", "--all")]
+        command = self.chance.choice(commands)
+        self.done[command[0]] = self.done.get(command[0], 0) + 1
+        self.interruptions += command[0] == "drain"
+        self.nursery.start(command=command)
+
+    def change_the_server(self) -> None:
+        name = self.chance.choice(["down", "well", "well", "well", *BEHAVIOURS])
+        if name in HOLDING and self.chance.random() < 0.8:
+            name = "well"
+        self.done[name] = self.done.get(name, 0) + 1
+        self.interruptions += 1
+        if name == "down":
+            self.langfuse.stop()
+        else:
+            self.langfuse.start()
+            self.langfuse.behave(BEHAVIOURS[name]())
+
+    def change_the_disk(self) -> None:
+        if not self.plan.has_small_disk:
+            return
+        if self.ballast.exists():
+            self.ballast.unlink()
+        else:
+            self.done["a full disk"] = self.done.get("a full disk", 0) + 1
+            fill_disk(self.ballast)
+
+    # The end
+
+    def calm_down(self) -> None:
+        self.ballast.unlink(missing_ok=True)
+        self.resume(float("inf"))
+        self.langfuse.start()
+        self.langfuse.behave(None)
+        self.nursery.stop()
+
+    def judge(self) -> Verdict:
+        command = [sys.executable, "-m", "spool", "drain", "--json", "--timeout", "60"]
+        environment = {**os.environ, **self.environment}
+        drained = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        store = Store(self.path)
+        try:
+            return Verdict(
+                plan=self.plan,
+                done=self.done,
+                ledger=store.ledger(),
+                trail=self.nursery.trail(),
+                finished=self.nursery.finished_trail(),
+                arrived=dict(self.langfuse.span_ids()),
+                dead=dead_spans(store),
+                repeated=self.langfuse.repeated(),
+                interruptions=self.interruptions + self.unanswered(),
+                deaths=self.nursery.deaths(),
+                errors=self.nursery.errors() + drained.stderr,
+            )
+        finally:
+            store.close()
+
+    def unanswered(self) -> int:
+        """Count the requests that the server took without, or long before, an answer."""
+        return sum(request.status == 0 for request in self.langfuse.requests)
+
+
+def dead_spans(store: Store) -> set[str]:
+    """Give the ids of the spans in dead letters, perhaps with their neighbours in a request."""
+    found: set[str] = set()
+    first = 0
+    while letters := store.dead_letters(first):
+        first = letters[-1].id + 1
+        for letter in letters:
+            request = standin.parse_protobuf(unpack(letter.batch))
+            found |= {span.span_id.hex() for span in standin.spans_of(request)}
+    return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a round."""
+
+    plan: Plan
+    done: Mapping[str, int]
+    ledger: Ledger
+    trail: Trail
+    finished: Trail
+    arrived: Mapping[str, int]
+    dead: set[str]
+    repeated: int
+    interruptions: int
+    deaths: Mapping[int, int]
+    errors: str
+
+    @property
+    def found(self) -> set[str]:
+        return set(self.arrived) | self.dead
+
+    @property
+    def lost(self) -> int:
+        """How many acknowledged spans are nowhere, and were not evicted either."""
+        return max(0, len(self.trail.spooled - self.found) - self.ledger.evicted)
+
+    @property
+    def ended(self) -> int:
+        """How many spans ended, by what the writers know.
+
+        Of a killed process's spans that were not acknowledged they cannot know: the ledger's word
+        counts there, as far as there are so many.
+        """
+        certain = self.trail.spooled | (self.finished.begun & self.found)
+        counted = self.ledger.accepted + self.ledger.refused
+        return min(max(counted, len(certain)), len(self.trail.begun))
+
+    def complaints(self) -> list[str]:
+        """Say what is wrong; nothing must be."""
+        ledger = self.ledger
+        gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
+        refused = self.finished.failed - self.found
+        checks = {
+            "the ledger does not balance": ledger.accepted != gone + ledger.pending,
+            "spans are still pending": ledger.pending,
+            "the file was damaged": ledger.damaged,
+            "acknowledged spans are lost": self.lost,
+            "spans are counted that never ended, or are not counted": self.ended
+            != ledger.accepted + ledger.refused,
+            "spans counted as delivered have not arrived": ledger.delivered > len(self.arrived),
+            "a process that ended in order lost spans uncounted": len(refused)
+            > ledger.refused + ledger.evicted,
+            "something was sent twice without need": not self.plan.has_small_disk
+            and self.repeated > self.interruptions,
+            "a process died of itself": self.deaths,
+            "something was raised": "Traceback" in self.errors or "defect" in self.errors,
+        }
+        return [f"{said} ({value})" for said, value in checks.items() if value]
+
+    def trouble(self) -> Trouble:
+        return Trouble(
+            name="chaos",
+            tried=sum(self.done.values()),
+            ended=self.ended,
+            accepted=self.ledger.accepted,
+            refused=self.ledger.refused,
+            in_memory=0,
+            lost=self.lost,
+            duplicates=sum(self.arrived.values()) - len(self.arrived),
+        )
+
+
+def rounds(seconds: float, seed: int) -> Iterator[Verdict]:
+    """Go on for so long; the n-th round's seed is `seed` + n."""
+    end = time.monotonic() + seconds
+    number = 0
+    while (left := end - time.monotonic()) > 0:
+        plan = Plan.draw(seed + number)
+        number += 1
+        with contextlib.ExitStack() as stack:
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="spool-chaos-"))
+            if plan.has_small_disk:
+                stack.enter_context(small_disk(Path(name) / "disk", DISK_BYTES))
+            yield Round(plan, Path(name)).run(min(left, ROUND_SECONDS))
+
+
+def total(troubles: list[Trouble]) -> Trouble:
+    """Add rounds up."""
+    numbers = {
+        name: sum(getattr(trouble, name) for trouble in troubles)
+        for name in Trouble.__annotations__
+        if name != "name"
+    }
+    return replace(troubles[0], **numbers)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Random trouble for a spool, then a verdict.")
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}, {arguments.seconds:g} seconds", flush=True)
+    troubles, is_well = [], True
+    for verdict in rounds(arguments.seconds, arguments.seed):
+        print(f"\n{verdict.plan}")
+        print("  " + ", ".join(f"{name} {count}" for name, count in sorted(verdict.done.items())))
+        print(f"  {json.dumps(vars_of(verdict.ledger))}")
+        print(f"  {verdict.repeated} requests repeated, {verdict.interruptions} interruptions")
+        for pid, code in verdict.deaths.items():
+            print(f"  process {pid} died of itself: {code}")
+        for complaint in verdict.complaints():
+            is_well = False
+            print(f"  WRONG: {complaint}")
+        if verdict.complaints():
+            print(verdict.errors)
+        sys.stdout.flush()
+        troubles.append(verdict.trouble())
+    print(f"\n{Trouble.table([total(troubles)])}")
+    print("all is well" if is_well else "NOT WELL")
+    return 0 if is_well else 1
+
+
+def vars_of(ledger: Ledger) -> dict[str, int]:
+    return {name: getattr(ledger, name) for name in ledger.__slots__}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
