@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from spool.complaint import Complaint, logger
 from spool.database import LARGE_WAL
 from spool.errors import SpoolError
+from spool.overflow import Held
 
 if TYPE_CHECKING:
     from spool.overflow import Overflow
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from spool.store import Store
 
 _SHORTEST_INTERVAL: Final = 0.1
+# With a busy thread beside it a commit takes milliseconds: so many small batches become one row.
+_ROW_BYTES: Final = 256 << 10
 
 
 class Keeper:
@@ -49,22 +52,30 @@ class Keeper:
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
         self._store.database.repair()
+        self._limit()  # first: what is held in memory may wait for room
         self.save()
         if self._store.database.wal_bytes() > LARGE_WAL:
             self._store.database.checkpoint()
             if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
                 self._stopping.wait(self._interval)
-        self._limit()
         while not self._stopping.is_set() and self._store.database.vacuum():
             self._store.database.checkpoint()
 
     def save(self) -> None:
         """Move to the file what is only in memory, and sync it. Raises SpoolError."""
-        while self._overflow is not None and (held := self._overflow.first()) is not None:
-            self._store.record(held)
-            self._overflow.forget(held)
+        while self._overflow is not None and self._move(self._overflow):
+            pass
         self._store.count_refused()
         self._store.database.sync()
+
+    def _move(self, overflow: Overflow) -> bool:
+        with overflow.moving:  # shutdown saves too, perhaps while the thread still does
+            held = overflow.oldest(_ROW_BYTES)
+            if held:
+                self._store.record(Held.joined(held))
+            for one in held:
+                overflow.forget(one)
+        return bool(held)
 
     def _limit(self) -> None:
         """Keep the live data under the limit. The file's own size never evicts anything."""

@@ -14,10 +14,11 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from spool.otlp import Batch, join
 
-    from spool.otlp import Batch
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from spool.settings import Target
 
 MAX_BYTES: Final = 16 << 20
@@ -33,11 +34,27 @@ class Held:
     created_at: float
     is_delivered: bool = False
 
+    @classmethod
+    def joined(cls, held: Sequence[Held]) -> Held:
+        """Make one batch of several of a route, so that the file takes them as one row."""
+        if len(held) == 1:
+            return held[0]
+        batches = [one.batch for one in held]
+        raw_bytes = sum(batch.raw_bytes for batch in batches)
+        spans = sum(batch.spans for batch in batches)
+        return replace(held[0], batch=Batch(join(batches, compress=False), spans, raw_bytes))
+
 
 class Overflow:
-    """Holds batches in the order they came; safe between threads."""
+    """Holds batches in the order they came; safe between threads.
+
+    `moving` is held by the one thread that moves batches to the file. `has_moved`: the file took
+    some since the application was last kept waiting for it.
+    """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.moving = threading.RLock()
+        self.has_moved = True
         self._max_bytes = max_bytes
         self._bytes = 0
         self._held: dict[int, Held] = {}
@@ -69,24 +86,36 @@ class Overflow:
         with self._lock:
             return next(iter(self._held.values()), None)
 
+    def oldest(self, max_bytes: int) -> list[Held]:
+        """Give the oldest batch with the next of its route, as many as fit; a sent one, alone."""
+        with self._lock:
+            first = next(iter(self._held.values()), None)
+            if first is None or first.is_delivered:
+                return [] if first is None else [first]
+            return self._unsent(first.target.route, max_bytes)
+
     def forget(self, held: Held) -> None:
         """Let go of a batch that the file has now."""
         with self._lock:
             gone = self._held.pop(held.number)
+            self.has_moved = True
             self._bytes -= len(gone.batch.payload)
 
     def unsent(self, route: str, max_bytes: int) -> list[Held]:
         """Give a route's oldest batches that were not sent, as many as fit, one at the least."""
         with self._lock:
-            found: list[Held] = []
-            for held in self._held.values():
-                if held.is_delivered or held.target.route != route:
-                    continue
-                max_bytes -= held.batch.raw_bytes
-                if found and max_bytes < 0:
-                    break
-                found.append(held)
-            return found
+            return self._unsent(route, max_bytes)
+
+    def _unsent(self, route: str, max_bytes: int) -> list[Held]:
+        found: list[Held] = []
+        for held in self._held.values():
+            if held.is_delivered or held.target.route != route:
+                continue
+            max_bytes -= held.batch.raw_bytes
+            if found and max_bytes < 0:
+                break
+            found.append(held)
+        return found
 
     def deliver(self, sent: Iterable[Held]) -> None:
         """Note that batches were sent from here; their count stays until the file has it."""

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from spool.complaint import Complaint, logger
+from spool.database import BRIEFLY
 from spool.drainer import Drainer
 from spool.errors import SpoolDamagedError, SpoolError, SpoolFullError
 from spool.keeper import Keeper
@@ -101,22 +103,27 @@ class SharedSpool:
                 self._run()
 
     def _append(self, target: Target, batch: Batch, now: float) -> bool:
-        refusal: SpoolError | None = None
-        if not self.overflow:
-            try:
-                self.store.append(target, batch, now)
-            except SpoolError as error:
-                refusal = error
-            else:
-                return True
-        is_full = isinstance(refusal, SpoolFullError)
-        if not is_full and self.overflow.add(target, batch, now):
-            self._holding.say(refusal or f"{batch.spans} spans")
-            self.store.database.written.set()
-        else:
-            self._refusal.say(refusal or "the memory for them is full")
-            self.store.refuse(batch.spans)
-        return False
+        # While something is held all is held, as long as there is room.
+        if self.overflow and self._hold(target, batch, now, f"{batch.spans} spans"):
+            return False
+        try:
+            patience = BRIEFLY if self.overflow.has_moved else 0.0
+            self.store.append(target, batch, now, patience=patience)
+        except SpoolError as error:
+            self.overflow.has_moved = False
+            is_full = isinstance(error, SpoolFullError)
+            if is_full or not self._hold(target, batch, now, error):
+                self._refusal.say(error)
+                self.store.refuse(batch.spans)
+            return False
+        return True
+
+    def _hold(self, target: Target, batch: Batch, now: float, reason: object) -> bool:
+        if not self.overflow.add(target, batch, now):
+            return False
+        self._holding.say(reason)
+        self.store.database.written.set()
+        return True
 
     def ledger(self) -> Ledger:
         """Give the totals, with what this process holds in memory. Raises SpoolFileError."""
@@ -190,6 +197,9 @@ class SharedSpool:
             except SpoolError as error:
                 if overflow:
                     logger.error("langfuse-spool: %d spans are lost: %s", overflow.spans, error)
+                    self.store.refuse(overflow.spans)
+                    with contextlib.suppress(SpoolError):  # it has been said
+                        self.store.count_refused()
             self.store.close()
 
 
