@@ -123,6 +123,9 @@ class Sender:
         connection.deadline = deadline
         connection.request("POST", connection.target, body, self._headers(connection))
         with connection.getresponse() as response:
+            length = response.getheader("content-length", "0")
+            if not length.strip().isdecimal():  # RFC 9112, section 6.3: discard the answer
+                raise http.client.HTTPException(f"Content-Length: {length}")
             words = response.read(_LONGEST_ANSWER)
             if response.length and len(words) < _LONGEST_ANSWER:
                 raise http.client.IncompleteRead(words, response.length)
