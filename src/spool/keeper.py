@@ -7,6 +7,7 @@ had refused it moves there as soon as that works.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _SHORTEST_INTERVAL: Final = 0.1
 # With a busy thread beside it a commit takes milliseconds: so many small batches become one row.
 _ROW_BYTES: Final = 256 << 10
+# What a checkpoint leaves of the WAL.
+_LITTLE: Final = 64 << 10
 
 
 class Keeper:
@@ -88,6 +91,12 @@ class Keeper:
             self._eviction.say(f"{evicted} spans, {self._store.database.path}")
             excess = self._store.database.live_bytes() - limit
 
+    def _make_room(self) -> None:
+        """Give the WAL's space back, where the disk may be full of it."""
+        with contextlib.suppress(SpoolError):  # what is wrong with the file has been said
+            if self._store.database.wal_bytes() > _LITTLE:
+                self._store.database.checkpoint()
+
     def _run(self) -> None:
         database = self._store.database
         while not self._stopping.is_set():
@@ -102,6 +111,7 @@ class Keeper:
                 continue
             except SpoolError as error:
                 self._complaint.say(error)
+                self._make_room()
             except Exception:  # noqa: BLE001 - a keeper that died would go unseen
                 logger.exception("langfuse-spool: a defect in the keeper; it goes on")
             database.written.set()  # it is still to be done

@@ -49,7 +49,7 @@ class Overflow:
     """Holds batches in the order they came; safe between threads.
 
     `moving` is held by the one thread that moves batches to the file. `has_moved`: the file took
-    some since the application was last kept waiting for it.
+    something since the application last waited for it in vain.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
