@@ -11,6 +11,7 @@ It is written without buffers: what stands there when a process is killed has ha
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import queue
@@ -200,6 +201,7 @@ def main() -> None:
     """Fork as told, until standard input ends; then kill who is left."""
     if sys.platform == "linux":  # grandchildren are reaped here too
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    faulthandler.register(signal.SIGUSR1)  # to see where one stands that does not end
     os.dup2(1, _ANSWERS, inheritable=False)
     os.dup2(2, 1)  # what a command prints is no answer
     buffered = b""
@@ -262,7 +264,10 @@ class Nursery:
     def wait(self, pid: int, timeout: float = 60) -> int:
         """Wait for a process's end; give its exit code, negative for a signal."""
         with self._ended:
-            assert self._ended.wait_for(lambda: pid in self.exits, timeout), f"{pid} does not end"
+            if not self._ended.wait_for(lambda: pid in self.exits, timeout):
+                os.kill(pid, signal.SIGUSR1)
+                time.sleep(0.5)
+                raise AssertionError(f"{pid} does not end:\n{self.errors()}")
             return self.exits[pid]
 
     def stop(self) -> None:
