@@ -147,6 +147,10 @@ def small_disk(directory: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", directory], check=True)
 
 
+def enlarge_disk(directory: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", directory], check=True)
+
+
 def fill_disk(ballast: Path) -> None:
     """Take all the space that is left."""
     with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
@@ -270,6 +274,8 @@ class Round:
 
     def calm_down(self) -> None:
         self.ballast.unlink(missing_ok=True)
+        if self.plan.has_small_disk:  # the spool itself may have filled it
+            enlarge_disk(self.path.parent, 2 * DISK_BYTES)
         self.resume(float("inf"))
         self.langfuse.start()
         self.langfuse.behave(None)

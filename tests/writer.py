@@ -10,6 +10,7 @@ It is written without buffers: what stands there when a process is killed has ha
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import json
@@ -259,7 +260,8 @@ class Nursery:
         with self._ended:
             if pid in self.alive:
                 self.sent.append((pid, number))
-                os.kill(pid, number)
+                with contextlib.suppress(ProcessLookupError):  # its end is not known here yet
+                    os.kill(pid, number)
 
     def wait(self, pid: int, timeout: float = 60) -> int:
         """Wait for a process's end; give its exit code, negative for a signal."""

@@ -55,8 +55,10 @@ class Keeper:
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
         self._store.database.repair()
-        self._limit()  # first: what is held in memory may wait for room
-        self.save()
+        try:
+            self.save()
+        finally:
+            self._limit()  # what is held in memory may be waiting for room
         if self._store.database.wal_bytes() > LARGE_WAL:
             self._store.database.checkpoint()
             if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist

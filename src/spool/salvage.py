@@ -28,7 +28,7 @@ _TOTALS: Final = ("imported", "delivered", "evicted", "purged", "exported", "dam
 _BATCH: Final = (
     "id", "route", "created_at", "spans", "raw_bytes", "codec", "crc32", "payload",
 )  # fmt: skip
-_DEAD: Final = (*_BATCH, "died_at", "reason")
+_COLUMNS: Final = {"batch": _BATCH, "dead": (*_BATCH, "died_at", "reason")}
 
 _Row = dict[str, Any]
 
@@ -56,8 +56,12 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
         routes = [route for route in found if _is_copied(fresh, "route", _IDENTITY, route)]
         for route in routes or _guessed_routes():
             first = (route["id"] << id_bits) + 1
-            _copy_rows(old, fresh, "batch", _BATCH, (first, first + route["next"]))
-        _copy_rows(old, fresh, "dead", _DEAD, (1, _GUESSED_ROWS))
+            bounds = (first, first + route["next"])
+            _copy_rows(old, fresh, "batch", bounds)
+            if routes and _pending(fresh, route) < route["pending_spans"]:
+                # A row whose id is damaged hides those behind it.
+                _copy_rows(old, fresh, "batch", bounds, "DESC")
+        _copy_rows(old, fresh, "dead", (1, _GUESSED_ROWS))
         lost = sum(_restore_totals(fresh, route) for route in routes)
         (rescued,) = fresh.execute("SELECT total(pending_spans + dead) FROM route").fetchone()
         fresh.execute("COMMIT")
@@ -90,10 +94,11 @@ def _copy_rows(
     old: sqlite3.Connection,
     fresh: sqlite3.Connection,
     table: str,
-    columns: tuple[str, ...],
     bounds: tuple[int, int],
+    order: str = "ASC",
 ) -> None:
-    for row in _readable(old, table, columns, bounds):
+    columns = _COLUMNS[table]
+    for row in _readable(old, table, columns, bounds, order):
         with contextlib.suppress(TypeError, OverflowError):
             if (
                 checksum(row["spans"], row["raw_bytes"], row["codec"], row["payload"])
@@ -103,11 +108,15 @@ def _copy_rows(
 
 
 def _readable(
-    old: sqlite3.Connection, table: str, columns: tuple[str, ...], bounds: tuple[int, int]
+    old: sqlite3.Connection,
+    table: str,
+    columns: tuple[str, ...],
+    bounds: tuple[int, int],
+    order: str,
 ) -> Iterator[_Row]:
     """Give every row between two ids that can be read: halve the ranges that fail."""
     query = f"""
-        SELECT {", ".join(columns)} FROM {table} WHERE id BETWEEN ? AND ? ORDER BY id
+        SELECT {", ".join(columns)} FROM {table} WHERE id BETWEEN ? AND ? ORDER BY id {order}
         LIMIT {_PAGE_ROWS}"""
     ranges = deque([bounds])
     for _ in range(_MOST_PROBES):
@@ -116,10 +125,12 @@ def _readable(
         first, last = ranges.popleft()
         try:
             while page := old.execute(query, (first, last)).fetchall():
-                yield from (dict(zip(columns, values, strict=True)) for values in page)
-                if page[-1][0] < first:  # else the same rows could be read for ever
-                    raise sqlite3.DatabaseError("the rows are out of order")
-                first = page[-1][0] + 1
+                for values in page:
+                    if not first <= values[0] <= last:  # else rows could be read for ever
+                        raise sqlite3.DatabaseError("the rows are out of order")
+                    yield dict(zip(columns, values, strict=True))
+                end = page[-1][0]
+                first, last = (end + 1, last) if order == "ASC" else (first, end - 1)
         except sqlite3.Error:
             if first < last:
                 middle = (first + last) // 2
@@ -143,6 +154,11 @@ def _is_copied(fresh: sqlite3.Connection, table: str, columns: tuple[str, ...], 
     except sqlite3.IntegrityError:
         return False
     return True
+
+
+def _pending(fresh: sqlite3.Connection, route: _Row) -> int:
+    query = "SELECT pending_spans FROM route WHERE id = ?"
+    return int(fresh.execute(query, (route["id"],)).fetchone()[0])
 
 
 def _restore_totals(fresh: sqlite3.Connection, route: _Row) -> int:

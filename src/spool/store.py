@@ -52,6 +52,10 @@ _APPEND: Final = f"""
 
 _OLDEST: Final = f"SELECT id, {_COLUMNS} FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 
+_HIDDEN: Final = """
+    SELECT 1 FROM route WHERE id = ? AND pending_spans > 0
+    AND NOT EXISTS (SELECT 1 FROM batch WHERE id BETWEEN ? AND ?)"""
+
 _DELETE: Final = "DELETE FROM batch WHERE id BETWEEN ? AND ?"
 
 _SIZES: Final = "SELECT id, spans, length(payload) FROM batch WHERE id BETWEEN ? AND ? LIMIT ?"
@@ -232,6 +236,8 @@ class Store:
             if _salt(connection) != take.salt:  # the file was moved: these rows went with it
                 return 0
             gone = _remove(connection, take)
+            if not gone and _is_astray(connection, take):
+                raise sqlite3.DatabaseError("a row is not where its id says")
             buried = max(0, min(dead, gone))
             if buried:
                 _bury(connection, take, buried, now, reason)
@@ -316,6 +322,12 @@ class Store:
             cursor = connection.execute(_OLDEST, (*bounds, _TAKE_ROWS))
             with contextlib.closing(cursor):
                 rows = _fitting(_rows(cursor, *bounds), max_bytes, max_spans)
+            if (
+                not rows
+                and not after
+                and connection.execute(_HIDDEN, (route_id, *bounds)).fetchone()
+            ):
+                raise sqlite3.DatabaseError("rows that are counted cannot be found")
             salt = _salt(connection)
         return _take(route_id, salt, rows, max_bytes, max_spans) if rows else None
 
@@ -470,6 +482,15 @@ def _remove(connection: sqlite3.Connection, take: Take) -> int:
         connection.execute(_CUT, (*_values(take.rest), take.rows[0].id, take.rest.spans))
     (after,) = connection.execute(_PENDING, (take.route_id,)).fetchone()
     return int(before - after)
+
+
+def _is_astray(connection: sqlite3.Connection, take: Take) -> bool:
+    """Say whether a reader comes to the first row of a take, and its id does not: it is damaged."""
+    row_id = take.rows[0].id
+    bounds = _id_range(take.route_id)
+    head = connection.execute(_SIZES, (*bounds, 1)).fetchone()
+    found = connection.execute("SELECT 1 FROM batch WHERE id = ?", (row_id,)).fetchone()
+    return head is not None and head[0] == row_id and found is None
 
 
 def _bury(connection: sqlite3.Connection, take: Take, dead: int, now: float, reason: str) -> None:

@@ -1,0 +1,336 @@
+"""A file that is damaged, removed, replaced or not ours: nothing stops, nothing goes uncounted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import standin
+from chaos import Witness, environment_of
+from spans import batch, span
+from spool import Settings, SpoolFileError, SpoolSpanExporter
+from spool.drainer import Drainer
+from spool.errors import SpoolDamagedError
+from spool.otlp import unpack
+from spool.records import Ledger
+from spool.settings import Target
+from spool.store import Store
+from standin import StandIn
+from test_hostile import balances, wait_until
+from test_salvage import MINE, OTHERS, ROWS, damage, fill, seed
+from trouble import Trouble
+from writer import Nursery
+
+pytestmark = pytest.mark.trust
+
+# What test_salvage's spool holds was delivered and dead before the damage.
+DELIVERED, DEAD = 5, 3
+NAMES = {f"s{number}" for number in range(ROWS)} | {"after"}
+
+
+# Damage
+
+
+def ruin(directory: Path, chance: random.Random) -> None:
+    """Damage the main file or the WAL: flip bytes, cut, empty, or overwrite with garbage."""
+    way = chance.random()
+    if way < 0.8:
+        damage(directory, chance)
+        return
+    file = directory / chance.choice(["spool.db", "spool.db-wal"])
+    size = file.stat().st_size
+    file.write_bytes(b"" if way < 0.9 else chance.randbytes(size))
+
+
+def target_of(target: Target, langfuse: StandIn) -> Target:
+    """Keep the identity, and send to the stand-in."""
+    return Target.langfuse(str(target.public_key), "sk-lf-test", langfuse.url)
+
+
+def use(path: Path, langfuse: StandIn) -> Ledger:
+    """Do with a file what an application and a drain do with it; give the ledger."""
+    targets = [target_of(target, langfuse) for target in (MINE, OTHERS)]
+    settings = Settings(path=path, target=targets[0], drain=False, sync_seconds=0.1)
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("after")])
+    wait_until(lambda: not exporter._spool.overflow)
+    exporter.shutdown()
+    store = Store(path)
+    drainer = Drainer(store, settings)
+    for target in targets:
+        drainer.add(target)
+    for _ in range(3):  # what only a reader meets is salvaged by the next writer
+        with contextlib.suppress(SpoolDamagedError):
+            drainer.drain(10, lambda: None)
+        store.database.repair()
+    ledger = store.ledger()
+    store.close()
+    return ledger
+
+
+def test_no_damage_stops_the_application_and_what_is_missing_is_counted(
+    path: Path,
+    tmp_path: Path,
+    langfuse: StandIn,
+    is_full: bool,
+    report: Callable[[Trouble], None],
+) -> None:
+    chance = random.Random(seed())
+    store = Store(path)
+    fill(store)
+    crashed = tmp_path / "crashed"
+    shutil.copytree(path.parent, crashed)
+    store.close()
+    counted = Trouble("damaged files", 0, 0, 0, 0, 0, 0, 0)
+    uncounted = replace(counted, name="damaged files, the totals among the damage")
+    for number in range(1200 if is_full else 50):
+        directory = tmp_path / f"damaged-{number}"
+        shutil.copytree(crashed, directory)
+        ruin(directory, chance)
+        begin = len(langfuse.spans)
+        ledger = use(directory / "spool.db", langfuse)
+        arrived = {span.name for span in langfuse.spans[begin:]}
+        assert arrived <= NAMES, arrived - NAMES
+        assert "after" in arrived, (number, ledger)
+        assert balances(ledger), ledger
+        assert ledger.pending == 0, ledger
+        if ledger.accepted == len(NAMES):
+            lost = ledger.delivered - DELIVERED - len(arrived)
+            counted = added(counted, ledger, ended=len(NAMES), lost=lost)
+        else:  # what is gone with the totals cannot be counted; what could be read was sent
+            lost = max(0, ledger.delivered - DELIVERED - len(arrived))
+            uncounted = added(uncounted, ledger, ended=ledger.accepted, lost=lost)
+        shutil.rmtree(directory)
+    assert counted.tried > 0
+    report(counted)
+    report(uncounted)
+
+
+def added(trouble: Trouble, ledger: Ledger, *, ended: int, lost: int) -> Trouble:
+    return replace(
+        trouble,
+        tried=trouble.tried + 1,
+        ended=trouble.ended + ended,
+        accepted=trouble.accepted + ledger.accepted,
+        refused=trouble.refused + ledger.refused,
+        lost=trouble.lost + lost,
+    )
+
+
+def varint(number: int) -> bytes:
+    """Write a number as SQLite's file format does (its section 1.6)."""
+    groups = [number & 0x7F]
+    while number := number >> 7:
+        groups.append(number & 0x7F | 0x80)
+    return bytes(reversed(groups))
+
+
+@pytest.mark.parametrize("bit", [1 << 33, 1 << 41])
+def test_a_row_whose_id_is_damaged_does_not_stall_the_drain(
+    bit: int, store: Store, path: Path, langfuse: StandIn
+) -> None:
+    target = target_of(MINE, langfuse)
+    for number in range(3):
+        store.append(target, batch(f"s{number}"), now=float(number))
+    store.close()
+    first = (1 << 40) + 1
+    content = path.read_bytes()
+    assert content.count(varint(first)) == 1
+    content = content.replace(varint(first), varint(first + bit))
+    path.write_bytes(content.replace(b"s0", b"t0"))
+    drainer = Drainer(store, Settings(path=path, target=target))
+    drainer.add(target)
+    for _ in range(5):  # whoever meets it says so; the keeper salvages
+        with contextlib.suppress(SpoolDamagedError):
+            drainer.send_due()
+        store.database.repair()
+    assert set(langfuse.names()) == {"s1", "s2"}
+    ledger = store.ledger()
+    assert (ledger.delivered, ledger.damaged, ledger.pending) == (2, 1, 0)
+
+
+# Files that come and go
+
+
+def move_away(path: Path, number: int) -> None:
+    """Rename the main file and its WAL, as a person does who wants to keep them."""
+    aside = path.parent.parent / f"aside-{number}"
+    aside.mkdir()
+    # The main file first: without it nobody writes to the WAL any more.
+    for suffix in ("", "-wal", "-shm"):
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            source.rename(aside / source.name)
+
+
+def move_directory(path: Path, number: int) -> None:
+    """Rename the directory, with all that is in it."""
+    path.parent.rename(path.parent.parent / f"aside-{number}")
+
+
+def ids_in(path: Path) -> set[str]:
+    """Read every span's id in a spool, without a change to it."""
+    store = Store(path)
+    found: set[str] = set()
+    after = 0
+    while rows := store.pending(after):
+        after = rows[-1].id
+        for row in rows:
+            request = standin.parse_protobuf(unpack(row.batch))
+            found |= {span.span_id.hex() for span in standin.spans_of(request)}
+    store.close()
+    return found
+
+
+@pytest.mark.parametrize("move", [move_away, move_directory])
+def test_a_file_that_is_moved_away_under_eight_writers_keeps_what_it_has(
+    move: Callable[[Path, int], None],
+    path: Path,
+    tmp_path: Path,
+    is_full: bool,
+    report: Callable[[Trouble], None],
+) -> None:
+    moves = 50 if is_full else 4
+    with (
+        Witness() as langfuse,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+    ):
+        for _ in range(8):
+            nursery.start(environment={"SPOOL_DRAIN": "off"})
+        for number in range(moves):
+            time.sleep(0.3)
+            wait_until(path.exists)
+            move(path, number)
+        time.sleep(0.3)
+        nursery.stop()
+        assert nursery.deaths() == {}, nursery.errors()
+        assert "Traceback" not in nursery.errors(), nursery.errors()
+        trail = nursery.trail()
+    files = [path, *tmp_path.glob("aside-*/spool.db")]
+    found = set().union(*map(ids_in, files))
+    stores = [Store(file) for file in files]
+    ledgers = [store.ledger() for store in stores]
+    for store in stores:
+        store.close()
+    report(
+        Trouble(
+            name=f"a file under 8 writers: {move.__name__.replace('_', ' ')}",
+            tried=moves,
+            ended=len(trail.ended(found)),
+            accepted=sum(ledger.accepted for ledger in ledgers),
+            refused=sum(ledger.refused for ledger in ledgers),
+            in_memory=0,
+            lost=len(trail.spooled - found),
+            duplicates=0,
+        )
+    )
+
+
+def test_a_file_that_is_removed_under_eight_writers_takes_along_only_what_it_had(
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+) -> None:
+    removals = 50 if is_full else 4
+    gone: set[str] = set()
+    with (
+        Witness() as langfuse,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+    ):
+        for _ in range(8):
+            nursery.start(environment={"SPOOL_DRAIN": "off"})
+        for _ in range(removals):
+            time.sleep(0.3)
+            wait_until(path.exists)
+            shutil.rmtree(path.parent)
+            # What was written between is in the new file, or was begun before.
+            gone = nursery.trail().begun
+        time.sleep(0.3)
+        nursery.stop()
+        assert nursery.deaths() == {}, nursery.errors()
+        assert "Traceback" not in nursery.errors(), nursery.errors()
+        trail = nursery.trail()
+    found = ids_in(path)
+    store = Store(path)
+    ledger = store.ledger()
+    store.close()
+    assert len(trail.spooled - gone) > 8
+    report(
+        Trouble(
+            name="a file that is removed under 8 writers",
+            tried=removals,
+            ended=len(found),  # the others went with the files, and their ledgers
+            accepted=ledger.accepted,
+            refused=ledger.refused,
+            in_memory=0,
+            lost=len(trail.spooled - gone - found),
+            duplicates=0,
+        )
+    )
+
+
+# What is not ours
+
+
+def other_applications(path: Path) -> None:
+    with sqlite3.connect(path) as theirs:
+        theirs.execute("CREATE TABLE theirs (x)")
+        theirs.execute("INSERT INTO theirs VALUES ('precious')")
+    theirs.close()
+
+
+def newer_versions(path: Path) -> None:
+    store = Store(path)
+    with store.database.writing() as connection:
+        connection.execute("PRAGMA user_version = 200")
+    store.close()
+
+
+def text(path: Path) -> None:
+    path.write_text("shopping list\n" * 500)
+
+
+@pytest.mark.parametrize("make", [other_applications, newer_versions, text])
+def test_what_is_not_ours_is_refused_and_stays_as_it_is(
+    make: Callable[[Path], None], path: Path, settings: Settings
+) -> None:
+    path.parent.mkdir()
+    make(path)
+    before = contents(path.parent)
+    with pytest.raises(SpoolFileError):
+        SpoolSpanExporter(settings=settings)
+    assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize("make", [other_applications, newer_versions])
+def test_what_is_not_ours_and_comes_to_the_path_under_a_writer_stays_as_it_is(
+    make: Callable[[Path], None], path: Path, tmp_path: Path, settings: Settings
+) -> None:
+    made = tmp_path / "made" / "spool.db"
+    made.parent.mkdir()
+    make(made)
+    content = made.read_bytes()
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("before")])
+    os.replace(made, path)  # noqa: PTH105 - under the writer, at once
+    for _ in range(5):
+        exporter.export([span("held")])
+    assert exporter._spool.overflow.spans == 5
+    path.rename(made)
+    wait_until(lambda: not exporter._spool.overflow)
+    exporter.shutdown()
+    assert made.read_bytes() == content
+    store = Store(path)
+    assert store.ledger().accepted == 5
+    store.close()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(directory.iterdir())}
