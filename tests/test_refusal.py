@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from chaos import Witness, can_mount, environment_of, fill_disk, small_disk
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.errors import SpoolFullError
 from spool.keeper import Keeper
 from spool.overflow import Held, Overflow
+from spool.place import beside
 from spool.settings import Target
 from spool.store import Store
+from standin import StandIn
+from test_hostile import wait_until
+from trouble import Trouble
+from writer import Nursery
+
+needs_mounts = pytest.mark.skipif(not can_mount(), reason="only root mounts a small disk")
 
 SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 
@@ -129,3 +140,198 @@ def test_what_shutdown_cannot_save_is_counted_as_refused(
     store = Store(path)
     assert (store.ledger().accepted, store.ledger().refused) == (1, 1)
     store.close()
+
+
+# Disks, mounts, limits and peers
+
+
+class Refusal:
+    """An exporter whose file is refused for a while, and what a receiver got meanwhile."""
+
+    def __init__(self, settings: Settings, langfuse: StandIn) -> None:
+        self.langfuse = langfuse
+        self.path = settings.path
+        self.exporter = SpoolSpanExporter(
+            settings=replace(settings, sync_seconds=0.1, shutdown_seconds=10)
+        )
+        self.results: list[SpanExportResult] = []
+        self.longest = 0.0
+
+    def end_spans(self, count: int) -> list[SpanExportResult]:
+        """End so many spans, and note what was said and how long the longest took."""
+        results = []
+        for _ in range(count):
+            one = span(f"s{len(self.results)}", size=1000)
+            started = time.monotonic()
+            results.append(self.exporter.export([one]))
+            self.longest = max(self.longest, time.monotonic() - started)
+            self.results.append(results[-1])
+        return results
+
+    def arrived(self) -> int:
+        return len(self.langfuse.names())
+
+    def recover(self) -> None:
+        """Wait until the file takes spans again, and all has arrived."""
+        wait_until(lambda: not self.exporter._spool.overflow)
+        assert self.end_spans(20) == [SUCCESS] * 20
+        wait_until(lambda: self.arrived() == len(self.results))
+        wait_until(lambda: not self.exporter._spool.store.ledger().pending)
+        self.exporter.shutdown()
+
+    def trouble(self, name: str, tried: int) -> Trouble:
+        store, names = Store(self.path), self.langfuse.names()
+        ledger = store.ledger()
+        store.close()
+        print(f"the longest export() took {1000 * self.longest:.1f} ms")
+        assert (ledger.pending, ledger.refused) == (0, 0), ledger
+        assert ledger.delivered == len(self.results), ledger
+        return Trouble(
+            name=name,
+            tried=tried,
+            ended=len(self.results),
+            accepted=ledger.accepted,
+            refused=ledger.refused,
+            in_memory=ledger.in_memory,
+            lost=len(self.results) - len(names),
+            duplicates=sum(names.values()) - len(names),
+        )
+
+
+@needs_mounts
+def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
+    settings: Settings,
+    path: Path,
+    langfuse: StandIn,
+    is_full: bool,
+    report: Callable[[Trouble], None],
+) -> None:
+    rounds = 30 if is_full else 2
+    ballast = path.parent / "ballast"
+    with small_disk(path.parent, 768 << 10):
+        refusal = Refusal(settings, langfuse)
+        for _ in range(rounds):
+            langfuse.stop()
+            fill_disk(ballast)
+            refused = refusal.end_spans(300)
+            assert FAILURE in refused
+            assert refusal.exporter._spool.overflow
+            langfuse.start()
+            # What was spooled before, and what is in memory: sent, and not settled.
+            wait_until(lambda: refusal.arrived() == len(refusal.results))
+            requests = len(langfuse.requests)
+            time.sleep(1)  # so long a drainer that sends again would send again
+            assert len(langfuse.requests) == requests
+            ballast.unlink()
+            wait_until(lambda: not refusal.exporter._spool.overflow)
+        refusal.recover()
+        report(refusal.trouble("a full disk", rounds))
+
+
+@needs_mounts
+def test_a_disk_that_becomes_read_only_loses_nothing(
+    settings: Settings,
+    path: Path,
+    langfuse: StandIn,
+    is_full: bool,
+    report: Callable[[Trouble], None],
+) -> None:
+    rounds = 30 if is_full else 2
+    with small_disk(path.parent, 8 << 20):
+        refusal = Refusal(settings, langfuse)
+        refusal.end_spans(20)
+        for _ in range(rounds):
+            # Nobody may write while a mount becomes read-only: the shutdown of an open file would.
+            make_read_only(path.parent, is_read_only=True)
+            assert refusal.end_spans(50) == [FAILURE] * 50
+            wait_until(lambda: refusal.arrived() == len(refusal.results))
+            make_read_only(path.parent, is_read_only=False)
+            wait_until(lambda: not refusal.exporter._spool.overflow)
+        refusal.recover()
+        report(refusal.trouble("a disk that becomes read-only", rounds))
+
+
+def make_read_only(directory: Path, *, is_read_only: bool) -> None:
+    """Bind the directory onto itself, read-only, or take that away again."""
+    if is_read_only:
+        subprocess.run(["mount", "--bind", directory, directory], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
+    else:
+        subprocess.run(["umount", directory], check=True)
+
+
+HOLDER = """
+import fcntl, os, signal, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGCONT])
+def test_a_stopped_peer_that_holds_the_mutex_costs_one_short_wait(
+    end: signal.Signals,
+    settings: Settings,
+    path: Path,
+    langfuse: StandIn,
+    is_full: bool,
+    report: Callable[[Trouble], None],
+) -> None:
+    rounds = 10 if is_full else 1
+    refusal = Refusal(settings, langfuse)
+    refusal.end_spans(20)
+    for _ in range(rounds):
+        command = [sys.executable, "-c", HOLDER, str(beside(path, ".lock"))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as peer:
+            assert peer.stdout is not None
+            assert peer.stdout.readline() == "held\n"
+            assert refusal.end_spans(500) == [FAILURE] * 500
+            wait_until(lambda: refusal.arrived() == len(refusal.results))
+            peer.send_signal(end)
+        wait_until(lambda: not refusal.exporter._spool.overflow)
+    refusal.recover()
+    report(refusal.trouble(f"a stopped peer with the mutex, then {end.name}", rounds))
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
+def test_a_process_at_its_limit_goes_on(
+    limit: str,
+    path: Path,
+    tmp_path: Path,
+    is_full: bool,
+    report: Callable[[Trouble], None],
+) -> None:
+    rounds = 10 if is_full else 1
+    values = {"RLIMIT_FSIZE": 300_000, "RLIMIT_NOFILE": 9}
+    with (
+        Witness() as langfuse,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+    ):
+        for _ in range(rounds):
+            started = [
+                nursery.start(count=300, limits={limit: values[limit]} if number % 2 else {})
+                for number in range(4)
+            ]
+            for pid in started:
+                assert nursery.wait(pid) == 0, nursery.errors()
+        assert "Traceback" not in nursery.errors(), nursery.errors()
+        by_hand = nursery.start(command=("drain",))
+        assert nursery.wait(by_hand) == 0, nursery.errors()
+        trail, arrived = nursery.trail(), langfuse.span_ids()
+    assert len(trail.spooled | trail.failed) == 4 * 300 * rounds
+    store = Store(path)
+    ledger = store.ledger()
+    store.close()
+    report(
+        Trouble(
+            name=f"{limit} in every second process",
+            tried=rounds,
+            ended=len(trail.spooled | trail.failed),
+            accepted=ledger.accepted,
+            refused=ledger.refused,
+            in_memory=ledger.in_memory,
+            lost=len(trail.spooled - set(arrived)),
+            duplicates=sum(arrived.values()) - len(arrived),
+        )
+    )
