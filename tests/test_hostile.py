@@ -315,7 +315,7 @@ def balances(ledger: Ledger) -> bool:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.01)

@@ -141,7 +141,11 @@ class Drainer:
 
     def _send_safely(self) -> bool:
         try:
-            return self.send_due()
+            if self.send_due():
+                return True
+            # It can be read, but takes nothing.
+            is_refusing = self._overflow is not None and not self._overflow.has_moved
+            return is_refusing and self._send_overflow()
         except SpoolError as error:
             self._complain("the spool file", error)
             return self._send_overflow()

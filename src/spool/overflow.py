@@ -49,7 +49,7 @@ class Overflow:
     """Holds batches in the order they came; safe between threads.
 
     `moving` is held by the one thread that moves batches to the file. `has_moved`: the file took
-    something since the application last waited for it in vain.
+    something since it last refused a span.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from spool.complaint import Complaint, logger
 from spool.database import BRIEFLY
 from spool.drainer import Drainer
-from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolError, SpoolFullError
+from spool.errors import SpoolDamagedError, SpoolError, SpoolFullError
 from spool.keeper import Keeper
 from spool.otlp import pieces
 from spool.overflow import Overflow
@@ -110,9 +110,8 @@ class SharedSpool:
             patience = BRIEFLY if self.overflow.has_moved else 0.0
             self.store.append(target, batch, now, patience=patience)
         except SpoolError as error:
-            if isinstance(error, SpoolBusyError):
-                self.overflow.has_moved = False
             is_full = isinstance(error, SpoolFullError)
+            self.overflow.has_moved = self.overflow.has_moved and is_full
             if is_full or not self._hold(target, batch, now, error):
                 self._refusal.say(error)
                 self.store.refuse(batch.spans)
