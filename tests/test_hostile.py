@@ -140,7 +140,10 @@ def tls_of(authority: trustme.CA, name: str = HOST) -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of hostility. `dead`: how many spans it makes dead letters, in which words."""
+    """One kind of hostility. `dead`: how many spans it makes dead letters, in which words.
+
+    `needs_company`: only other spans that are delivered prove whose fault it is.
+    """
 
     behaviour: Behaviour | None = None
     network: Network | None = None
@@ -148,6 +151,7 @@ class Kind:
     is_secure: bool = False
     dead: int = 0
     words: str = ""
+    needs_company: bool = False
 
 
 KINDS = {
@@ -214,7 +218,7 @@ KINDS = {
         standin.reject_span("s3"), dead=1, words="400 cannot take the span s3"
     ),
     "500 for one span, for ever": Kind(
-        standin.poison("s3"), dead=1, words="500 cannot take the span s3"
+        standin.poison("s3"), dead=1, words="500 cannot take the span s3", needs_company=True
     ),
     "a partial success": Kind(
         standin.sequence([standin.partial_success(1, "one too many"), None]),
@@ -246,6 +250,7 @@ class Meeting:
             shutdown_seconds=0,
         )
         self.store = Store(self.path)
+        self.ended: list[str] = []
 
     def happen(self) -> Trouble:
         with self.server:
@@ -258,10 +263,16 @@ class Meeting:
         with network(self.server), self.exporting(self.kind.host or self.server.url) as exporter:
             self.server.behave(self.kind.behaviour)
             for name in NAMES:
-                exporter.export([span(name)])
-            wait_until(self.has_met_it)
+                self.end_span(exporter, name)
+            wait_until(lambda: self.has_met_it(exporter))
 
-    def has_met_it(self) -> bool:
+    def end_span(self, exporter: SpoolSpanExporter, name: str) -> None:
+        self.ended.append(name)
+        exporter.export([span(name)])
+
+    def has_met_it(self, exporter: SpoolSpanExporter) -> bool:
+        if self.kind.needs_company:
+            self.end_span(exporter, f"company {len(self.ended)}")
         if self.kind.dead:
             return self.store.ledger().dead >= self.kind.dead
         (route,) = self.store.routes()
@@ -275,7 +286,7 @@ class Meeting:
                 by_hand = Drainer(self.store, self.settings)
                 by_hand.add(exporter._target)
                 by_hand.drain(10, lambda: None)
-            exporter.export([span("well")])
+            self.end_span(exporter, "well")
             wait_until(lambda: not self.store.ledger().pending)
 
     @contextlib.contextmanager
@@ -291,8 +302,7 @@ class Meeting:
         ledger, names = self.store.ledger(), self.server.names()
         letters = self.store.dead_letters()
         self.store.close()
-        ended = {*NAMES, "well"}
-        missing = len(ended - set(names))
+        missing = len(set(self.ended) - set(names))
         assert missing <= ledger.dead, names
         assert balances(ledger), ledger
         assert (ledger.pending, ledger.dead) == (0, self.kind.dead), ledger
@@ -300,7 +310,7 @@ class Meeting:
         return Trouble(
             name="",
             tried=1,
-            ended=len(ended),
+            ended=len(self.ended),
             accepted=ledger.accepted,
             refused=ledger.refused,
             in_memory=ledger.in_memory,

@@ -84,6 +84,7 @@ class Database:
         self._reader_lock = threading.RLock()  # a signal handler may read while its thread reads
         self._are_names_synced = False
         self._is_damaged = False
+        self._is_read_only = False
         _all_databases.add(self)
 
     def create_beside(self, path: Path) -> int:
@@ -198,6 +199,9 @@ class Database:
             )
 
     def _current_writer(self) -> sqlite3.Connection:
+        if self._is_read_only:
+            self._close_connections()
+            self._is_read_only = False
         if self._writer is not None:
             identity = self._identity()
             if self._writer.pid != os.getpid():  # a fork that ran no handlers (in C, say)
@@ -303,6 +307,8 @@ class Database:
                 self._is_damaged = True
                 self.written.set()
                 raise SpoolDamagedError(f"{self.path}: SQLite says: {error}") from error
+            # What SQLite opened while the disk was read-only stays so, in the whole process.
+            self._is_read_only = self._is_read_only or "readonly" in str(error)
             raise SpoolFileError(f"{self.path}: SQLite says: {error}") from error
 
     # Damage
@@ -359,10 +365,15 @@ class Database:
 
         `is_held`: this process holds the mutex already, by another use of the same file.
         """
-        self._reader_lock.acquire()
+        # In this order: a writer that repairs takes the reader's lock while it holds the mutex.
         self._mutex.freeze(None if is_held or self._writer is None else PATIENTLY)
-        reader, writer = self._reader, self._writer
-        self._reader = self._writer = None
+        self._reader_lock.acquire()
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        with self._reader_lock:
+            reader, writer = self._reader, self._writer
+            self._reader = self._writer = None
         # The reader first: the last one to close checkpoints, which is for the mutex's holder.
         if reader is not None:
             reader.sqlite.close()
@@ -379,8 +390,8 @@ class Database:
                 self._leave(writer, identity)
 
     def _thaw(self) -> None:
-        self._mutex.thaw()
         self._reader_lock.release()
+        self._mutex.thaw()
 
     def _start_in_child(self) -> None:
         self._reader_lock = threading.RLock()
