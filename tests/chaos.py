@@ -275,7 +275,7 @@ class Round:
     def calm_down(self) -> None:
         self.ballast.unlink(missing_ok=True)
         if self.plan.has_small_disk:  # the spool itself may have filled it
-            enlarge_disk(self.path.parent, 2 * DISK_BYTES)
+            enlarge_disk(self.path.parent, 16 * DISK_BYTES)
         self.resume(float("inf"))
         self.langfuse.start()
         self.langfuse.behave(None)

@@ -10,6 +10,7 @@ from trouble import Trouble
 
 
 @pytest.mark.trust
+@pytest.mark.timeout(1200)
 def test_nothing_is_lost_in_chaos(is_full: bool, report: Callable[[Trouble], None]) -> None:
     seed = random.randrange(1 << 32)
     print(f"scripts/chaos --seed {seed}")

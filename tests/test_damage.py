@@ -30,7 +30,8 @@ from test_salvage import MINE, OTHERS, ROWS, damage, fill, seed
 from trouble import Trouble
 from writer import Nursery
 
-pytestmark = pytest.mark.trust
+# With --full it takes minutes.
+pytestmark = [pytest.mark.trust, pytest.mark.timeout(1200)]
 
 # What test_salvage's spool holds was delivered and dead before the damage.
 DELIVERED, DEAD = 5, 3
@@ -70,7 +71,8 @@ def use(path: Path, langfuse: StandIn) -> Ledger:
         drainer.add(target)
     for _ in range(3):  # what only a reader meets is salvaged by the next writer
         with contextlib.suppress(SpoolDamagedError):
-            drainer.drain(10, lambda: None)
+            while drainer.send_due():
+                pass
         store.database.repair()
     ledger = store.ledger()
     store.close()

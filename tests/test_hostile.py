@@ -246,7 +246,7 @@ class Meeting:
             path=self.path,
             certificate=bundle,
             backoff_seconds=(0.01, 0.05),
-            timeout_seconds=0.5,
+            timeout_seconds=10 if kind.dead else 0.5,  # a late answer would make no dead letter
             shutdown_seconds=0,
         )
         self.store = Store(self.path)
@@ -332,6 +332,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.trust
+@pytest.mark.timeout(1200)
 def test_after_any_hostile_answer_every_span_arrives_or_is_a_dead_letter(
     tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
 ) -> None:

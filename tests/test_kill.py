@@ -24,7 +24,8 @@ from standin import Exchange
 from trouble import Trouble
 from writer import Nursery
 
-pytestmark = pytest.mark.trust
+# With --full it takes minutes.
+pytestmark = [pytest.mark.trust, pytest.mark.timeout(1200)]
 
 WRITERS = 6
 

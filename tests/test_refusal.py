@@ -199,6 +199,7 @@ class Refusal:
 
 
 @pytest.mark.trust
+@pytest.mark.timeout(1200)
 @needs_mounts
 def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
     settings: Settings,
@@ -209,7 +210,7 @@ def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
 ) -> None:
     rounds = 30 if is_full else 2
     ballast = path.parent / "ballast"
-    with small_disk(path.parent, 768 << 10):
+    with small_disk(path.parent, 16 << 20):
         refusal = Refusal(settings, langfuse)
         for _ in range(rounds):
             langfuse.stop()
@@ -230,6 +231,7 @@ def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
 
 
 @pytest.mark.trust
+@pytest.mark.timeout(1200)
 @needs_mounts
 def test_a_disk_that_becomes_read_only_loses_nothing(
     settings: Settings,
@@ -277,6 +279,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @pytest.mark.trust
+@pytest.mark.timeout(1200)
 def test_a_stopped_peer_that_holds_the_mutex_costs_one_short_wait(
     settings: Settings,
     path: Path,
@@ -301,6 +304,7 @@ def test_a_stopped_peer_that_holds_the_mutex_costs_one_short_wait(
 
 
 @pytest.mark.trust
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("limit", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
 def test_a_process_at_its_limit_goes_on(
     limit: str,

@@ -102,7 +102,7 @@ def unusable(path: Path, error: OSError) -> SpoolFileError:
 def _make_directory(directory: Path) -> None:
     if directory.is_dir():
         return
-    if directory.exists():
+    if directory.exists() and not directory.is_dir():  # it may just have been made elsewhere
         raise SpoolFileError(f"{directory}: it is not a directory; set SPOOL_PATH elsewhere")
     _make_directory(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
