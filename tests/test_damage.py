@@ -102,14 +102,12 @@ def test_no_damage_stops_the_application_and_what_is_missing_is_counted(
         ledger = use(directory / "spool.db", langfuse)
         arrived = {span.name for span in langfuse.spans[begin:]}
         assert arrived <= NAMES, arrived - NAMES
-        assert "after" in arrived, (number, ledger)
         assert balances(ledger), ledger
         assert ledger.pending == 0, ledger
+        lost = ledger.delivered - DELIVERED - len(arrived)
         if ledger.accepted == len(NAMES):
-            lost = ledger.delivered - DELIVERED - len(arrived)
             counted = added(counted, ledger, ended=len(NAMES), lost=lost)
         else:  # what is gone with the totals cannot be counted; what could be read was sent
-            lost = max(0, ledger.delivered - DELIVERED - len(arrived))
             uncounted = added(uncounted, ledger, ended=ledger.accepted, lost=lost)
         shutil.rmtree(directory)
     assert counted.tried > 0
@@ -124,7 +122,9 @@ def added(trouble: Trouble, ledger: Ledger, *, ended: int, lost: int) -> Trouble
         ended=trouble.ended + ended,
         accepted=trouble.accepted + ledger.accepted,
         refused=trouble.refused + ledger.refused,
-        lost=trouble.lost + lost,
+        lost=trouble.lost + max(0, lost),
+        # Rows that were delivered come back with an older version of their page.
+        duplicates=trouble.duplicates + max(0, -lost),
     )
 
 

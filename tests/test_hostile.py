@@ -154,83 +154,89 @@ class Kind:
     needs_company: bool = False
 
 
-KINDS = {
-    "a refused connection": Kind(network=nobody),
-    "a half-open connection": Kind(network=half_open),
-    "a black hole": Kind(network=black_hole),
-    "a name that does not resolve": Kind(host="http://langfuse.invalid"),
-    "a certificate of an unknown authority": Kind(
-        network=presenting(HOST, is_trusted=False), is_secure=True
-    ),
-    "a certificate of another host": Kind(
-        network=presenting("other.example", is_trusted=True), is_secure=True
-    ),
-    "no TLS where it is expected": Kind(network=without_tls, is_secure=True),
-    "400 with a page": Kind(standin.status(400, body=b"<html>no</html>", content_type="text/html")),
-    "401": Kind(standin.status(401)),
-    "403": Kind(standin.suspended()),
-    "404": Kind(standin.status(404, body=b"<html>no</html>", content_type="text/html")),
-    "405": Kind(standin.status(405)),
-    "408": Kind(standin.status(408)),
-    "425": Kind(standin.status(425)),
-    "429 with seconds": Kind(standin.too_many(1)),
-    "429 with a date": Kind(standin.retry_after_date(1)),
-    "429 with a date of a clock that is a year ahead": Kind(
-        standin.retry_after_date(1, clock_offset=365 * 86400)
-    ),
-    "500": Kind(standin.server_error()),
-    "502 with a page": Kind(standin.status(502, body=b"<html>no</html>", content_type="text/html")),
-    "503": Kind(standin.unavailable()),
-    "503 with Retry-After, closing": Kind(standin.busy()),
-    "503 before the request is read": Kind(hasty()),
-    "a captive portal's page": Kind(standin.html_200()),
-    "a captive portal's redirect": Kind(standin.redirect_302()),
-    "200 without a body or type": Kind(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
-    "200 with JSON that is none": Kind(standin.status(200, body=b'{"partialSuccess": [')),
-    "no answer": Kind(standin.mute()),
-    "a request that is not read": Kind(standin.deaf()),
-    "an answer that is late": Kind(standin.delay(1)),
-    "slow headers": Kind(standin.slow_headers(0.1)),
-    "a slow body": Kind(standin.slow_body(0.1)),
-    "headers without end": Kind(endless(b"X-More: and more\r\n")),
-    "a body without end": Kind(
-        endless(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 100)
-    ),
-    "100 Continue for ever": Kind(endless(b"HTTP/1.1 100 Continue\r\n\r\n")),
-    "a Content-Length that is too long, then the end": Kind(
-        saying(OK + b"Content-Length: 999\r\n\r\n{}")
-    ),
-    "a Content-Length that is too long, then nothing": Kind(
-        saying(OK + b"Content-Length: 999\r\n\r\n{}", closes=False)
-    ),
-    "a Content-Length that is too short": Kind(
-        saying(OK + b'Content-Length: 5\r\n\r\n{"partialSuccess": {}}')
-    ),
-    "a Content-Length that is no number": Kind(saying(OK + b"Content-Length: many\r\n\r\n{}")),
-    "garbage": Kind(standin.garbage()),
-    "half an answer": Kind(standin.half_answer()),
-    "a reset in mid-body": Kind(standin.reset_mid_body()),
-    "accepted, then a reset": Kind(standin.reset_after_accept()),
-    "a reset of the connection that was kept": Kind(reset_when_used_again()),
-    "413 above a size": Kind(standin.too_large(700)),
-    "413 for everything": Kind(standin.too_large(1), dead=len(NAMES), words="413 "),
-    "400 for one span": Kind(
-        standin.reject_span("s3"), dead=1, words="400 cannot take the span s3"
-    ),
-    "500 for one span, for ever": Kind(
-        standin.poison("s3"), dead=1, words="500 cannot take the span s3", needs_company=True
-    ),
-    "a partial success": Kind(
-        standin.sequence([standin.partial_success(1, "one too many"), None]),
-        dead=1,
-        words="one too many",
-    ),
-    "a partial success in JSON": Kind(
-        standin.sequence([standin.partial_success(1, "one too many", as_json=True), None]),
-        dead=1,
-        words="one too many",
-    ),
-}
+def kinds() -> dict[str, Kind]:
+    """Make each kind anew: some behaviours remember what they did."""
+    return {
+        "a refused connection": Kind(network=nobody),
+        "a half-open connection": Kind(network=half_open),
+        "a black hole": Kind(network=black_hole),
+        "a name that does not resolve": Kind(host="http://langfuse.invalid"),
+        "a certificate of an unknown authority": Kind(
+            network=presenting(HOST, is_trusted=False), is_secure=True
+        ),
+        "a certificate of another host": Kind(
+            network=presenting("other.example", is_trusted=True), is_secure=True
+        ),
+        "no TLS where it is expected": Kind(network=without_tls, is_secure=True),
+        "400 with a page": Kind(
+            standin.status(400, body=b"<html>no</html>", content_type="text/html")
+        ),
+        "401": Kind(standin.status(401)),
+        "403": Kind(standin.suspended()),
+        "404": Kind(standin.status(404, body=b"<html>no</html>", content_type="text/html")),
+        "405": Kind(standin.status(405)),
+        "408": Kind(standin.status(408)),
+        "425": Kind(standin.status(425)),
+        "429 with seconds": Kind(standin.too_many(1)),
+        "429 with a date": Kind(standin.retry_after_date(1)),
+        "429 with a date of a clock that is a year ahead": Kind(
+            standin.retry_after_date(1, clock_offset=365 * 86400)
+        ),
+        "500": Kind(standin.server_error()),
+        "502 with a page": Kind(
+            standin.status(502, body=b"<html>no</html>", content_type="text/html")
+        ),
+        "503": Kind(standin.unavailable()),
+        "503 with Retry-After, closing": Kind(standin.busy()),
+        "503 before the request is read": Kind(hasty()),
+        "a captive portal's page": Kind(standin.html_200()),
+        "a captive portal's redirect": Kind(standin.redirect_302()),
+        "200 without a body or type": Kind(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
+        "200 with JSON that is none": Kind(standin.status(200, body=b'{"partialSuccess": [')),
+        "no answer": Kind(standin.mute()),
+        "a request that is not read": Kind(standin.deaf()),
+        "an answer that is late": Kind(standin.delay(1)),
+        "slow headers": Kind(standin.slow_headers(0.1)),
+        "a slow body": Kind(standin.slow_body(0.1)),
+        "headers without end": Kind(endless(b"X-More: and more\r\n")),
+        "a body without end": Kind(
+            endless(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 100)
+        ),
+        "100 Continue for ever": Kind(endless(b"HTTP/1.1 100 Continue\r\n\r\n")),
+        "a Content-Length that is too long, then the end": Kind(
+            saying(OK + b"Content-Length: 999\r\n\r\n{}")
+        ),
+        "a Content-Length that is too long, then nothing": Kind(
+            saying(OK + b"Content-Length: 999\r\n\r\n{}", closes=False)
+        ),
+        "a Content-Length that is too short": Kind(
+            saying(OK + b'Content-Length: 5\r\n\r\n{"partialSuccess": {}}')
+        ),
+        "a Content-Length that is no number": Kind(saying(OK + b"Content-Length: many\r\n\r\n{}")),
+        "garbage": Kind(standin.garbage()),
+        "half an answer": Kind(standin.half_answer()),
+        "a reset in mid-body": Kind(standin.reset_mid_body()),
+        "accepted, then a reset": Kind(standin.reset_after_accept()),
+        "a reset of the connection that was kept": Kind(reset_when_used_again()),
+        "413 above a size": Kind(standin.too_large(700)),
+        "413 for everything": Kind(standin.too_large(1), dead=len(NAMES), words="413 "),
+        "400 for one span": Kind(
+            standin.reject_span("s3"), dead=1, words="400 cannot take the span s3"
+        ),
+        "500 for one span, for ever": Kind(
+            standin.poison("s3"), dead=1, words="500 cannot take the span s3", needs_company=True
+        ),
+        "a partial success": Kind(
+            standin.sequence([standin.partial_success(1, "one too many"), None]),
+            dead=1,
+            words="one too many",
+        ),
+        "a partial success in JSON": Kind(
+            standin.sequence([standin.partial_success(1, "one too many", as_json=True), None]),
+            dead=1,
+            words="one too many",
+        ),
+    }
 
 
 class Meeting:
@@ -340,7 +346,7 @@ def test_after_any_hostile_answer_every_span_arrives_or_is_a_dead_letter(
     with ThreadPoolExecutor(12) as pool:
         meetings = {}
         for number in range(5 if is_full else 1):
-            for name, kind in KINDS.items():
+            for name, kind in kinds().items():
                 directory = tmp_path / f"{number} {name}"
                 directory.mkdir()
                 meetings[f"{number} {name}"] = pool.submit(Meeting(kind, directory).happen)
@@ -354,7 +360,7 @@ def test_after_any_hostile_answer_every_span_arrives_or_is_a_dead_letter(
         name: sum(getattr(trouble, name) for trouble in troubles)
         for name in ("tried", "ended", "accepted", "refused", "in_memory", "lost", "duplicates")
     }
-    report(Trouble(name=f"{len(KINDS)} kinds of hostile answers and networks", **numbers))
+    report(Trouble(name=f"{len(kinds())} kinds of hostile answers and networks", **numbers))
 
 
 # Clocks
