@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from spool.database import ID_BITS
 from spool.records import checksum
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ _BATCH: Final = (
     "id", "route", "created_at", "spans", "raw_bytes", "codec", "crc32", "payload",
 )  # fmt: skip
 _COLUMNS: Final = {"batch": _BATCH, "dead": (*_BATCH, "died_at", "reason")}
+
+# A letter whose route was damaged, or totals that were: what is there was accepted once.
+_BALANCE: Final = """
+    UPDATE route SET accepted = max(0, delivered + dead + evicted + purged + exported + damaged
+                                       + pending_spans - imported)"""
 
 _Row = dict[str, Any]
 
@@ -63,6 +69,7 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
                 _copy_rows(old, fresh, "batch", bounds, "DESC")
         _copy_rows(old, fresh, "dead", (1, _GUESSED_ROWS))
         lost = sum(_restore_totals(fresh, route) for route in routes)
+        fresh.execute(_BALANCE)
         (rescued,) = fresh.execute("SELECT total(pending_spans + dead) FROM route").fetchone()
         fresh.execute("COMMIT")
     return Salvaged(int(rescued), lost)
@@ -104,6 +111,8 @@ def _copy_rows(
                 checksum(row["spans"], row["raw_bytes"], row["codec"], row["payload"])
                 == row["crc32"]
             ):
+                if table == "batch":
+                    row["route"] = row["id"] >> ID_BITS  # where its readers look for it
                 _is_copied(fresh, table, columns, row)
 
 
