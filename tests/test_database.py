@@ -270,7 +270,7 @@ def test_space_is_given_back_after_a_drain(store: Store) -> None:
         store.append(MINE, batch("a", size=100_000), now=1.0)
     store.database.checkpoint()
     full = store.database.file_bytes()
-    while store.evict(1 << 30):
+    while store.evict(1 << 30, 1.0):
         pass
     while store.database.vacuum():
         pass

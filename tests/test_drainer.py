@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -478,6 +479,73 @@ def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
     for _ in range(20):
         drainer.send_due()
     assert len(langfuse.requests) == 1
+
+
+def many(store: Store, target: Target, names: list[str]) -> None:
+    for name in names:
+        store.append(target, batch(name, size=1000), 1.0)
+
+
+def test_while_a_route_waits_its_rows_are_packed_and_then_sent_as_they_are(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    names = [f"n{number}" for number in range(40)]
+    many(store, target, names)
+    drainer = drainer_of(store, replace(settings, max_request_bytes=5000), target, clock)
+    assert not drainer.pack_idle()  # it can be sent
+    langfuse.behave(standin.unavailable())
+    drainer.send_due()
+    while drainer.pack_idle():
+        pass
+    assert route_of(store).pending_batches < 20
+    packed = [row.batch.payload for row in store.pending()]
+    langfuse.behave(None)
+    clock.now += 60
+    drain_all(drainer)
+    assert langfuse.names() == Counter(names)
+    assert b"".join(packed[:-1]) in b"".join(request.body for request in langfuse.requests[1:])
+
+
+def test_a_stranded_backlog_is_packed_too(
+    store: Store, settings: Settings, target: Target, clock: Clock
+) -> None:
+    many(store, target, NAMES)
+    drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
+    assert drainer.pack_idle()
+
+
+def test_what_is_delivered_but_not_settled_is_not_packed(
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many(store, target, NAMES)
+    drainer = drainer_of(store, replace(settings, max_request_bytes=5000), target, clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "settle", refuse_to_settle)
+        drainer.send_due()
+    langfuse.behave(standin.unavailable())
+    store.wait(route_of(store), 1000, clock.now, "503")
+    assert not drainer.pack_idle()
+
+
+def refuse_to_settle(*_: object, **__: object) -> int:
+    raise SpoolFileError("no space left")
+
+
+def test_nobody_packs_while_another_process_sends(
+    store: Store, settings: Settings, target: Target, clock: Clock, path: Path
+) -> None:
+    many(store, target, NAMES)
+    drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
+    other = Store(path)
+    with other.turn.hold(0):
+        assert not drainer.pack_idle()
+    other.close()
+    assert drainer.pack_idle()
 
 
 def test_one_routes_outage_does_not_keep_another_from_going_out(

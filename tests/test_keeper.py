@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from freezegun import freeze_time
 
 from spans import batch
 from spool.database import LARGE_WAL
@@ -106,6 +107,48 @@ def test_drop_newest_refuses_until_there_is_room_again(store: Store, settings: S
     store.settle(take, now=100.0)
     keeper.keep()
     assert not store.is_full
+
+
+def test_spans_older_than_the_age_limit_are_evicted_counted_and_said(
+    store: Store, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    keeper = Keeper(store, replace(settings, max_age_seconds=160), monotonic=lambda: now)
+    store.append(TARGET, batch("a", "b"), now=1.0)
+    for now in range(1000, 1170, 9):  # noqa: B007 - the keeper's clock
+        keeper.keep()
+        assert store.ledger().pending == 2
+    now = 1190.0
+    keeper.keep()
+    assert (store.ledger().evicted, store.ledger().pending) == (2, 0)
+    assert "2 spans" in caplog.text
+
+
+@pytest.mark.parametrize("boot", ["1970-01-01 00:05:00", "2026-01-01"])
+@pytest.mark.parametrize("later", ["1970-01-01 00:06:00", "2025-01-01", "2027-01-01"])
+def test_no_wall_clock_that_jumps_makes_a_span_old(
+    store: Store, settings: Settings, boot: str, later: str
+) -> None:
+    now = 1000.0
+    limited = replace(settings, max_age_seconds=86400)
+    with freeze_time(boot):
+        store.append(TARGET, batch("a"), now=time.time())
+        Keeper(store, limited, monotonic=lambda: now).keep()
+    with freeze_time(later):
+        keeper = Keeper(store, limited, monotonic=lambda: now)
+        for now in (1001.0, 40_000.0, 80_000.0):  # noqa: B007 - the keeper's clock
+            keeper.keep()
+    assert store.ledger().pending == 1
+
+
+def test_with_an_age_limit_an_idle_spool_is_looked_at(store: Store, settings: Settings) -> None:
+    keeper = Keeper(store, replace(settings, max_age_seconds=0.5))
+    store.append(TARGET, batch("a"), now=1.0)
+    keeper.start()
+    try:
+        wait_until(lambda: store.ledger().evicted == 1)
+    finally:
+        keeper.stop(10)
 
 
 def test_what_failed_is_done_when_it_works_again(

@@ -10,6 +10,8 @@ Invariants:
   found again within a few requests.
 - What was delivered and cannot be settled, because the file refuses, is remembered and not sent
   again.
+- While a route cannot be sent there is time to pack its rows; never those that are suspects, or
+  delivered and not settled.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from opentelemetry import context
 
 from spool.complaint import Complaint, logger
 from spool.errors import PayloadError, SettingsError, SpoolError
-from spool.otlp import join
+from spool.otlp import ROW_BYTES, join
 from spool.pace import Pace, Suspect
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Target, read_credentials, without_secrets
@@ -46,6 +48,8 @@ HOLD_SECONDS: Final = 330.0
 _TURNS_BETWEEN_PAUSES: Final = 16
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
+# Packing takes at most one part of the time in so many.
+_PACK_SHARE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +140,18 @@ class Drainer:
         with self._store.present():
             while not self._stopping.is_set():
                 if not self._send_safely():
-                    self._awake.wait(TICK)
+                    self._awake.wait(self._pack_safely())
                     self._awake.clear()
+
+    def _pack_safely(self) -> float:
+        """Pack once, if there is something to pack; give the seconds to rest after it."""
+        started = time.monotonic()
+        try:
+            is_packed = self.pack_idle()
+        except SpoolError as error:
+            self._complain("the spool file", error)
+            return TICK
+        return (time.monotonic() - started) * (_PACK_SHARE - 1) if is_packed else TICK
 
     def _send_safely(self) -> bool:
         try:
@@ -201,12 +215,39 @@ class Drainer:
         verdicts = [
             self._send_in_turn(route.id, target)
             for route in self._store.routes()
-            if route.pending_spans
-            and (target := self.target_of(route)) is not None
-            and self._is_due(route, target)
-            and not self._is_in_trouble(route.name)
+            if (target := self._sendable(route)) is not None
         ]
         return Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+
+    def pack_idle(self) -> bool:
+        """Pack some rows of a route that cannot be sent now; say whether there may be more at once.
+
+        Raises SpoolError.
+        """
+        max_bytes = min(ROW_BYTES, self._settings.max_request_bytes)
+        return any(
+            self._pack_in_turn(route.id, max_bytes)
+            for route in self._store.routes()
+            if route.pending_batches > 1
+            and self._sendable(route) is None
+            and route.name not in self._suspects
+            and not self._unsettled.get(route.name)
+        )
+
+    def _pack_in_turn(self, route_id: int, max_bytes: int) -> bool:
+        if not self._store.turn.acquire(timeout=0):
+            return False
+        try:
+            return self._store.pack(route_id, max_bytes)
+        finally:
+            self._store.turn.release()
+
+    def _sendable(self, route: Route) -> Target | None:
+        """Give the target of a route that has something to send, now; None otherwise."""
+        if not route.pending_spans or self._is_in_trouble(route.name):
+            return None
+        target = self.target_of(route)
+        return target if target is not None and self._is_due(route, target) else None
 
     def target_of(self, route: Route) -> Target | None:
         """Give the target that a route's spans go to; None where its secret is not known."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,7 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
         for meta in _read(old, "meta", ("salt", "refused")):
             with contextlib.suppress(sqlite3.IntegrityError):
                 fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
+        fresh.execute("UPDATE meta SET damaged_at = ?", (time.time(),))
         found = _routes(old, id_bits)
         routes = [route for route in found if _is_copied(fresh, "route", _IDENTITY, route)]
         for route in routes or _guessed_routes():
