@@ -47,7 +47,7 @@ def main() -> None:
     """Run a command and exit with its code; an error is one line on standard error."""
     try:
         commands(prog_name="spool")
-    except SpoolBusyError as error:
+    except (SpoolBusyError, SpoolDamagedError) as error:
         _fail(error, 1)
     except SpoolError as error:
         _fail(error, 2)

@@ -188,6 +188,10 @@ class Database:
 
     def _check_place(self) -> None:
         place.prepare(self.path)
+        self._check_owner()
+
+    def _check_owner(self) -> None:
+        """Refuse what is at the path unless it is ours: by its mark, or our lock file beside it."""
         status = place.check(self.path)
         if status is None or status.st_size == 0 or self._mutex.path.exists():
             return
@@ -235,7 +239,7 @@ class Database:
             else:
                 self._reader.sqlite.close()  # reads only: its close never checkpoints
             self._reader = None
-        place.check(self.path)
+        self._check_owner()
         sqlite = _connect(self.path, "ro")
         try:
             _check_version(self.path, sqlite)
