@@ -222,7 +222,7 @@ def test_status_tells_for_a_day_that_the_file_was_damaged(filled: Store, path: P
         file.truncate(8192)
     assert "SQLite says" in spool("status", code=1).stderr
     spool("drain")
-    assert "! the file was damaged and was salvaged, 0 spans are known to be lost" in (
+    assert "! the file was damaged and salvaged, 0 spans are known to be lost" in (
         spool("status", code=1).stdout
     )
 

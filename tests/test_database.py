@@ -57,8 +57,8 @@ def test_with_a_window_of_zero_every_commit_is_synced(path: Path) -> None:
 
 def test_every_file_is_its_owners_alone(store: Store, path: Path) -> None:
     store.append(MINE, batch("a"), now=1.0)
-    store.turn.acquire(1)
-    store.turn.release()
+    with store.turn.take(60):
+        pass
     store.presence.acquire(1)
     store.presence.release()
     files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,10 +321,10 @@ def test_while_another_process_has_the_turn_nothing_is_sent(
     drainer: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
     other = Store(path)
-    assert other.turn.acquire(1)
-    assert not drainer.send_due()
+    with other.turn.take(60) as is_had:
+        assert is_had
+        assert not drainer.send_due()
     assert langfuse.requests == []
-    other.turn.release()
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
     other.close()
@@ -331,17 +333,39 @@ def test_while_another_process_has_the_turn_nothing_is_sent(
 def test_the_turn_of_a_killed_drainer_is_free_at_once(
     drainer: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
-    code = (
-        "import time; from pathlib import Path; from spool.store import Store\n"
-        f"Store(Path({str(path)!r})).turn.acquire(1); print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with process_with_the_turn(path) as other:
         assert not drainer.send_due()
         other.kill()
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
+
+
+@contextlib.contextmanager
+def process_with_the_turn(path: Path) -> Iterator[subprocess.Popen[str]]:
+    code = (
+        "import time; from pathlib import Path; from spool.store import Store\n"
+        f"with Store(Path({str(path)!r})).turn.take(60): print('had', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "had\n"
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+def test_a_peer_that_is_stopped_in_its_turn_does_not_keep_spans_here_for_ever(
+    drainer: Drainer, store: Store, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainer, "_longest_turn", 0.05)
+    with process_with_the_turn(path) as other:
+        other.send_signal(signal.SIGSTOP)
+        assert not drainer.send_due()  # it may only be slow
+        time.sleep(0.1)
+        drain_all(drainer)
+        assert_nothing_lost(store, langfuse)
 
 
 def test_only_routes_whose_secret_is_held_are_sent(
@@ -542,7 +566,7 @@ def test_nobody_packs_while_another_process_sends(
     many(store, target, NAMES)
     drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
     other = Store(path)
-    with other.turn.hold(0):
+    with other.turn.take(60):
         assert not drainer.pack_idle()
     other.close()
     assert drainer.pack_idle()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import context
 
 from spool.complaint import Complaint, logger
+from spool.database import PATIENTLY
 from spool.errors import PayloadError, SettingsError, SpoolError
 from spool.otlp import ROW_BYTES, join
 from spool.pace import Pace, Suspect
@@ -48,6 +49,8 @@ HOLD_SECONDS: Final = 330.0
 _TURNS_BETWEEN_PAUSES: Final = 16
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
+# What a turn takes at most beside its request: settling, twice as patient as it may be.
+_BESIDE_SENDING: Final = 2 * PATIENTLY
 # Packing takes at most one part of the time in so many.
 _PACK_SHARE: Final = 4
 
@@ -103,6 +106,7 @@ class Drainer:
         self._suspects: dict[str, Suspect] = {}
         self._complaints: dict[str, Complaint] = {}
         self._turns = 0
+        self._longest_turn = settings.timeout_seconds + _BESIDE_SENDING
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
@@ -235,12 +239,8 @@ class Drainer:
         )
 
     def _pack_in_turn(self, route_id: int, max_bytes: int) -> bool:
-        if not self._store.turn.acquire(timeout=0):
-            return False
-        try:
-            return self._store.pack(route_id, max_bytes)
-        finally:
-            self._store.turn.release()
+        with self._store.turn.take(self._longest_turn) as is_had:
+            return is_had and self._store.pack(route_id, max_bytes)
 
     def _sendable(self, route: Route) -> Target | None:
         """Give the target of a route that has something to send, now; None otherwise."""
@@ -289,19 +289,14 @@ class Drainer:
     ) -> Verdict | None:
         """Send one request of a route, if the turn is free; None if not, or if nothing is due."""
         self._pause_for_others()
-        if not self._store.turn.acquire(timeout=0):
-            return None
-        try:
-            self._store.turn.sign()
+        with self._store.turn.take(self._longest_turn) as is_had:
             # Read again: another process may have had the turn, or the file may be another.
-            route = self._store.route(route_id)
+            route = self._store.route(route_id) if is_had else None
             if route is None or route.name != target.route:
                 return None
             if not is_forced and not self._is_due(route, target):
                 return None
             return self._send(route, target, timeout)
-        finally:
-            self._store.turn.release()
 
     def _pause_for_others(self) -> None:
         """Leave a gap now and then that another process, which polls for the turn, can see."""

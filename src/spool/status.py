@@ -91,7 +91,7 @@ class Report:
             )
         if self._is_recent(self.trouble.damaged_at):
             found.append(
-                f"the file was damaged and was salvaged, {self.ledger.damaged} spans are known to be "
+                f"the file was damaged and salvaged, {self.ledger.damaged} spans are known to be "
                 "lost; see to the disk"
             )
         if self._is_recent(self.trouble.evicted_at):

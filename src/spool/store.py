@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Final
 from spool import place, sql
 from spool.database import BRIEFLY, ID_BITS, PATIENTLY, Database
 from spool.errors import PayloadError, SpoolFileError, SpoolFullError
-from spool.lock import FileLock, is_held, signature
+from spool.lock import FileLock, is_held
 from spool.otlp import Batch, Codec, cut, join, pack
 from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble, checksum
 from spool.settings import without_secrets
+from spool.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ class Store:
     def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
         self.database = Database(path, sync_each_commit=sync_each_commit)
         create = self.database.create_beside
-        self.turn = FileLock(place.beside(path, ".turn"), create)
+        self.turn = Turn(path, create)
         self.presence = FileLock(place.beside(path, ".drainer"), create, shared=True)
         self.is_full = False
         self._refused = 0
@@ -351,7 +352,7 @@ class Store:
         with self.database.file_errors():
             if not is_held(self.presence.path):
                 return False, None
-            return True, signature(self.turn.path)
+            return True, self.turn.pid()
 
 
 def _salt(connection: sqlite3.Connection) -> bytes:
