@@ -46,7 +46,7 @@ TICK: Final = 0.5
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
-_TURNS_BETWEEN_PAUSES: Final = 16
+_SECONDS_BETWEEN_PAUSES: Final = 0.25
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
 # What a turn takes at most beside its request: settling, twice as patient as it may be.
@@ -105,7 +105,7 @@ class Drainer:
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspect] = {}
         self._complaints: dict[str, Complaint] = {}
-        self._turns = 0
+        self._paused_at = 0.0
         self._longest_turn = settings.timeout_seconds + _BESIDE_SENDING
         self._awake = threading.Event()
         self._stopping = threading.Event()
@@ -300,9 +300,9 @@ class Drainer:
 
     def _pause_for_others(self) -> None:
         """Leave a gap now and then that another process, which polls for the turn, can see."""
-        self._turns += 1
-        if self._turns % _TURNS_BETWEEN_PAUSES == 0:
+        if time.monotonic() - self._paused_at > _SECONDS_BETWEEN_PAUSES:
             time.sleep(_PAUSE)
+            self._paused_at = time.monotonic()
 
     def _send(self, route: Route, target: Target, timeout: float) -> Verdict | None:
         unsettled = self._settle_again(route)

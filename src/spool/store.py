@@ -369,25 +369,18 @@ def _id_range(route_id: int) -> tuple[int, int]:
 
 def _rows(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:
     """Make rows of what is read between two ids. Raises sqlite3.DatabaseError for damage."""
-    for values in cursor:
-        if not first <= values[0] <= last:  # else the same rows could be read for ever
+    for row_id, created_at, *values in cursor:
+        if not first <= row_id <= last:  # else the same rows could be read for ever
             raise sqlite3.DatabaseError("the rows are out of order")
-        first = values[0] + 1
-        yield _row(values)
+        first = row_id + 1
+        yield Row(row_id, created_at, *_batch(*values))
 
 
-def _row(values: tuple[Any, ...]) -> Row:
-    row_id, created_at, *rest = values
-    batch, is_sound = _batch(rest)
-    return Row(row_id, created_at, batch, is_sound)
-
-
-def _batch(values: Sequence[Any]) -> tuple[Batch, bool]:
+def _batch(spans: Any, raw_bytes: Any, codec: Any, crc32: Any, payload: Any) -> tuple[Batch, bool]:
     """Make a stored batch, and say whether it is sound. Raises sqlite3.DatabaseError for damage."""
-    spans, raw_bytes, codec, crc32, payload = values
-    if not all(isinstance(number, int) for number in (spans, raw_bytes, codec, crc32)):
+    if not (type(spans) is type(raw_bytes) is type(codec) is type(crc32) is int):
         raise sqlite3.DatabaseError("a row's numbers are damaged")
-    if not isinstance(payload, bytes):
+    if type(payload) is not bytes:
         raise sqlite3.DatabaseError("a row's payload is damaged")
     batch = Batch(payload, spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
     return batch, checksum(spans, raw_bytes, codec, payload) == crc32
@@ -517,7 +510,7 @@ def _dead(connection: sqlite3.Connection, letter_id: int) -> tuple[int, int]:
 
 def _letter(values: tuple[Any, ...]) -> DeadLetter:
     letter_id, route, died_at, reason, created_at, *batch = values
-    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(batch)[0])
+    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(*batch)[0])
 
 
 def _route(values: tuple[Any, ...]) -> Route:
