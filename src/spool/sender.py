@@ -97,12 +97,12 @@ class Sender:
         try:
             answer = self._post(body, Deadline(timeout))
         except TimeoutError as error:
-            self.close()
+            self._abort()
             reason = f"no complete answer within {timeout:g} s"
             return Outcome(Verdict.WAIT, f"{reason} ({error})", is_timeout=True)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: a proxy or a host whose name or port is none.
-            self.close()
+            self._abort()
             outcome = Outcome(Verdict.WAIT, f"{type(error).__name__}: {error}")
         else:
             outcome = classify(answer)
@@ -113,6 +113,11 @@ class Sender:
         """Close the connection; the next request opens one."""
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
+
+    def _abort(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
             self._connection = None
 
     def _post(self, body: bytes, deadline: Deadline) -> Answer:
