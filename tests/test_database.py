@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool.database import LARGE_WAL, Database
+from spool.database import LARGE_WAL, Database, has_sound_schema
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
+from spool.schema import migrate
 from spool.settings import Target
 from spool.store import Store
 
@@ -388,3 +390,12 @@ print(accepted)
     store = Store(path)
     assert store.ledger().pending == accepted > 0
     store.close()
+
+
+def test_the_checksum_of_the_schema_is_that_of_what_the_migrations_make() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as sqlite:
+        assert not has_sound_schema(sqlite)
+        migrate(sqlite)
+        assert has_sound_schema(sqlite)
+        sqlite.execute("DROP TRIGGER batch_in")
+        assert not has_sound_schema(sqlite)

@@ -25,6 +25,7 @@ import sqlite3
 import threading
 import time
 import weakref
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
 _SCHEMA_VERSION: Final = 100  # the hundreds are the major version
+_SCHEMA_CRC32: Final = 0x55900BD7
+_SCHEMA: Final = """
+    SELECT sql FROM sqlite_master
+    WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'mark') AND sql <> '' ORDER BY name"""
 
 # An id of a batch is its route's, shifted by so many bits, and a number.
 ID_BITS: Final = 40
@@ -49,8 +54,11 @@ PATIENTLY: Final = 5.0
 
 LARGE_WAL: Final = 4 << 20
 
-_SPARE_PAGES: Final = 256
-_VACUUM_PAGES: Final = 1024
+# An append writes whole pages. With a span a row smaller ones than SQLite's 4096 cost a fifth less
+# from commit to checkpoint, and a third less WAL; still smaller ones make large rows slow to read.
+_PAGE_BYTES: Final = 2048
+_SPARE_PAGES: Final = 512
+_VACUUM_PAGES: Final = 2048
 
 
 # Device and inode of the main file and of the WAL; None for what is not there.
@@ -278,6 +286,7 @@ class Database:
         sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
         version = _check_version(self.path, sqlite)
         if version == 0:
+            sqlite.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode
         if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
@@ -317,6 +326,8 @@ class Database:
             if not self._is_damaged:
                 self._current_writer()
                 return
+        except UnicodeDecodeError:  # as in file_errors
+            pass
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
                 raise
@@ -342,7 +353,7 @@ class Database:
             os.close(place.create(fresh, owner_of=self.path))
             with contextlib.closing(_connect(fresh, "rw")) as sqlite:
                 self._set_up(sqlite)
-                salvaged = salvage(aside, sqlite, ID_BITS)
+                salvaged = salvage(aside, fresh, sqlite, ID_BITS)
             logger.error(
                 "langfuse-spool: %s was damaged and was moved to %s; %d spans were rescued, "
                 "%d are known to be lost",
@@ -392,6 +403,12 @@ class Database:
         self.is_wal_large = threading.Event()
 
 
+def has_sound_schema(sqlite: sqlite3.Connection) -> bool:
+    """Say whether every word of our tables and triggers is what `schema` wrote."""
+    words = sqlite.execute(_SCHEMA).fetchall()
+    return zlib.crc32("\n".join(word for (word,) in words).encode()) == _SCHEMA_CRC32
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     sqlite = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
@@ -420,6 +437,8 @@ def _check_version(path: Path, sqlite: sqlite3.Connection) -> int:
             f"{path}: a newer langfuse-spool wrote it (schema {version}, this one knows "
             f"{_SCHEMA_VERSION}); upgrade langfuse-spool"
         )
+    if version == _SCHEMA_VERSION and not has_sound_schema(sqlite):
+        raise sqlite3.DatabaseError("the schema is damaged")
     return version
 
 
