@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.trace import Link, SpanContext, Status
+    from opentelemetry.trace.span import TraceState
 
 _Thing = TypeVar("_Thing")
 _Value = Any
@@ -36,7 +37,9 @@ class _UnfamiliarError(Exception):
     """Only the official encoder knows what to do with this."""
 
 
-def _slow_varint(number: int) -> bytes:
+def _long_varint(number: int) -> bytes:
+    if number < 1 << 14:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
         encoded.append(number & 0x7F | 0x80)
@@ -45,12 +48,17 @@ def _slow_varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-_VARINTS: Final = [_slow_varint(number) for number in range(1 << 10)]
+# Most lengths are below this, and looked up.
+_TABLED: Final = 2048
+_VARINTS: Final = [
+    bytes([number]) if number < 128 else _long_varint(number)  # noqa: PLR2004 - seven bits a byte
+    for number in range(_TABLED)
+]
 
 
 def varint(number: int) -> bytes:
     """Encode a number that is not negative (Protocol Buffers, "Encoding", base 128 varints)."""
-    return _VARINTS[number] if number < len(_VARINTS) else _slow_varint(number)
+    return _VARINTS[number] if number < _TABLED else _long_varint(number)
 
 
 def _varint_tag(number: int) -> bytes:
@@ -140,14 +148,20 @@ _KEY_VALUES_VALUES: Final = _len_tag(1)
 
 # enum SpanKind counts from 1, as 0 is "unspecified"; the SDK's from 0. enum StatusCode is the same.
 _KINDS: Final = {kind: _SPAN_KIND + varint(kind.value + 1) for kind in SpanKind}
-_CODES: Final = {code: _STATUS_CODE + varint(code.value) if code.value else b"" for code in StatusCode}
+_CODES: Final = {
+    code: _STATUS_CODE + varint(code.value) if code.value else b"" for code in StatusCode
+}
 
 # enum SpanFlags: CONTEXT_HAS_IS_REMOTE_MASK, and CONTEXT_IS_REMOTE_MASK.
 _LOCAL: Final = struct.pack("<I", 0x100)
 _REMOTE: Final = struct.pack("<I", 0x100 | 0x200)
 
-_TRUE: Final = _ANY_BOOL + varint(1)
-_FALSE: Final = _ANY_BOOL + varint(0)
+# Lengths of ids, whole values.
+_TRACE_ID_SIZE: Final = 16
+_SPAN_ID_SIZE: Final = 8
+_TRUE: Final = b"\x02" + _ANY_BOOL + b"\x01"
+_FALSE: Final = b"\x02" + _ANY_BOOL + b"\x00"
+_DOUBLE: Final = b"\x09" + _ANY_DOUBLE
 
 _fixed64: Final = struct.Struct("<Q").pack
 _double: Final = struct.Struct("<d").pack
@@ -157,8 +171,8 @@ _double: Final = struct.Struct("<d").pack
 _MAX_DEPTH: Final = 12
 
 _MAX_THINGS: Final = 128
-_MAX_CACHED: Final = 4096
-_MAX_CACHED_KEY: Final = 256
+_MAX_KEYS: Final = 4096
+_MAX_KEY_LENGTH: Final = 256
 
 # The official encoder of the same release: since when it writes a scope's schema URL and
 # attributes, and values that are None.
@@ -186,7 +200,7 @@ def _encode_officially(spans: Sequence[ReadableSpan]) -> bytes:
 
 def _request(spans: Sequence[ReadableSpan]) -> list[bytes]:
     pieces: list[bytes] = []
-    for resource, its_spans in _grouped(spans, attrgetter("resource")):
+    for resource, its_spans in _grouped(spans, _resource_of):
         pieces += _message(_REQUEST_RESOURCE_SPANS, _resource_spans(resource, its_spans))
     return pieces
 
@@ -194,7 +208,7 @@ def _request(spans: Sequence[ReadableSpan]) -> list[bytes]:
 def _resource_spans(resource: Resource, spans: Sequence[ReadableSpan]) -> list[bytes]:
     around = _resource(resource)
     pieces = [around.before]
-    for scope, its_spans in _grouped(spans, attrgetter("instrumentation_scope")):
+    for scope, its_spans in _grouped(spans, _scope_of):
         pieces += _message(_RESOURCE_SPANS_SCOPE_SPANS, _scope_spans(scope, its_spans))
     pieces.append(around.behind)
     return pieces
@@ -204,15 +218,22 @@ def _scope_spans(scope: InstrumentationScope | None, spans: Sequence[ReadableSpa
     around = _scope(scope)
     pieces = [around.before]
     for span in spans:
-        pieces += _message(_SCOPE_SPANS_SPANS, [_span(span)])
+        body = _span(span)
+        pieces += (_SCOPE_SPANS_SPANS, varint(len(body)), body)
     pieces.append(around.behind)
     return pieces
+
+
+_resource_of: Final = attrgetter("resource")
+_scope_of: Final = attrgetter("instrumentation_scope")
 
 
 def _grouped(
     spans: Sequence[ReadableSpan], of: Callable[[ReadableSpan], Any]
 ) -> Collection[tuple[Any, Sequence[ReadableSpan]]]:
     """Group spans by what equals, in order; by identity first: hashing a Resource writes JSON."""
+    if len(spans) == 1:
+        return [(of(spans[0]), spans)]
     things = list(map(of, spans))
     distinct = {id(thing): thing for thing in things}
     if len(distinct) == 1:
@@ -307,13 +328,19 @@ def _scope(scope: InstrumentationScope | None) -> _Around:
 
 
 def _span(span: ReadableSpan) -> bytes:
-    context, parent, start, end = span.get_span_context(), span.parent, span.start_time, span.end_time
+    context, parent, start, end = (
+        span.get_span_context(),
+        span.parent,
+        span.start_time,
+        span.end_time,
+    )
     if context is None or not start or not end:
         raise _UnfamiliarError
     pieces = [
-        *_ids(_SPAN_TRACE_ID, _SPAN_SPAN_ID, context),
-        _trace_state(context),
-        _parent(parent),
+        _id(_SPAN_TRACE_ID, context.trace_id, _TRACE_ID_SIZE),
+        _id(_SPAN_SPAN_ID, context.span_id, _SPAN_ID_SIZE),
+        _trace_state(context.trace_state),
+        b"" if parent is None else _id(_SPAN_PARENT_SPAN_ID, parent.span_id, _SPAN_ID_SIZE),
         _text(_SPAN_NAME, span.name),
         _KINDS[span.kind],
         _SPAN_START_TIME,
@@ -323,32 +350,19 @@ def _span(span: ReadableSpan) -> bytes:
     ]
     _add_attributes(pieces, _SPAN_ATTRIBUTES, span.attributes)
     pieces.append(_count(_SPAN_DROPPED_ATTRIBUTES, span.dropped_attributes))
-    for event in span.events:
-        pieces += _message(_SPAN_EVENTS, _event(event))
+    pieces += [_field(_SPAN_EVENTS, _event(event)) for event in span.events]
     pieces.append(_count(_SPAN_DROPPED_EVENTS, span.dropped_events))
-    for link in span.links:
-        pieces += _message(_SPAN_LINKS, _link(link))
+    pieces += [_field(_SPAN_LINKS, _link(link)) for link in span.links]
     pieces.append(_count(_SPAN_DROPPED_LINKS, span.dropped_links))
     pieces += (_status(span.status), _SPAN_FLAGS, _flags(parent))
     return b"".join(pieces)
 
 
-def _ids(trace_tag: bytes, span_tag: bytes, context: SpanContext) -> list[bytes]:
-    trace_id, span_id = context.trace_id, context.span_id
-    return [
-        trace_tag, _VARINTS[16], trace_id.to_bytes(16, "big"),
-        span_tag, _VARINTS[8], span_id.to_bytes(8, "big"),
-    ]
+def _id(tag: bytes, number: int, size: int) -> bytes:
+    return tag + _VARINTS[size] + number.to_bytes(size, "big")
 
 
-def _parent(parent: SpanContext | None) -> bytes:
-    if parent is None:
-        return b""
-    return _field(_SPAN_PARENT_SPAN_ID, parent.span_id.to_bytes(8, "big"))
-
-
-def _trace_state(context: SpanContext) -> bytes:
-    state = context.trace_state
+def _trace_state(state: TraceState) -> bytes:
     if not state:
         return b""
     return _text(_SPAN_TRACE_STATE, ",".join([f"{key}={value}" for key, value in state.items()]))
@@ -359,26 +373,28 @@ def _flags(context: SpanContext | None) -> bytes:
 
 
 def _status(status: Status) -> bytes:
-    description = status.description
-    code = _CODES[status.status_code]
-    return _field(_SPAN_STATUS, _text(_STATUS_MESSAGE, description) + code)
+    message = _text(_STATUS_MESSAGE, status.description)
+    return _field(_SPAN_STATUS, message + _CODES[status.status_code])
 
 
-def _event(event: Event) -> list[bytes]:
+def _event(event: Event) -> bytes:
     if not event.timestamp:
         raise _UnfamiliarError
     pieces = [_EVENT_TIME, _fixed64(event.timestamp), _text(_EVENT_NAME, event.name)]
     _add_attributes(pieces, _EVENT_ATTRIBUTES, event.attributes)
     pieces.append(_count(_EVENT_DROPPED_ATTRIBUTES, event.dropped_attributes))
-    return pieces
+    return b"".join(pieces)
 
 
-def _link(link: Link) -> list[bytes]:
-    pieces = _ids(_LINK_TRACE_ID, _LINK_SPAN_ID, link.context)
+def _link(link: Link) -> bytes:
+    pieces = [
+        _id(_LINK_TRACE_ID, link.context.trace_id, _TRACE_ID_SIZE),
+        _id(_LINK_SPAN_ID, link.context.span_id, _SPAN_ID_SIZE),
+    ]
     _add_attributes(pieces, _LINK_ATTRIBUTES, link.attributes)
     dropped = _count(_LINK_DROPPED_ATTRIBUTES, link.dropped_attributes)
     pieces += (dropped, _LINK_FLAGS, _flags(link.context))
-    return pieces
+    return b"".join(pieces)
 
 
 # Attributes
@@ -387,43 +403,48 @@ def _link(link: Link) -> list[bytes]:
 def _add_attributes(pieces: list[bytes], tag: bytes, attributes: Any) -> None:
     if not attributes:
         return
+    keys = _keys
     # A copy is a plain dict, made at once; a BoundedAttributes would be asked for each value.
     for key, value in attributes.copy().items():
-        name = _keys.get(key) or _key(key)
+        name = keys[key]
         if type(value) is str:
             content = value.encode()
             size = len(content)
-            prefix = _STRINGS[size] if size < len(_STRINGS) else _string_prefix(size)
+            prefix = _STRING_PREFIXES[size] if size < _TABLED else _string_prefix(size)
+            size += len(name) + len(prefix)
+            length = _VARINTS[size] if size < _TABLED else _long_varint(size)
+            pieces += (tag, length, name, prefix, content)
         else:
             content = _any_value(value)
-            prefix = varint(len(content))
-        pieces += (tag, varint(len(name) + len(prefix) + len(content)), name, prefix, content)
+            pieces += (tag, varint(len(name) + len(content)), name, content)
 
 
-def _key(key: str) -> bytes:
-    """Encode all that stands before the value's length."""
-    name = _text(_KEY_VALUE_KEY, key) + _KEY_VALUE_VALUE
-    if len(name) <= _MAX_CACHED_KEY:
-        if len(_keys) >= _MAX_CACHED:
-            _keys.clear()
-        _keys[key] = name
-    return name
+class _Keys(dict[str, bytes]):
+    """What stands in a KeyValue before the value's length, by key."""
+
+    def __missing__(self, key: str) -> bytes:
+        name = _text(_KEY_VALUE_KEY, key) + _KEY_VALUE_VALUE
+        if len(key) <= _MAX_KEY_LENGTH:
+            if len(self) >= _MAX_KEYS:
+                self.clear()
+            self[key] = name
+        return name
 
 
-_keys: dict[str, bytes] = {}
+_keys: Final = _Keys()
 
 
 def _string_prefix(size: int) -> bytes:
-    """Encode what stands before a string of `size` bytes that is an attribute's value."""
+    """Encode what stands in an AnyValue, its length included, before a string of `size` bytes."""
     inner = _ANY_STRING + varint(size)
     return varint(len(inner) + size) + inner
 
 
-_STRINGS: Final = [_string_prefix(size) for size in range(len(_VARINTS))]
+_STRING_PREFIXES: Final = [_string_prefix(size) for size in range(_TABLED)]
 
 
 def _any_value(value: Any, depth: int = 0) -> bytes:
-    """Encode an AnyValue message."""
+    """Encode an AnyValue, with its length in front."""
     kind = type(value)
     scalar = _SCALARS.get(kind)
     if scalar is not None:
@@ -438,16 +459,15 @@ def _any_value(value: Any, depth: int = 0) -> bytes:
 
 
 def _array(values: Sequence[Any], depth: int) -> bytes:
-    fields = [_field(_ARRAY_VALUES, _any_value(value, depth)) for value in values]
-    return _field(_ANY_ARRAY, b"".join(fields))
+    content = b"".join([_ARRAY_VALUES + _any_value(value, depth) for value in values])
+    return _delimited(_field(_ANY_ARRAY, content))
 
 
 def _key_values(values: Mapping[str, Any], depth: int) -> bytes:
     pieces: list[bytes] = []
     for key, value in values.items():
-        content = _any_value(value, depth)
-        pieces += _message(_KEY_VALUES_VALUES, [_key(key), varint(len(content)), content])
-    return _field(_ANY_KEY_VALUES, b"".join(pieces))
+        pieces += _message(_KEY_VALUES_VALUES, [_keys[key], _any_value(value, depth)])
+    return _delimited(_field(_ANY_KEY_VALUES, b"".join(pieces)))
 
 
 def _plain(value: Any) -> Any:
@@ -458,24 +478,51 @@ def _plain(value: Any) -> Any:
     raise _UnfamiliarError
 
 
+def _delimited(content: bytes) -> bytes:
+    return varint(len(content)) + content
+
+
+def _string(value: str) -> bytes:
+    content = value.encode()
+    size = len(content)
+    return (_STRING_PREFIXES[size] if size < _TABLED else _string_prefix(size)) + content
+
+
+def _bool(value: bool) -> bytes:
+    return _TRUE if value else _FALSE
+
+
 def _int(value: int) -> bytes:
+    if 0 <= value < _TABLED:
+        return _INTS[value]
     if not -1 << 63 <= value < 1 << 63:
         raise _UnfamiliarError
-    return _ANY_INT + varint(value if value >= 0 else value + (1 << 64))
+    return _delimited(_ANY_INT + _long_varint(value & (1 << 64) - 1))
+
+
+_INTS: Final = [_delimited(_ANY_INT + varint) for varint in _VARINTS]
+
+
+def _float(value: float) -> bytes:
+    return _DOUBLE + _double(value)
+
+
+def _bytes(value: bytes) -> bytes:
+    return _delimited(_field(_ANY_BYTES, value))
 
 
 def _none(_: None) -> bytes:
     if not _WRITES_NONE:
         raise _UnfamiliarError
-    return b""
+    return b"\x00"
 
 
 _SCALARS: Final[dict[type, Callable[[Any], bytes]]] = {
-    str: lambda value: _field(_ANY_STRING, value.encode()),
-    bool: lambda value: _TRUE if value else _FALSE,
+    str: _string,
+    bool: _bool,
     int: _int,
-    float: lambda value: _ANY_DOUBLE + _double(value),
-    bytes: lambda value: _field(_ANY_BYTES, value),
+    float: _float,
+    bytes: _bytes,
     type(None): _none,
 }
 _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
+from spool.encoder import encode_spans, varint
 from spool.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ class Batch:
 
 
 def encode(spans: Sequence[ReadableSpan]) -> Batch:
-    """Serialize spans with the official encoder; raises what that raises for a bad attribute."""
-    payload = encode_spans(spans).SerializeToString()
+    """Serialize spans; raises what OpenTelemetry's encoder raises where one cannot be."""
+    payload = encode_spans(spans)
     return Batch(payload, len(spans), len(payload))
 
 
@@ -136,16 +135,7 @@ def _cut(message: bytes, path: tuple[int, ...], spans: int) -> tuple[bytes, byte
 def _wrap(number: int, content: bytes) -> bytes:
     if not content:
         return b""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def _fields(message: bytes) -> Iterator[_Field]:
