@@ -19,9 +19,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as official
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
@@ -398,6 +399,7 @@ slightly_odd_spans = st.one_of(
 )
 
 
+@settings(max_examples=500)
 @given(st.lists(slightly_odd_spans | odd_spans, min_size=1, max_size=3))
 def test_odd_spans_become_or_raise_what_they_officially_do(spans: list[ReadableSpan]) -> None:
     assert outcome(encode_spans, spans) == outcome(official_bytes, spans)
@@ -466,9 +468,37 @@ def test_one_span_that_we_do_not_know_takes_its_call_along_and_no_other() -> Non
     assert calls == [3]
 
 
-@pytest.mark.parametrize("name", ["context", "end_time", "start_time"])
-def test_a_span_that_is_not_whole_is_left_to_the_official_encoder(name: str) -> None:
-    assert_falls_back([made(**{name: None})])
+def dropped(count: Any) -> BoundedAttributes:
+    attributes = BoundedAttributes(attributes={"kept": 1})
+    attributes.dropped = count
+    return attributes
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 300, 2**32 - 1])
+def test_what_was_dropped_is_counted(count: int) -> None:
+    some = dropped(count)
+    events, links = [Event("event", some, 1)], [Link(CONTEXT, some)]
+    assert_ours([made(attributes=some, events=events, links=links)])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({name: None} for name in ("context", "start_time", "end_time", "kind", "status")),
+        *({"start_time": time} for time in (0, -1, 2**64, True, 1.0, "1", Number(5))),
+        *({"name": name} for name in (Text("text"), b"raw", 7, "\ud800")),
+        {"context": SpanContext(2**128, 1, is_remote=False)},
+        {"parent": SpanContext(1, -1, is_remote=False)},
+        {"events": [Event("event", timestamp=0)]},
+        {"links": [Link(None)]},  # type: ignore[arg-type]
+        *({"attributes": dropped(count)} for count in (-1, 2**32, True, 1.0)),
+    ],
+    ids=repr,
+)
+def test_a_part_of_a_span_that_we_do_not_know_is_left_to_the_official_encoder(
+    odd: dict[str, Any],
+) -> None:
+    assert_falls_back([made(**odd)])
 
 
 def test_what_the_official_encoder_raises_is_raised() -> None:

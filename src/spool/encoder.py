@@ -328,13 +328,8 @@ def _scope(scope: InstrumentationScope | None) -> _Around:
 
 
 def _span(span: ReadableSpan) -> bytes:
-    context, parent, start, end = (
-        span.get_span_context(),
-        span.parent,
-        span.start_time,
-        span.end_time,
-    )
-    if context is None or not start or not end:
+    context, parent = span.get_span_context(), span.parent
+    if context is None:
         raise _UnfamiliarError
     pieces = [
         _id(_SPAN_TRACE_ID, context.trace_id, _TRACE_ID_SIZE),
@@ -343,10 +338,8 @@ def _span(span: ReadableSpan) -> bytes:
         b"" if parent is None else _id(_SPAN_PARENT_SPAN_ID, parent.span_id, _SPAN_ID_SIZE),
         _text(_SPAN_NAME, span.name),
         _KINDS[span.kind],
-        _SPAN_START_TIME,
-        _fixed64(start),
-        _SPAN_END_TIME,
-        _fixed64(end),
+        _time(_SPAN_START_TIME, span.start_time),
+        _time(_SPAN_END_TIME, span.end_time),
     ]
     _add_attributes(pieces, _SPAN_ATTRIBUTES, span.attributes)
     pieces.append(_count(_SPAN_DROPPED_ATTRIBUTES, span.dropped_attributes))
@@ -360,6 +353,12 @@ def _span(span: ReadableSpan) -> bytes:
 
 def _id(tag: bytes, number: int, size: int) -> bytes:
     return tag + _VARINTS[size] + number.to_bytes(size, "big")
+
+
+def _time(tag: bytes, nanoseconds: int | None) -> bytes:
+    if type(nanoseconds) is not int or nanoseconds == 0:
+        raise _UnfamiliarError
+    return tag + _fixed64(nanoseconds)
 
 
 def _trace_state(state: TraceState) -> bytes:
@@ -378,9 +377,7 @@ def _status(status: Status) -> bytes:
 
 
 def _event(event: Event) -> bytes:
-    if not event.timestamp:
-        raise _UnfamiliarError
-    pieces = [_EVENT_TIME, _fixed64(event.timestamp), _text(_EVENT_NAME, event.name)]
+    pieces = [_time(_EVENT_TIME, event.timestamp), _text(_EVENT_NAME, event.name)]
     _add_attributes(pieces, _EVENT_ATTRIBUTES, event.attributes)
     pieces.append(_count(_EVENT_DROPPED_ATTRIBUTES, event.dropped_attributes))
     return b"".join(pieces)
