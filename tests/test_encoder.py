@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
@@ -37,13 +37,6 @@ from opentelemetry.trace.span import TraceState
 
 from spool import encoder
 from spool.encoder import encode_spans
-
-needs_none = pytest.mark.skipif(
-    not encoder._WRITES_NONE, reason="before 1.43 OpenTelemetry leaves out what is None"
-)
-needs_scopes = pytest.mark.skipif(
-    not encoder._WRITES_WHOLE_SCOPES, reason="before 1.31 OpenTelemetry writes no more than names"
-)
 
 RESOURCE = Resource({"service.name": "tests"})
 SCOPE = InstrumentationScope("scope", "1.0")
@@ -73,6 +66,17 @@ def made(**given: Any) -> ReadableSpan:
 
 def official_bytes(spans: Sequence[ReadableSpan]) -> bytes:
     return bytes(official(spans).SerializeToString())
+
+
+def is_written(part: dict[str, Any]) -> bool:
+    """Say whether the installed release writes this part at all."""
+    return official_bytes([made(**part)]) != official_bytes([made()])
+
+
+NONE_IS_WRITTEN = is_written({"attributes": {"none": None}})
+WHOLE_SCOPES_ARE_WRITTEN = is_written(
+    {"instrumentation_scope": InstrumentationScope("scope", "1.0", "https://schema/1")}
+)
 
 
 def outcome(encode: Callable[[Sequence[ReadableSpan]], bytes], spans: list[ReadableSpan]) -> object:
@@ -131,7 +135,7 @@ nested = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=8,
 )
-values = nested if encoder._WRITES_NONE else flat
+values = nested if NONE_IS_WRITTEN else flat
 attributes = st.dictionaries(keys, values, max_size=6)
 times = st.integers(1, 2**64 - 1)
 states = st.lists(
@@ -174,7 +178,7 @@ whole_scopes = st.builds(
     st.none() | attributes,
 )
 bare_scopes = st.builds(Scope, st.text(max_size=3), texts, st.none(), st.none())
-scopes = whole_scopes if encoder._WRITES_WHOLE_SCOPES else bare_scopes
+scopes = whole_scopes if WHOLE_SCOPES_ARE_WRITTEN else bare_scopes
 
 
 class Counting(IdGenerator):
@@ -227,24 +231,13 @@ def run(draw: st.DrawFn, tracer: trace.Tracer) -> None:
     span.end(draw(times))
 
 
+# Making such spans takes long, and a busy machine longer.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sdk_spans())
 def test_what_the_sdk_makes_becomes_the_official_bytes(spans: list[ReadableSpan]) -> None:
     assert_ours(spans)
     for span in spans:
         assert_ours([span])
-
-
-@given(sdk_spans())
-def test_the_bytes_are_a_request_that_protobuf_can_read(spans: list[ReadableSpan]) -> None:
-    read = ExportTraceServiceRequest.FromString(encode_spans(spans))
-    assert read.SerializeToString() == encode_spans(spans)
-    names = [
-        span.name
-        for resource_spans in read.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    ]
-    assert sorted(names) == sorted(span.name for span in spans)
 
 
 def test_no_spans_are_an_empty_request() -> None:
@@ -399,7 +392,7 @@ slightly_odd_spans = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(slightly_odd_spans | odd_spans, min_size=1, max_size=3))
 def test_odd_spans_become_or_raise_what_they_officially_do(spans: list[ReadableSpan]) -> None:
     assert outcome(encode_spans, spans) == outcome(official_bytes, spans)
@@ -415,9 +408,9 @@ def test_subclasses_of_plain_values_are_written_as_what_they_hold(value: object)
     assert_ours([made(attributes={"plain": value, "deep": [value, {"in": value}]})])
 
 
-@needs_none
-def test_none_is_written_as_an_empty_value() -> None:
-    assert_ours([made(attributes={"none": None, "deep": [None, {"in": None}]})])
+@pytest.mark.parametrize("value", [None, [None], {"in": None}], ids=repr)
+def test_none_is_written_as_the_installed_release_does(value: object) -> None:
+    (assert_ours if NONE_IS_WRITTEN else assert_falls_back)([made(attributes={"none": value})])
 
 
 @pytest.mark.parametrize("value", ["", 0, False, 0.0, -0.0, b"", (), [], {}], ids=repr)
@@ -568,10 +561,11 @@ members = st.builds(
     lambda name, resource, scope: made(name=name, resource=resource, instrumentation_scope=scope),
     texts,
     st.sampled_from(POOL),
-    st.sampled_from(SCOPES + (WHOLE_SCOPES if encoder._WRITES_WHOLE_SCOPES else [])),
+    st.sampled_from(SCOPES + (WHOLE_SCOPES if WHOLE_SCOPES_ARE_WRITTEN else [])),
 )
 
 
+@settings(deadline=None)
 @given(st.lists(members, max_size=12))
 def test_spans_are_grouped_by_what_equals_in_the_order_of_arrival(
     spans: list[ReadableSpan],
@@ -582,7 +576,7 @@ def test_spans_are_grouped_by_what_equals_in_the_order_of_arrival(
 @pytest.mark.parametrize("scope", WHOLE_SCOPES, ids=repr)
 def test_scopes_are_written_as_the_installed_release_does(scope: InstrumentationScope) -> None:
     spans = [made(instrumentation_scope=scope)]
-    (assert_ours if encoder._WRITES_WHOLE_SCOPES else assert_falls_back)(spans)
+    (assert_ours if WHOLE_SCOPES_ARE_WRITTEN else assert_falls_back)(spans)
 
 
 @pytest.mark.parametrize(
