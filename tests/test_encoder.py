@@ -610,6 +610,15 @@ def test_a_resource_or_scope_is_encoded_once(monkeypatch: pytest.MonkeyPatch) ->
     assert not calls
 
 
+def test_spans_of_one_resource_do_not_hash_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = [made(), made(name="other")]
+    expected = official_bytes(spans)
+    monkeypatch.setattr(Resource, "__hash__", None)  # it writes JSON, each time
+    with fall_backs() as calls:
+        assert encode_spans(spans) == expected
+    assert not calls
+
+
 def test_one_resource_is_never_taken_for_another_that_had_its_place_in_memory() -> None:
     for number in range(3 * encoder._MAX_THINGS):
         resource = Resource({"number": number})

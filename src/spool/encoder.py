@@ -5,7 +5,7 @@ faster and without importing either. What is not known here goes through them, t
 odd span is never worse off. So nothing is guessed: a type counts as known if it is the exact one,
 and every exception means "not known".
 
-Only public names of the SDK are used; reading private ones would save a tenth. The caches are
+Only public names of the SDK are read: private ones would save about a tenth. The caches are
 bounded and work without locks: two threads may encode the same thing, and either result is right.
 What they hold by identity is immutable by its contract, and is held strongly: its id is nobody
 else's.
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace.span import TraceState
 
 _Thing = TypeVar("_Thing")
-_Value = Any
 
 
 class _UnfamiliarError(Exception):
@@ -38,6 +37,7 @@ class _UnfamiliarError(Exception):
 
 
 def _long_varint(number: int) -> bytes:
+    """Encode a number of eight bits or more."""
     if number < 1 << 14:
         return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
@@ -156,9 +156,10 @@ _CODES: Final = {
 _LOCAL: Final = struct.pack("<I", 0x100)
 _REMOTE: Final = struct.pack("<I", 0x100 | 0x200)
 
-# Lengths of ids, whole values.
 _TRACE_ID_SIZE: Final = 16
 _SPAN_ID_SIZE: Final = 8
+
+# AnyValue messages with their length in front, whole or up to the number.
 _TRUE: Final = b"\x02" + _ANY_BOOL + b"\x01"
 _FALSE: Final = b"\x02" + _ANY_BOOL + b"\x00"
 _DOUBLE: Final = b"\x09" + _ANY_DOUBLE
@@ -166,16 +167,16 @@ _DOUBLE: Final = b"\x09" + _ANY_DOUBLE
 _fixed64: Final = struct.Struct("<Q").pack
 _double: Final = struct.Struct("<d").pack
 
-# Lone surrogates, numbers beyond 64 bits and the like: the official encoder logs them and leaves
-# them out; protobuf refuses messages that are nested too deeply (here counted in attributes).
+# Protobuf refuses what is nested some 30 deep or deeper: far above this, the official encoder sees.
 _MAX_DEPTH: Final = 12
 
+# How many resources, scopes and keys are remembered: more than an application has, if it has few.
 _MAX_THINGS: Final = 128
 _MAX_KEYS: Final = 4096
 _MAX_KEY_LENGTH: Final = 256
 
-# The official encoder of the same release: since when it writes a scope's schema URL and
-# attributes, and values that are None.
+# The exporter's release is the SDK's, which it pins. Since 1.31 the official encoder writes a
+# scope's schema URL and attributes, since 1.43 values that are None; before, it is asked.
 _release: Final = tuple(int(part) for part in _sdk_version.split(".")[:2])
 _WRITES_WHOLE_SCOPES: Final = _release >= (1, 31)
 _WRITES_NONE: Final = _release >= (1, 43)
