@@ -14,7 +14,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -717,14 +716,10 @@ def test_a_child_that_was_forked_while_threads_encode_encodes_too() -> None:
             thread.join()
 
 
-# The package's other modules need protobuf; the encoder alone is loaded here, by its path.
 ALONE = """
-import importlib.util, sys
-
-spec = importlib.util.spec_from_file_location("encoder", sys.argv[1])
-encoder = importlib.util.module_from_spec(spec)
-sys.modules["encoder"] = encoder
-spec.loader.exec_module(encoder)
+import sys
+import spool
+from spool.encoder import encode_spans
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
@@ -732,12 +727,15 @@ from opentelemetry.trace import SpanContext
 def encode(value):
     context = SpanContext(1, 2, False)
     span = ReadableSpan("n", context, attributes={"k": value}, start_time=1, end_time=2)
-    encoder.encode_spans([span])
+    encode_spans([span])
 
 def is_loaded(name):
     return any(module == name or module.startswith(name + ".") for module in sys.modules)
 
-NAMES = ["google.protobuf", "requests", "opentelemetry.proto", "opentelemetry.exporter"]
+NAMES = [
+    "google.protobuf", "requests", "opentelemetry.proto", "opentelemetry.exporter",
+    "sqlite_utils", "tenacity", "click",
+]
 encode("known")
 print([name for name in NAMES if is_loaded(name)])
 encode(10**30)
@@ -747,7 +745,7 @@ print([name for name in NAMES if is_loaded(name)])
 
 def test_protobuf_and_the_official_exporter_are_imported_only_to_fall_back() -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", ALONE, str(Path(encoder.__file__))],
+        [sys.executable, "-c", ALONE],
         capture_output=True,
         text=True,
         check=True,
