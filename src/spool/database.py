@@ -343,17 +343,20 @@ class Database:
         from spool.salvage import salvage  # noqa: PLC0415 - rarely needed
 
         aside = place.beside(self.path, f".corrupt-{time.time_ns()}")
-        fresh = place.beside(self.path, ".salvaged")
+        fresh = place.beside(self.path, ".salvaged")  # only ever complete
         if self._wal.exists() or not fresh.exists():  # else: a salvage that was killed at its end
+            growing = place.beside(self.path, ".salvaging")
             os.link(self.path, aside)
             if self._wal.exists():
                 os.link(self._wal, place.beside(aside, "-wal"))
             for suffix in ("", "-wal", "-shm"):
-                place.beside(fresh, suffix).unlink(missing_ok=True)
-            os.close(place.create(fresh, owner_of=self.path))
-            with contextlib.closing(_connect(fresh, "rw")) as sqlite:
+                place.beside(growing, suffix).unlink(missing_ok=True)
+            os.close(place.create(growing, owner_of=self.path))
+            with contextlib.closing(_connect(growing, "rw")) as sqlite:
                 self._set_up(sqlite)
-                salvaged = salvage(aside, fresh, sqlite, ID_BITS)
+                salvaged = salvage(aside, growing, sqlite, ID_BITS)
+            growing.rename(fresh)
+            place.sync_directory(self.path.parent)
             logger.error(
                 "langfuse-spool: %s was damaged and was moved to %s; %d spans were rescued, "
                 "%d are known to be lost",
