@@ -7,16 +7,18 @@
     export=COUNT[xSIZE] end and export spans, with so many bytes of text each
     flush               wait until they are delivered
     await-sync          wait until all of them were synced
-    checkpoint, keep    what the keeper does in the background, now
+    checkpoint, keep    what the keeper does in the background, now, if the disk lets it
+    sleep=SECONDS       leave it to the background threads
     close               shut the exporter down; a later step makes another one
 
 It says on standard output, one write each: `begun ID` and then `spooled ID` or `held ID` (by what
-`export` gave), `syncing N` and `synced N`, `delivered ID...`, `in_memory COUNT` when an exporter is
-shut down, and `unusable` for the error that is allowed where the exporter is made.
+`export` gave), `syncing N` and `synced N`, `delivered ID...`, and `in_memory ID...` when an
+exporter is shut down. Where the exporter cannot be made it says `unusable`, and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -53,6 +55,7 @@ class Worker:
         self._is_synced = True
         self._exported = 0
         self._covered = 0
+        self._held: list[str] = []  # in the order of the overflow's numbers
 
     def step(self, name: str, argument: str) -> None:
         """Do one step."""
@@ -64,6 +67,7 @@ class Worker:
             "await-sync": self._await_sync,
             "checkpoint": self._checkpoint,
             "keep": self._keep,
+            "sleep": lambda: time.sleep(float(argument)),
             "close": self.close,
         }
         steps[name]()
@@ -79,7 +83,11 @@ class Worker:
 
     def _open(self) -> SpoolSpanExporter:
         if self._exporter is None:
-            self._exporter = SpoolSpanExporter()
+            try:
+                self._exporter = SpoolSpanExporter()
+            except SpoolError as error:
+                say("unusable", error)
+                sys.exit()
             self._say_syncs(self._exporter)
         return self._exporter
 
@@ -107,6 +115,8 @@ class Worker:
             say("begun", span_id)
             is_spooled = exporter.export([ended]) is SpanExportResult.SUCCESS
             self._exported += 1
+            if not is_spooled:
+                self._held.append(span_id)
             say("spooled" if is_spooled else "held", span_id)
 
     def _flush(self) -> None:
@@ -118,11 +128,13 @@ class Worker:
             time.sleep(0.002)
 
     def _checkpoint(self) -> None:
-        self._open()._spool.store.database.checkpoint()
+        with contextlib.suppress(SpoolError):
+            self._open()._spool.store.database.checkpoint()
 
     def _keep(self) -> None:
         store = self._open()._spool.store
-        Keeper(store, Settings.from_env()).keep()
+        with contextlib.suppress(SpoolError):
+            Keeper(store, Settings.from_env()).keep()
 
     def close(self) -> None:
         """Shut the exporter down, and say what only the memory had."""
@@ -130,18 +142,16 @@ class Worker:
             overflow = self._exporter._spool.overflow
             self._exporter.shutdown()
             self._exporter = None
-            say("in_memory", overflow.spans)
+            say("in_memory", *(self._held[number] for number in overflow._held))
+            self._held.clear()
 
 
 def main() -> None:
     """Take the steps."""
     worker = Worker()
-    try:
-        for step in sys.argv[1:]:
-            name, _, argument = step.partition("=")
-            worker.step(name, argument)
-    except SpoolError as error:
-        say("unusable", error)
+    for step in sys.argv[1:]:
+        name, _, argument = step.partition("=")
+        worker.step(name, argument)
     worker.close()
 
 
