@@ -44,7 +44,10 @@ _BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
 _ENDED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)\) += (-?\d+|\?)")
 _OTHER = re.compile(r"\d+ +(\+\+\+|---) ")
 
-has_strace = shutil.which("strace") is not None
+has_strace = (
+    shutil.which("strace") is not None
+    and subprocess.run(["strace", "-o", "/dev/null", "true"], check=False).returncode == 0
+)
 
 
 # Recording

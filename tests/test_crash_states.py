@@ -38,7 +38,7 @@ from trouble import Trouble
 pytestmark = [
     pytest.mark.trust,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not has_strace, reason="needs strace"),
+    pytest.mark.skipif(not has_strace, reason="needs strace, and the right to use it"),
 ]
 
 WORKER = Path(__file__).parent / "worker.py"

@@ -32,7 +32,7 @@ from trouble import Trouble
 pytestmark = [
     pytest.mark.trust,
     pytest.mark.timeout(5400),
-    pytest.mark.skipif(not has_strace, reason="needs strace"),
+    pytest.mark.skipif(not has_strace, reason="needs strace, and the right to use it"),
 ]
 
 STEPS = "export=3 sleep=0.25 export=2 checkpoint export=1 close"
