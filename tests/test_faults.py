@@ -2,7 +2,8 @@
 
 strace makes a call fail with EIO or ENOSPC, once or from then on, or kills the process at it. It
 counts the calls of each thread for itself, so one run meets the fault in each thread that gets so
-far. The calls are those that change the file or make it certain.
+far. The calls are those that change the file or make it certain. In every second run the endpoint
+is down, too.
 
 What this cannot show: after an fsync that failed, a real disk may hold other bytes than the page
 cache, and that is what the next process reads here.
@@ -22,8 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from spool.settings import Target
 from spool.store import Store
-from standin import StandIn
+from standin import StandIn, unavailable
 from syscalls import calls, has_strace
 from test_crash_states import WORKER, Found, found_in
 from test_kill import seed
@@ -42,7 +44,8 @@ FAULTS = {
     "error=ENOSPC": ("pwrite64", "ftruncate"),
     "signal=SIGKILL": ("pwrite64", "fdatasync", "fsync", "ftruncate"),
 }
-FEW_RUNS = 12
+AT_ONCE_AND_FOR_EVER = "pwrite64:error=EIO:when=1+"
+FEW_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,16 @@ class Run:
         return len(self.ids("spooled") | self.ids("held") | is_found)
 
 
-def run(directory: Path, fault: str, sync_seconds: str, *, is_new: bool) -> Run:
+def run(directory: Path, fault: str, sync_seconds: str, *, is_new: bool, is_up: bool = True) -> Run:
     """Let a worker write and drain, to a new spool or an existing one, and inject a fault."""
     directory.mkdir()
     trace, path = directory / "trace", directory / "spool" / "spool.db"
     strace = ["strace", "-f", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"]
     inject = ["-e", f"inject={fault}"] if fault else []
-    if not is_new:
-        create(path)
     with StandIn() as langfuse:
+        langfuse.behave(None if is_up else unavailable())
+        if not is_new:
+            create(path, langfuse)
         done = subprocess.run(
             [*strace, *inject, sys.executable, str(WORKER), *STEPS.split()],
             env=environment(path, langfuse, sync_seconds),
@@ -106,9 +110,9 @@ def run(directory: Path, fault: str, sync_seconds: str, *, is_new: bool) -> Run:
     return Run(fault, is_met, said, langfuse.span_ids(), found)
 
 
-def create(path: Path) -> None:
+def create(path: Path, langfuse: StandIn) -> None:
     store = Store(path)
-    store.open()
+    store.register(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
     store.close()
 
 
@@ -154,11 +158,12 @@ def test_no_fault_of_the_disk_reaches_the_application_or_loses_a_span(
     assert clean.ended == len(clean.arrived) == clean.found.ledger.accepted > 0
     chosen = list(faults(numbers(tmp_path / "clean" / "trace")))
     if not is_full:
-        chosen = chance.sample(chosen, FEW_RUNS)
+        chosen = [AT_ONCE_AND_FOR_EVER] * 2 + chance.sample(chosen, FEW_RUNS)
 
     def try_one(numbered: tuple[int, str]) -> Run:
         number, fault = numbered
-        return run(tmp_path / str(number), fault, sync_seconds, is_new=is_new)
+        is_up = number % 2 == 0
+        return run(tmp_path / str(number), fault, sync_seconds, is_new=is_new, is_up=is_up)
 
     with ThreadPoolExecutor(2) as pool:
         runs = [one for one in pool.map(try_one, enumerate(chosen)) if one.is_met]
