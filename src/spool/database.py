@@ -13,7 +13,8 @@ Invariants:
 - No connection crosses a fork: both are closed before it and opened again when they are needed.
 - Nothing of a file that is not ours is changed, and nothing is created beside it.
 - A damaged file is kept aside with its WAL before anything else is done about it. At every moment
-  a crash leaves the damaged file at the path, or the salvaged one.
+  a crash leaves the damaged file at the path with its WAL, or the salvaged one, or no file there
+  and the salvaged one beside it.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Database:
         self.written = threading.Event()
         self.is_wal_large = threading.Event()
         self._wal = place.beside(path, "-wal")
+        self._salvaged = place.beside(path, ".salvaged")  # only ever complete
         self._mutex = FileLock(place.beside(path, ".lock"), self.create_beside)
         self._sync_each_commit = sync_each_commit
         self._writer: _Connection | None = None
@@ -268,8 +270,10 @@ class Database:
         )
 
     def _open_writer(self) -> sqlite3.Connection:
-        status = place.check(self.path)
-        if status is None:
+        is_absent = place.check(self.path) is None
+        if is_absent and self._salvaged.exists():
+            self._put_salvaged_in_place()
+        elif is_absent:
             self._set_aside_orphans()
             os.close(place.create(self.path, owner_of=self.path))
         sqlite = _connect(self.path, "rw")
@@ -343,31 +347,39 @@ class Database:
         from spool.salvage import salvage  # noqa: PLC0415 - rarely needed
 
         aside = place.beside(self.path, f".corrupt-{time.time_ns()}")
-        fresh = place.beside(self.path, ".salvaged")  # only ever complete
-        if self._wal.exists() or not fresh.exists():  # else: a salvage that was killed at its end
-            growing = place.beside(self.path, ".salvaging")
-            os.link(self.path, aside)
-            if self._wal.exists():
-                os.link(self._wal, place.beside(aside, "-wal"))
-            for suffix in ("", "-wal", "-shm"):
-                place.beside(growing, suffix).unlink(missing_ok=True)
-            os.close(place.create(growing, owner_of=self.path))
-            with contextlib.closing(_connect(growing, "rw")) as sqlite:
-                self._set_up(sqlite)
-                salvaged = salvage(aside, growing, sqlite, ID_BITS)
-            growing.rename(fresh)
-            place.sync_directory(self.path.parent)
-            logger.error(
-                "langfuse-spool: %s was damaged and was moved to %s; %d spans were rescued, "
-                "%d are known to be lost",
-                self.path,
-                aside,
-                salvaged.rescued,
-                salvaged.lost,
-            )
+        growing = place.beside(self.path, ".salvaging")
+        os.link(self.path, aside)
+        if self._wal.exists():
+            os.link(self._wal, place.beside(aside, "-wal"))
+        for suffix in ("", "-wal", "-shm"):
+            place.beside(growing, suffix).unlink(missing_ok=True)
+        os.close(place.create(growing, owner_of=self.path))
+        with contextlib.closing(_connect(growing, "rw")) as sqlite:
+            self._set_up(sqlite)
+            salvaged = salvage(aside, growing, sqlite, ID_BITS)
+        growing.rename(self._salvaged)
+        place.sync_directory(self.path.parent)
+        logger.error(
+            "langfuse-spool: %s was damaged and was moved to %s; %d spans were rescued, "
+            "%d are known to be lost",
+            self.path,
+            aside,
+            salvaged.rescued,
+            salvaged.lost,
+        )
+        self.path.unlink()
+        self._put_salvaged_in_place()
+
+    def _put_salvaged_in_place(self) -> None:
+        """Finish a salvage, after a crash too: no file is at the path, and a complete one beside.
+
+        Each step is certain before the next: no WAL may stand beside another file than its own.
+        """
+        place.sync_directory(self.path.parent)
         for suffix in ("-shm", "-wal"):
             place.beside(self.path, suffix).unlink(missing_ok=True)
-        fresh.replace(self.path)
+        place.sync_directory(self.path.parent)
+        self._salvaged.replace(self.path)
         place.sync_directory(self.path.parent)
 
     # Forks
