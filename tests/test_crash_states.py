@@ -352,3 +352,27 @@ spool.store.Store(pathlib.Path({str(path)!r})).open()"""
     monkeypatch.setattr("spool.salvage._MOST_PROBES", 10)
     found_in(path)
     assert len(list(path.parent.glob("*.corrupt-*"))) == 2
+
+
+def test_a_salvage_that_was_killed_before_its_last_step_has_the_wals_spans(
+    path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(path)
+    ruin_a_leaf(path, has_wal=True)
+    Disk(path.parent.parent, snapshot(path.parent.parent)).all_kept().write(images)
+    whole = found_in(images / "spool" / "spool.db")
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", interrupted)
+        store = Store(path)
+        with pytest.raises(SpoolDamagedError):
+            read(store)
+        with pytest.raises(KeyboardInterrupt):
+            store.open()
+    found = found_in(path)
+    store.close()
+    assert found == whole
+    assert len(found.spans) > SALVAGED_ROWS // 2
+
+
+def interrupted(*_: object) -> Path:
+    raise KeyboardInterrupt
