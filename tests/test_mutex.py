@@ -53,6 +53,25 @@ for number in range(4):
 sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 """
 
+# A child that was forked beside an open file, and comes to a normal end without having used it.
+FORK = """
+import os, sys
+from pathlib import Path
+from spans import batch
+from spool.settings import Target
+from spool.store import Store
+
+target = Target.langfuse("pk-lf-a", "sk-lf-a", "https://x.example")
+store = Store(Path(sys.argv[1]))
+store.append(target, batch("a"), 1.0)
+store.ledger()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    store.append(target, batch("b"), 2.0)
+    store.close()
+"""
+
 LINE = re.compile(
     r"(?P<thread>\d+) +(?P<call>\w+)\((?P<arguments>.*?)"
     r"(?:\)\s+= (?P<result>-?\d+).*| <unfinished.*)"
@@ -121,6 +140,12 @@ def test_no_write_and_no_checkpoint_overlaps_another_in_any_process(path: Path) 
     assert seen.strays == []
     assert seen.writes["pwrite64"] > 1000
     assert seen.writes["ftruncate"] > 20  # checkpoints that began the WAL anew
+
+
+def test_a_forked_child_that_comes_to_its_end_writes_nothing(path: Path) -> None:
+    seen = watch(path, FORK)
+    assert seen.strays == []
+    assert seen.writes["pwrite64"] > 5
 
 
 def test_a_checkpoint_without_the_mutex_is_found_out(path: Path) -> None:
