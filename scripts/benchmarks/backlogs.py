@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workload
+from benchmarks.child import ready
 from benchmarks.stores import disk_bytes, poster
 from spool import Settings
 from spool.drainer import Drainer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _NO_LIMIT = 1 << 50
+_PATIENCE = 30.0
 _LEVEL = 1  # ours
 
 # The rows of a packed backlog, before compression: what a request holds at the most; and where a
@@ -45,7 +47,7 @@ def fill(path: str, endpoint: str, spans: int, row_bytes: int) -> dict[str, floa
     filled = raw_bytes = 0
     while filled < spans:
         row = next(rows)
-        store.append(target, row, time.time(), patience=5.0)
+        store.append(target, row, time.time(), patience=_PATIENCE)
         filled, raw_bytes = filled + row.spans, raw_bytes + row.raw_bytes
         if store.database.wal_bytes() > 64 << 20:
             store.database.checkpoint()
@@ -61,13 +63,15 @@ def fill(path: str, endpoint: str, spans: int, row_bytes: int) -> dict[str, floa
 def _packed_rows(row_bytes: int) -> Iterator[Batch]:
     """Make ready what packing leaves: gzip rows of many spans. The real packing is slower here."""
     cycle = itertools.cycle(workload.payloads(4 * workload.POOL))
-    rows = []
+    payload, rows = next(cycle), []
     for _ in range(_BODIES):
         part: list[bytes] = []
-        while not part or sum(map(len, part)) + len(part[-1]) <= row_bytes:
-            part.append(next(cycle))
-        raw = b"".join(part)
-        rows.append(Batch(gzip.compress(raw, _LEVEL, mtime=0), len(part), len(raw), Codec.GZIP))
+        raw_bytes = 0
+        while not part or raw_bytes + len(payload) <= row_bytes:
+            part.append(payload)
+            raw_bytes, payload = raw_bytes + len(payload), next(cycle)
+        body = gzip.compress(b"".join(part), _LEVEL, mtime=0)
+        rows.append(Batch(body, len(part), raw_bytes, Codec.GZIP))
     return itertools.cycle(rows)
 
 
@@ -116,6 +120,8 @@ def post_from_memory(endpoint: str, spans: int, row_bytes: int, encoding: str) -
 def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     """Drain for a while, beside processes that append."""
     settings, store, drainer = _open(path, endpoint)
+    store.register(Target.otlp(endpoint, {}))
+    ready()
     keeper = Keeper(store, settings)
     keeper.start()
     drainer.start()
@@ -126,28 +132,39 @@ def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     return {"delivered": drainer.tally.delivered}
 
 
-def append_for(
-    path: str, endpoint: str, starts_at: float, seconds: float, rate: float
-) -> dict[str, Any]:
-    """Append single spans, ready as bytes, `rate` a second or as fast as it goes (0).
+def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[str, Any]:
+    """Append single spans, ready as bytes, `rate` a second: what the exporter does with them.
 
-    Tells how long each took, in ms, and how many the file refused for the moment.
+    0 is as fast as it goes, and then each append waits for the file as long as it takes. Tells how
+    long each took, in ms, and how many the file refused for the moment.
     """
     target = Target.otlp(endpoint, {})
     settings = Settings(path=Path(path), target=target, drain=False, max_bytes=_NO_LIMIT)
     spool = open_spool(settings, target)
-    batches = [Batch(payload, 1, len(payload)) for payload in workload.payloads()]
+    batches = itertools.cycle([Batch(each, 1, len(each)) for each in workload.payloads()])
     times: list[float] = []
     refused = 0
-    time.sleep(max(0.0, starts_at - time.time()))
+    ready()
     started = time.monotonic()
     while (now := time.monotonic()) < started + seconds:
-        refused += not spool.append(target, batches[len(times) % len(batches)])
+        if rate:
+            refused += not spool.append(target, next(batches))
+        else:
+            spool.store.append(target, next(batches), time.time(), patience=_PATIENCE)
         times.append((time.monotonic() - now) * 1000)
         if rate:
             time.sleep(max(0.0, started + len(times) / rate - time.monotonic()))
     spool.release()
-    return {"times": times, "per_second": len(times) / seconds, "refused": refused}
+    return {"times": times, "per_second": (len(times) - refused) / seconds, "refused": refused}
+
+
+def accepted(path: str) -> int:
+    """Count the spans that a spool ever took in."""
+    store = Store(Path(path))
+    try:
+        return store.ledger().accepted
+    finally:
+        store.close()
 
 
 def pass_by(small: str, large: str, endpoint: str, row_bytes: int) -> dict[str, dict[str, float]]:
@@ -214,9 +231,7 @@ def _micros(action: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1e6
 
 
-def _open(
-    path: str, endpoint: str, compression: Any = "gzip"
-) -> tuple[Settings, Store, Drainer]:
+def _open(path: str, endpoint: str, compression: Any = "gzip") -> tuple[Settings, Store, Drainer]:
     target = Target.otlp(endpoint, {})
     settings = Settings(
         path=Path(path), target=target, compression=compression, max_bytes=_NO_LIMIT

@@ -34,19 +34,40 @@ class Child:
     def __init__(self, function: str, **arguments: Any) -> None:
         self._name = f"{function} {arguments}"
         command = [sys.executable, "-m", "benchmarks.child", function, json.dumps(arguments)]
-        self._process = subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, text=True
+        self.process = subprocess.Popen(
+            command,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def result(self) -> Any:
         """Give what the function returned. Raises MissingError, RuntimeError."""
-        out, _ = self._process.communicate()
-        if self._process.returncode:
+        out, _ = self.process.communicate()
+        if self.process.returncode:
             raise RuntimeError(f"{self._name} failed")
         result = json.loads(out.splitlines()[-1])
         if isinstance(result, dict) and "missing" in result:
             raise MissingError(result["missing"])
         return result
+
+
+def start_together(children: list[Child]) -> None:
+    """Let functions that call `ready` go on, once all of them are there."""
+    for child in children:
+        assert child.process.stdout is not None
+        child.process.stdout.readline()
+    for child in children:
+        assert child.process.stdin is not None
+        child.process.stdin.write("go\n")
+        child.process.stdin.flush()
+
+
+def ready() -> None:
+    """Wait, in the child, for the others."""
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 def run(function: str, **arguments: Any) -> Any:

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
 from benchmarks import workload
+from benchmarks.child import ready
 from spool import Settings, SpoolSpanExporter
 from spool.settings import Target
 from spool.store import Store
@@ -33,11 +35,35 @@ if TYPE_CHECKING:
 _PERCENTILES = 1000
 
 
-def cpu(
-    pipeline: str, endpoint: str, path: str, compression: str, level: int, spans: int, rate: float
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Pipeline:
+    """What exports: one of `_PIPELINES`, with `gzip` or `none`; level 0 is its own default."""
+
+    kind: str
+    endpoint: str
+    path: str
+    compression: Any = "gzip"
+    level: int = 0
+
+    def provider(self) -> TracerProvider:
+        provider = TracerProvider()
+        processor = _PIPELINES[self.kind](self)
+        if processor is not None:
+            provider.add_span_processor(processor)
+        return provider
+
+    def pending(self) -> int:
+        """Count what waits in the spool."""
+        store = Store(Path(self.path))
+        try:
+            return sum(route.pending_spans for route in store.routes())
+        finally:
+            store.close()
+
+
+def cpu(pipeline: dict[str, Any], spans: int, rate: float) -> dict[str, float]:
     """Tell the whole process's CPU time for a number of spans, made, exported and delivered."""
-    provider = _provider(pipeline, endpoint, path, compression, level)
+    provider = Pipeline(**pipeline).provider()
     tracer, pool = provider.get_tracer("litellm"), workload.attributes()
     started, cpu_started = time.monotonic(), time.process_time()
     workload.produce(tracer, pool, spans, rate)
@@ -50,51 +76,48 @@ def cpu(
     }
 
 
-def end_times(
-    pipeline: str, endpoint: str, path: str, spans: int, rate: float, backlog: int
-) -> dict[str, float]:
+def end_times(pipeline: dict[str, Any], spans: int, rate: float, backlog: int) -> dict[str, float]:
     """Tell how long `end()` takes in the application's thread, in µs.
 
     With a backlog, only what ended while the drainer was still busy with it counts.
     """
-    provider = _provider(pipeline, endpoint, path, "gzip", 0)
-    pool = workload.attributes()
+    exported = Pipeline(**pipeline)
+    provider, pool = exported.provider(), workload.attributes()
     produce = functools.partial(_timed_ends, provider.get_tracer("litellm"), pool)
     produce(200, rate)  # threads, connections and imports
     times = produce(spans, rate)
-    while backlog and _pending(path) > 2 * spans:
+    while backlog and exported.pending() > 2 * spans:
         times += produce(spans // 4, rate)
     provider.shutdown()
     return _spread(times)
 
 
-def peak(pipeline: str, endpoint: str, path: str, spans: int, rate: float) -> dict[str, float]:
+def peak(pipeline: dict[str, Any], spans: int, rate: float) -> dict[str, float]:
     """Tell a process's peak memory in MiB; it stays until nothing is pending."""
-    provider = _provider(pipeline, endpoint, path, "gzip", 0)
+    exported = Pipeline(**pipeline)
+    provider = exported.provider()
     workload.produce(provider.get_tracer("litellm"), workload.attributes(), spans, rate)
-    while pipeline.startswith("ours") and _pending(path):
+    while exported.kind == "ours" and exported.pending():
         time.sleep(0.05)
     provider.shutdown()
     return {"peak_mib": _peak_mib()}
 
 
-def flat_out(endpoint: str, path: str, starts_at: float, seconds: float) -> dict[str, float]:
+def flat_out(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     """Tell how many spans a second one process ends, as fast as it goes, without a drain."""
-    provider = _provider("ours-write-only", endpoint, path, "gzip", 0)
+    provider = Pipeline("ours-write-only", endpoint, path).provider()
     tracer, pool = provider.get_tracer("litellm"), workload.attributes()
     workload.produce(tracer, pool, 50, rate=0)
-    time.sleep(max(0.0, starts_at - time.time()))
+    ready()
     end, spans = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         workload.produce(tracer, pool, 20, rate=0)
         spans += 20
     provider.shutdown()
-    return {"per_second": spans / seconds}
+    return {"per_second": spans / seconds, "ended": spans + 50}
 
 
-def _timed_ends(
-    tracer: Tracer, pool: list[dict[str, Any]], count: int, rate: float
-) -> list[float]:
+def _timed_ends(tracer: Tracer, pool: list[dict[str, Any]], count: int, rate: float) -> list[float]:
     times: list[float] = []
     clock = time.perf_counter_ns
 
@@ -127,21 +150,11 @@ def _spread(times: list[float]) -> dict[str, float]:
     }
 
 
-def _provider(
-    pipeline: str, endpoint: str, path: str, compression: str, level: int
-) -> TracerProvider:
-    provider = TracerProvider()
-    processor = _PIPELINES[pipeline](endpoint, path, compression, level)
-    if processor is not None:
-        provider.add_span_processor(processor)
-    return provider
-
-
-def _stock(endpoint: str, compression: str, level: int) -> SpanExporter:
-    if level:
-        _set_stock_level(level)
-    used = Compression.Gzip if compression == "gzip" else Compression.NoCompression
-    return OTLPSpanExporter(endpoint=endpoint, compression=used)
+def _stock(pipeline: Pipeline) -> SpanExporter:
+    if pipeline.level:
+        _set_stock_level(pipeline.level)
+    used = Compression.Gzip if pipeline.compression == "gzip" else Compression.NoCompression
+    return OTLPSpanExporter(endpoint=pipeline.endpoint, compression=used)
 
 
 def _set_stock_level(level: int) -> None:
@@ -154,45 +167,38 @@ def _set_stock_level(level: int) -> None:
     module.gzip = leveled
 
 
-def _logfire(endpoint: str, level: int) -> SpanExporter:
+def _logfire(pipeline: Pipeline) -> SpanExporter:
     """Put together what logfire's own configuration does, but for its token."""
     otlp = importlib.import_module("logfire._internal.exporters.otlp")
-    if level:
-        _set_stock_level(level)
     exporter: SpanExporter = otlp.RetryFewerSpansSpanExporter(
         otlp.BodySizeCheckingOTLPSpanExporter(
-            endpoint=endpoint, session=otlp.OTLPExporterHttpSession(), compression=Compression.Gzip
+            endpoint=pipeline.endpoint,
+            session=otlp.OTLPExporterHttpSession(),
+            compression=Compression.Gzip,
         )
     )
     return exporter
 
 
-def _ours(endpoint: str, path: str, compression: Any, *, drain: bool = True) -> SpanExporter:
+def _ours(pipeline: Pipeline, *, drain: bool = True) -> SpanExporter:
     settings = Settings(
-        path=Path(path), target=Target.otlp(endpoint, {}), compression=compression, drain=drain
+        path=Path(pipeline.path),
+        target=Target.otlp(pipeline.endpoint, {}),
+        compression=pipeline.compression,
+        drain=drain,
     )
     return SpoolSpanExporter(settings=settings)
 
 
-_PIPELINES: dict[str, Callable[[str, str, str, int], SpanProcessor | None]] = {
-    "none": lambda *_: None,
-    "stock": lambda at, _, how, level: BatchSpanProcessor(_stock(at, how, level)),
-    "stock-simple": lambda at, _, how, level: SimpleSpanProcessor(_stock(at, how, level)),
-    "logfire": lambda at, _, __, level: BatchSpanProcessor(_logfire(at, level)),
-    "ours": lambda at, path, how, _: SimpleSpanProcessor(_ours(at, path, how)),
-    "ours-batch": lambda at, path, how, _: BatchSpanProcessor(_ours(at, path, how)),
-    "ours-write-only": lambda at, path, how, _: SimpleSpanProcessor(
-        _ours(at, path, how, drain=False)
-    ),
+_PIPELINES: dict[str, Callable[[Pipeline], SpanProcessor | None]] = {
+    "none": lambda _: None,
+    "stock": lambda pipeline: BatchSpanProcessor(_stock(pipeline)),
+    "stock-simple": lambda pipeline: SimpleSpanProcessor(_stock(pipeline)),
+    "logfire": lambda pipeline: BatchSpanProcessor(_logfire(pipeline)),
+    "ours": lambda pipeline: SimpleSpanProcessor(_ours(pipeline)),
+    "ours-batch": lambda pipeline: BatchSpanProcessor(_ours(pipeline)),
+    "ours-write-only": lambda pipeline: SimpleSpanProcessor(_ours(pipeline, drain=False)),
 }
-
-
-def _pending(path: str) -> int:
-    store = Store(Path(path))
-    try:
-        return sum(route.pending_spans for route in store.routes())
-    finally:
-        store.close()
 
 
 def _peak_mib() -> float:

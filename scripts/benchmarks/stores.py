@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import http.client
 import importlib
+import itertools
 import time
 import urllib.parse
 from pathlib import Path
@@ -72,6 +74,17 @@ def put_and_drain(store: str, endpoint: str, path: str, spans: int) -> dict[str,
         "drain_cpu_us": cpu / drained * 1e6,
         "bytes": waiting / spans,
     }
+
+
+def logfire_disk(spans: int) -> dict[str, float]:
+    """Tell what logfire's DiskRetryer writes for a request of `spans` that failed."""
+    otlp: Any = importlib.import_module("logfire._internal.exporters.otlp")
+    raw = b"".join(itertools.islice(itertools.cycle(workload.payloads()), spans))
+    retryer = otlp.DiskRetryer({})
+    retryer.add_task(gzip.compress(raw), {"url": "http://127.0.0.1:9/", "timeout": 1})
+    found = disk_bytes(retryer.dir)
+    retryer.close()
+    return {"disk_bytes": found / spans, "raw_bytes": len(raw) / spans}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,12 @@ import string
 import time
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from spool.otlp import encode
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -91,13 +97,6 @@ def produce(
 
 def payloads(count: int = POOL) -> list[bytes]:
     """Encode `count` spans, each as an OTLP request of its own."""
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - not every child needs it
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: PLC0415 - as above
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: PLC0415 - as above
-        InMemorySpanExporter,
-    )
-    from spool.otlp import encode  # noqa: PLC0415 - as above
-
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
