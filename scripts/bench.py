@@ -51,7 +51,8 @@ def main() -> int:
     missed = [row for row in rows if row.is_met is False]
     behind = [row for row in rows if row.is_ahead is False and row.limit is None]
     print(f"{len(missed)} targets missed; behind in {len(behind)} more comparisons")
-    return bool(missed)
+    print("".join(f"FAILED: {failure}\n" for failure in plan.failures), end="")
+    return bool(missed or plan.failures)
 
 
 def _options() -> argparse.Namespace:

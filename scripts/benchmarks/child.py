@@ -64,6 +64,16 @@ def start_together(children: list[Child]) -> None:
         child.process.stdin.flush()
 
 
+def results(children: list[Child]) -> list[Any]:
+    """Wait for all of them; where one fails, none is left behind."""
+    try:
+        return [child.result() for child in children]
+    finally:
+        for child in children:
+            child.process.kill()
+            child.process.communicate()
+
+
 def ready() -> None:
     """Wait, in the child, for the others."""
     print("ready", flush=True)

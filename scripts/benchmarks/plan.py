@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Plan:
     packed: int = 200_000
     unpacked: int = 50_000
     puts: int = 5000
+    failures: list[str] = field(default_factory=list)  # what went wrong meanwhile
 
     def path(self) -> str:
         """Name a fresh spool file, in a directory of its own."""
@@ -53,6 +54,8 @@ def in_turn(plan: Plan, programs: dict[str, Program]) -> tuple[Found, dict[str, 
                 found[name].append(program())
             except MissingError as error:
                 missing[name] = str(error)
+            except RuntimeError as error:
+                plan.failures.append(f"round {number + 1}, {name}: {error}")
     return found, missing
 
 

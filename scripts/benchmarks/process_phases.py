@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.child import Child, environment, run, start_together
-from benchmarks.plan import Found, Plan, in_turn, samples
+from benchmarks.child import Child, environment, results, run, start_together
+from benchmarks.plan import Plan, in_turn, samples
 from benchmarks.receiver import Receiver
 from benchmarks.results import Row
 
@@ -14,23 +14,22 @@ if TYPE_CHECKING:
     from benchmarks.plan import Program
 
 _PROCESSES = 8
+_SHARE = 0.7
 
 
 def writers(plan: Plan) -> list[Row]:
     """Eight processes append single spans to one file, and one more drains it."""
-    results = []
     with Receiver(environment(), keeps=False) as receiver:
-        for number in range(plan.rounds):
-            plan.say(f"round {number + 1}: eight writers as fast as they can, then at 70 %")
-            together = _append_together(plan, receiver.endpoint, rate=0)
-            each = 0.7 * together["per_second"] / _PROCESSES
-            results.append(
-                {**_append_together(plan, receiver.endpoint, each), "most": together["per_second"]}
-            )
-    found: Found = {"ours": results}
+
+        def measure() -> dict[str, Any]:
+            most = _append_together(plan, receiver.endpoint, rate=0)["per_second"]
+            each = _append_together(plan, receiver.endpoint, _SHARE * most / _PROCESSES)
+            return {**each, "most": most}
+
+        found, _ = in_turn(plan, {"ours": measure})
     phase = "Eight processes append at 70 % of what they can, one drains"
     most = samples(found, "ours", "most")
-    refused = sum(result["refused"] for result in results)
+    refused = sum(result["refused"] for result in found["ours"])
     note = (
         f"As fast as they can, together: {most} spans/s. Durable: kill -9 takes nothing, a power "
         f"cut the last second. The file refused {refused:.0f} appends for the moment (they are "
@@ -62,10 +61,9 @@ def _append_together(plan: Plan, endpoint: str, rate: float) -> dict[str, Any]:
     drainer = Child("backlogs:drain_for", **arguments)
     writers = [Child("backlogs:append_for", **arguments, rate=rate) for _ in range(_PROCESSES)]
     start_together([drainer, *writers])
-    results = [writer.result() for writer in writers]
-    drainer.result()
-    times = [time for result in results for time in result["times"]]
-    rates = [result["per_second"] for result in results]
+    _, *found = results([drainer, *writers])
+    times = [time for result in found for time in result["times"]]
+    rates = [result["per_second"] for result in found]
     return {
         "per_second": sum(rates),
         "kept": sum(rates) / (rate * _PROCESSES) if rate else 1.0,
@@ -73,7 +71,7 @@ def _append_together(plan: Plan, endpoint: str, rate: float) -> dict[str, Any]:
         "p50": statistics.median(times),
         "p99": statistics.quantiles(times, n=100)[98],
         "worst": max(times),
-        "refused": sum(result["refused"] for result in results),
+        "refused": sum(result["refused"] for result in found),
     }
 
 
@@ -86,7 +84,7 @@ def scaling(plan: Plan) -> list[Row]:
             for count in (_PROCESSES, 1)
         }
         found, _ = in_turn(plan, programs)
-    missing = sum(result["missing"] for results in found.values() for result in results)
+    missing = sum(result["missing"] for each in found.values() for result in each)
     note = f"{missing} spans were not spooled: the file was too busy." if missing else ""
     return [
         Row(
@@ -114,10 +112,10 @@ def _together(plan: Plan, endpoint: str, what: str, count: int) -> Program:
         else:
             children = [Child("pipelines:flat_out", **arguments) for _ in range(count)]
         start_together(children)
-        results = [child.result() for child in children]
-        ended = sum(result.get("ended", len(result.get("times", ()))) for result in results)
+        each = results(children)
+        ended = sum(result.get("ended", len(result.get("times", ()))) for result in each)
         return {
-            "per_second": sum(result["per_second"] for result in results),
+            "per_second": sum(result["per_second"] for result in each),
             "missing": ended - run("backlogs:accepted", path=path),
         }
 
