@@ -131,7 +131,7 @@ def end(plan: Plan) -> list[Row]:
                 backlog = plan.unpacked if name.endswith("busy") else 0
                 if backlog:
                     fill(pipeline["path"], receiver.endpoint, backlog, 0)
-                how = {"spans": plan.spans // 4, "rate": plan.rate / 4, "backlog": backlog}
+                how = {"spans": plan.spans // 2, "rate": plan.rate / 2, "backlog": backlog}
                 found: dict[str, Any] = run("pipelines:end_times", pipeline=pipeline, **how)
                 return found
 
@@ -139,6 +139,9 @@ def end(plan: Plan) -> list[Row]:
 
         programs = {name: program(name, kind) for name, kind in _KINDS.items()}
         found, missing = in_turn(plan, programs)
+
+    busy = samples(found, "ours, drainer busy", "count")
+    note = f"{_END_NOTE} Spans ended while it was busy: {busy}."
 
     def row(name: str, key: str, peer: str = "") -> Row:
         return Row(
@@ -149,7 +152,7 @@ def end(plan: Plan) -> list[Row]:
             peer,
             samples(found, peer, key) if peer else None,
             None if peer else _END_LIMITS.get((name, key)),
-            note=missing.get(peer, _END_NOTE),
+            note=missing.get(peer, note),
         )
 
     own = [row(name, key) for name in list(_KINDS)[:3] for key in ("p50", "p99")]

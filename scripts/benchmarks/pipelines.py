@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 _PERCENTILES = 1000
+_FIRST_SPANS = 50
+_BUSY_SHARE = 0.1
+_NO_LIMIT = 1 << 50
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,10 @@ def end_times(pipeline: dict[str, Any], spans: int, rate: float, backlog: int) -
     exported = Pipeline(**pipeline)
     provider, pool = exported.provider(), workload.attributes()
     produce = functools.partial(_timed_ends, provider.get_tracer("litellm"), pool)
-    produce(200, rate)  # threads, connections and imports
-    times = produce(spans, rate)
-    while backlog and exported.pending() > 2 * spans:
-        times += produce(spans // 4, rate)
+    produce(_FIRST_SPANS, rate)  # threads, connections and imports
+    times = [] if backlog else produce(spans, rate)
+    while backlog and (exported.pending() > _BUSY_SHARE * backlog or len(times) < _FIRST_SPANS):
+        times += produce(_FIRST_SPANS, rate)
     provider.shutdown()
     return _spread(times)
 
@@ -186,6 +189,7 @@ def _ours(pipeline: Pipeline, *, drain: bool = True) -> SpanExporter:
         target=Target.otlp(pipeline.endpoint, {}),
         compression=pipeline.compression,
         drain=drain,
+        max_bytes=_NO_LIMIT,
     )
     return SpoolSpanExporter(settings=settings)
 

@@ -24,6 +24,9 @@ _PACKAGES = (
 )
 
 
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+
+
 @dataclass(frozen=True)
 class Samples:
     """One figure as each round measured it."""
@@ -175,6 +178,8 @@ def write_plot(file: Path, rows: list[Row]) -> None:
     axes.barh(names, [share - 1 for share in shares], left=1, color=colours)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS], minor=False)
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("ours / theirs in time, CPU or bytes (left of 1: ours is better)")
     axes.tick_params(axis="y", labelsize=7)
     figure.savefig(file, dpi=150)
