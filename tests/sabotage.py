@@ -45,15 +45,15 @@ SABOTAGES = [
     Sabotage(
         "no commit is fsynced with SPOOL_SYNC_SECONDS=0",
         "database.py",
-        "'FULL' if self._sync_each_commit else 'NORMAL'",
-        "'NORMAL'",
+        '"FULL" if self._sync_each_commit else "NORMAL"',
+        '"NORMAL"',
         "test_crash_states.py",
     ),
     Sabotage(
         "nothing is synced once an interval",
         "database.py",
-        "                _sync_file(self._wal)\n",
-        "                pass\n",
+        "                _sync_file(self._wal)\n            if",
+        "                pass\n            if",
         "test_crash_states.py",
     ),
     Sabotage(
@@ -74,10 +74,23 @@ SABOTAGES = [
     Sabotage(
         "a checkpoint does not take the mutex",
         "database.py",
-        "        self.sync()\n        with self.writing() as connection:\n"
-        "            _checkpoint(connection)\n",
-        "        self.sync()\n        _checkpoint(self._current_writer())\n",
+        "        with self.writing() as connection:\n            _checkpoint(connection)\n",
+        "        _checkpoint(self._current_writer())\n",
         "test_mutex.py",
+    ),
+    Sabotage(
+        "a checkpoint copies what is not certain in the WAL",
+        "database.py",
+        "                _keep_wal(connection)\n                _sync_file(self._wal)\n",
+        "                _keep_wal(connection)\n",
+        "test_crash_states.py",
+    ),
+    Sabotage(
+        "the WAL begins anew before the main file is certain",
+        "database.py",
+        '                reader.execute("SELECT checkpoints FROM meta").fetchall()\n',
+        "",
+        "test_crash_states.py",
     ),
     Sabotage(
         "checksums are not compared",

@@ -6,6 +6,8 @@ Invariants:
   are off. (SQLite 3.7.0 to 3.51.2 can corrupt the file where two of them overlap.)
 - A checkpoint is followed by one small commit under the same hold, so that no append ever restarts
   the WAL: that would fsync its header on the application's thread.
+- What a checkpoint copies is certain in the WAL before, and stays there until it is certain in the
+  main file.
 - While the mutex is held nothing else runs: no encoding, no logging, no network.
 - The file at the path is the file we write: device and inode of it and of its WAL are compared
   under the mutex before each write. One that was moved is left complete, and never closed: that
@@ -59,7 +61,7 @@ LARGE_WAL: Final = 4 << 20
 # from commit to checkpoint, and a third less WAL; still smaller ones make large rows slow to read.
 _PAGE_BYTES: Final = 2048
 _SPARE_PAGES: Final = 512
-_VACUUM_PAGES: Final = 2048
+_VACUUM_PAGES: Final = 256
 
 
 # Device and inode of the main file and of the WAL; None for what is not there.
@@ -173,26 +175,64 @@ class Database:
             pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
             return pages * _pragma(connection, "page_size")
 
-    def checkpoint(self) -> None:
-        """Write the WAL's pages to the main file, and start the WAL anew."""
+    def checkpoint(self, larger_than: int = 0) -> None:
+        """Write the WAL's pages to the main file and start the WAL anew, if it still is so large.
+
+        The disk is waited for outside of the mutex: first the pages are copied, then synced, and
+        then there is little left to do for the checkpoint that ends in an empty WAL.
+        """
         self.sync()
         with self.writing() as connection:
+            if self.wal_bytes() <= larger_than:  # another process was faster
+                return
+            self._copy_wal(connection)
+        with self.file_errors():
+            _sync_file(self.path)
+        with self.writing() as connection:
             _checkpoint(connection)
+
+    def _copy_wal(self, connection: sqlite3.Connection) -> None:
+        """Copy the WAL's pages without a sync, but for the last ones.
+
+        What is copied must be certain in the WAL before, and stay there until it is certain in the
+        main file. Were all of it copied, the next commit would start the WAL anew: so a reader
+        keeps SQLite from copying what is committed behind its back.
+        """
+        with self.reading() as reader:
+            reader.execute("BEGIN")
+            try:
+                reader.execute("SELECT checkpoints FROM meta").fetchall()
+                _keep_wal(connection)
+                _sync_file(self._wal)
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            finally:
+                reader.execute("COMMIT")
+                self._set_synchronous(connection)
+
+    def _set_synchronous(self, connection: sqlite3.Connection) -> None:
+        level = "FULL" if self._sync_each_commit else "NORMAL"
+        connection.execute(f"PRAGMA synchronous = {level}")
 
     def vacuum(self) -> bool:
         """Give one chunk of free pages back to the filesystem; say whether there may be more.
 
-        Free pages are used again: a file that is less than half empty keeps them.
+        Free pages are used again: a file that is less than three quarters empty keeps them.
         """
-        with self.reading() as connection:
-            pages = _pragma(connection, "page_count")
-            free = _pragma(connection, "freelist_count")
-        if free <= max(_SPARE_PAGES, pages // 2):
+        if not self._is_empty_enough():
             return False
         with self.writing() as connection:
+            if not self._is_empty_enough():  # another process was faster
+                return False
             # Not execute: on Python 3.11 it steps this statement once, which frees one page.
             connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         return True
+
+    def _is_empty_enough(self) -> bool:
+        with self.reading() as connection:
+            pages = _pragma(connection, "page_count")
+            free = _pragma(connection, "freelist_count")
+        return free > max(_SPARE_PAGES, pages * 3 // 4)
 
     # Opening
 
@@ -287,7 +327,7 @@ class Database:
     def _set_up(self, sqlite: sqlite3.Connection) -> None:
         sqlite.execute("PRAGMA secure_delete = OFF")  # Debian's default writes deleted bytes again
         sqlite.execute("PRAGMA wal_autocheckpoint = 0")
-        sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
+        self._set_synchronous(sqlite)
         version = _check_version(self.path, sqlite)
         if version == 0:
             sqlite.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
@@ -490,6 +530,11 @@ def _pragma(sqlite: sqlite3.Connection, name: str) -> int:
 
 def _checkpoint(sqlite: sqlite3.Connection) -> None:
     _empty_wal(sqlite)
+    _keep_wal(sqlite)
+
+
+def _keep_wal(sqlite: sqlite3.Connection) -> None:
+    """Commit a little, so that the WAL holds something that is not in the main file."""
     sqlite.execute("UPDATE meta SET checkpoints = checkpoints + 1")
 
 

@@ -70,13 +70,22 @@ class Keeper:
         self._store.database.repair()
         self.save()
         if self._store.database.wal_bytes() > LARGE_WAL:
-            self._store.database.checkpoint()
+            self._store.database.checkpoint(LARGE_WAL)
             if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
                 self._stopping.wait(self._interval)
         self._limit_age()
         self._limit_size()
-        while not self._stopping.is_set() and self._store.database.vacuum():
-            self._store.database.checkpoint()
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Give free pages back to the filesystem, if there are many."""
+        database, is_smaller = self._store.database, False
+        while not self._stopping.is_set() and database.vacuum():
+            is_smaller = True
+            if database.wal_bytes() > LARGE_WAL:
+                database.checkpoint(LARGE_WAL)
+        if is_smaller:
+            database.checkpoint()
 
     def save(self) -> None:
         """Move to the file what is only in memory, and sync it. Raises SpoolError."""

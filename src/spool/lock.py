@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHORTEST_SLEEP = 0.0001
-_LONGEST_SLEEP = 0.002
+# Who sleeps longer loses to those who come later, and the lock lies idle meanwhile.
+_LONGEST_SLEEP = 0.0005
 _PID_WIDTH = 10
 _TOKEN_BYTES = 8
 _PROBES = 3
