@@ -79,13 +79,6 @@ SABOTAGES = [
         "test_mutex.py",
     ),
     Sabotage(
-        "a checkpoint copies what is not certain in the WAL",
-        "database.py",
-        "                _keep_wal(connection)\n                _sync_file(self._wal)\n",
-        "                _keep_wal(connection)\n",
-        "test_crash_states.py",
-    ),
-    Sabotage(
         "the WAL begins anew before the main file is certain",
         "database.py",
         '                reader.execute("SELECT checkpoints FROM meta").fetchall()\n',

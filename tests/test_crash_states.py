@@ -47,6 +47,7 @@ FAST_DISK = Path("/dev/shm")
 
 SCENARIOS = {
     "creation": "serve export=2 close",
+    "a busy life": "export=4 await-sync busy-checkpoint=3 export=3 busy-checkpoint=2 close",
     "a life": "serve export=6 flush export=3x9000 await-sync checkpoint export=4 flush keep close",
     "one more use": "serve export=3 close export=3 await-sync export=2 close",
     "vacuum": "export=16x90000 close serve export=1 flush keep export=2 close",

@@ -8,6 +8,8 @@
     flush               wait until they are delivered
     await-sync          wait until all of them were synced
     checkpoint, keep    what the keeper does in the background, now, if the disk lets it
+    busy-checkpoint=N   so many spans end while a checkpoint waits for the disk, before and after
+                        it has copied the pages
     sleep=SECONDS       leave it to the background threads
     close               shut the exporter down; a later step makes another one
 
@@ -24,11 +26,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from spans import span
-from spool import SpoolError, SpoolSpanExporter
+from spool import SpoolError, SpoolSpanExporter, database
 from spool.keeper import Keeper
 from spool.settings import Settings
 from standin import Exchange, StandIn, spans_of
@@ -66,6 +70,7 @@ class Worker:
             "flush": self._flush,
             "await-sync": self._await_sync,
             "checkpoint": self._checkpoint,
+            "busy-checkpoint": lambda: self._busy_checkpoint(argument),
             "keep": self._keep,
             "sleep": lambda: time.sleep(float(argument)),
             "close": self.close,
@@ -130,6 +135,23 @@ class Worker:
     def _checkpoint(self) -> None:
         with contextlib.suppress(SpoolError):
             self._open()._spool.store.database.checkpoint()
+
+    def _busy_checkpoint(self, argument: str) -> None:
+        used = self._open()._spool.store.database
+        sync, sync_file = used.sync, database._sync_file
+
+        def sync_before() -> None:
+            sync()
+            self._export(argument)
+
+        def sync_after(path: Path) -> None:
+            if path == used.path:
+                self._export(argument)
+            sync_file(path)
+
+        patch = mock.patch.object
+        with patch(used, "sync", sync_before), patch(database, "_sync_file", sync_after):
+            self._checkpoint()
 
     def _keep(self) -> None:
         store = self._open()._spool.store
