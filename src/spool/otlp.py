@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _GZIP_LEVEL = 1
 
 # The largest row, before compression. A row is rewritten each time that a slow line cuts it.
-ROW_BYTES: Final = 1 << 20
+ROW_BYTES: Final = 2 << 20
 
 # request.resource_spans → ResourceSpans.scope_spans → ScopeSpans.spans: their field numbers in
 # opentelemetry/proto/collector/trace/v1/trace_service.proto and trace/v1/trace.proto.
