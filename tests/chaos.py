@@ -224,9 +224,9 @@ class Round:
         self.interrupt(self.anybody(), signal.SIGKILL)
 
     def kill_the_drainer(self) -> None:
-        pid = signature(beside(self.path, ".turn")) if self.path.exists() else None
-        if pid in self.nursery.alive:
-            self.interrupt(pid, signal.SIGKILL)
+        signed = signature(beside(self.path, ".turn")) if self.path.exists() else None
+        if signed and signed[0] in self.nursery.alive:
+            self.interrupt(signed[0], signal.SIGKILL)
 
     def pause(self) -> None:
         pid = self.anybody()

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,26 @@ def test_status_tells_of_dead_letters(filled: Store, langfuse: StandIn) -> None:
     langfuse.behave(standin.reject_span("s3"))
     spool("drain", code=1)
     assert "1 spans are dead letters" in spool("status", code=1).stdout
+
+
+def test_status_tells_for_a_day_that_spans_were_evicted_or_refused(filled: Store) -> None:
+    filled.evict(1, time.time() - 86_000)
+    filled.refuse(3)
+    filled.count_refused(time.time() - 90_000)
+    filled.close()
+    said = spool("status", code=1).stdout
+    assert "! spans are evicted, 1 in all" in said
+    assert "are refused" not in said
+
+
+def test_status_tells_for_a_day_that_the_file_was_damaged(filled: Store, path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(8192)
+    assert "SQLite says" in spool("status", code=1).stderr
+    spool("drain")
+    assert "! the file was damaged and salvaged, 0 spans are known to be lost" in (
+        spool("status", code=1).stdout
+    )
 
 
 def test_status_needs_no_credentials(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:

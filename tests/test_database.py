@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool.database import LARGE_WAL, Database
+from spool.database import LARGE_WAL, Database, has_sound_schema
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
+from spool.schema import migrate
 from spool.settings import Target
 from spool.store import Store
 
@@ -57,8 +59,8 @@ def test_with_a_window_of_zero_every_commit_is_synced(path: Path) -> None:
 
 def test_every_file_is_its_owners_alone(store: Store, path: Path) -> None:
     store.append(MINE, batch("a"), now=1.0)
-    store.turn.acquire(1)
-    store.turn.release()
+    with store.turn.take(60):
+        pass
     store.presence.acquire(1)
     store.presence.release()
     files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
@@ -270,7 +272,7 @@ def test_space_is_given_back_after_a_drain(store: Store) -> None:
         store.append(MINE, batch("a", size=100_000), now=1.0)
     store.database.checkpoint()
     full = store.database.file_bytes()
-    while store.evict(1 << 30):
+    while store.evict(1 << 30, 1.0):
         pass
     while store.database.vacuum():
         pass
@@ -388,3 +390,12 @@ print(accepted)
     store = Store(path)
     assert store.ledger().pending == accepted > 0
     store.close()
+
+
+def test_the_checksum_of_the_schema_is_that_of_what_the_migrations_make() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as sqlite:
+        assert not has_sound_schema(sqlite)
+        migrate(sqlite)
+        assert has_sound_schema(sqlite)
+        sqlite.execute("DROP TRIGGER batch_in")
+        assert not has_sound_schema(sqlite)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -318,10 +321,10 @@ def test_while_another_process_has_the_turn_nothing_is_sent(
     drainer: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
     other = Store(path)
-    assert other.turn.acquire(1)
-    assert not drainer.send_due()
+    with other.turn.take(60) as is_had:
+        assert is_had
+        assert not drainer.send_due()
     assert langfuse.requests == []
-    other.turn.release()
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
     other.close()
@@ -330,17 +333,39 @@ def test_while_another_process_has_the_turn_nothing_is_sent(
 def test_the_turn_of_a_killed_drainer_is_free_at_once(
     drainer: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
-    code = (
-        "import time; from pathlib import Path; from spool.store import Store\n"
-        f"Store(Path({str(path)!r})).turn.acquire(1); print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with process_with_the_turn(path) as other:
         assert not drainer.send_due()
         other.kill()
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
+
+
+@contextlib.contextmanager
+def process_with_the_turn(path: Path) -> Iterator[subprocess.Popen[str]]:
+    code = (
+        "import time; from pathlib import Path; from spool.store import Store\n"
+        f"with Store(Path({str(path)!r})).turn.take(60): print('had', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "had\n"
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+def test_a_peer_that_is_stopped_in_its_turn_does_not_keep_spans_here_for_ever(
+    drainer: Drainer, store: Store, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainer, "_longest_turn", 0.05)
+    with process_with_the_turn(path) as other:
+        other.send_signal(signal.SIGSTOP)
+        assert not drainer.send_due()  # it may only be slow
+        time.sleep(0.1)
+        drain_all(drainer)
+        assert_nothing_lost(store, langfuse)
 
 
 def test_only_routes_whose_secret_is_held_are_sent(
@@ -478,6 +503,73 @@ def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
     for _ in range(20):
         drainer.send_due()
     assert len(langfuse.requests) == 1
+
+
+def many(store: Store, target: Target, names: list[str]) -> None:
+    for name in names:
+        store.append(target, batch(name, size=1000), 1.0)
+
+
+def test_while_a_route_waits_its_rows_are_packed_and_then_sent_as_they_are(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    names = [f"n{number}" for number in range(40)]
+    many(store, target, names)
+    drainer = drainer_of(store, replace(settings, max_request_bytes=5000), target, clock)
+    assert not drainer.pack_idle()  # it can be sent
+    langfuse.behave(standin.unavailable())
+    drainer.send_due()
+    while drainer.pack_idle():
+        pass
+    assert route_of(store).pending_batches < 20
+    packed = [row.batch.payload for row in store.pending()]
+    langfuse.behave(None)
+    clock.now += 60
+    drain_all(drainer)
+    assert langfuse.names() == Counter(names)
+    assert b"".join(packed[:-1]) in b"".join(request.body for request in langfuse.requests[1:])
+
+
+def test_a_stranded_backlog_is_packed_too(
+    store: Store, settings: Settings, target: Target, clock: Clock
+) -> None:
+    many(store, target, NAMES)
+    drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
+    assert drainer.pack_idle()
+
+
+def test_what_is_delivered_but_not_settled_is_not_packed(
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many(store, target, NAMES)
+    drainer = drainer_of(store, replace(settings, max_request_bytes=5000), target, clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "settle", refuse_to_settle)
+        drainer.send_due()
+    langfuse.behave(standin.unavailable())
+    store.wait(route_of(store), 1000, clock.now, "503")
+    assert not drainer.pack_idle()
+
+
+def refuse_to_settle(*_: object, **__: object) -> int:
+    raise SpoolFileError("no space left")
+
+
+def test_nobody_packs_while_another_process_sends(
+    store: Store, settings: Settings, target: Target, clock: Clock, path: Path
+) -> None:
+    many(store, target, NAMES)
+    drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
+    other = Store(path)
+    with other.turn.take(60):
+        assert not drainer.pack_idle()
+    other.close()
+    assert drainer.pack_idle()
 
 
 def test_one_routes_outage_does_not_keep_another_from_going_out(

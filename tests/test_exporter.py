@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 import standin
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
+from spool.otlp import Codec
 from spool.overflow import Overflow
 from spool.settings import Target
 from spool.store import Store
@@ -326,6 +327,22 @@ def test_it_serves_a_batch_span_processor_too(settings: Settings, langfuse: Stan
     assert exporter.force_flush(10_000)
     assert langfuse.accepted == 1000
     provider.shutdown()
+
+
+def test_several_spans_are_compressed_when_they_are_written_and_single_ones_are_not(
+    settings: Settings, path: Path
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("a"), span("b")])
+    exporter.export([span("c")])
+    exporter.shutdown()
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False, compression="none"))
+    exporter.export([span("d"), span("e")])
+    exporter.shutdown()
+    store = Store(path)
+    codecs = [row.batch.codec for row in store.pending()]
+    store.close()
+    assert codecs == [Codec.GZIP, Codec.RAW, Codec.RAW]
 
 
 def test_zero_code_instrumentation_finds_the_exporter_by_name() -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from freezegun import freeze_time
 
 from spans import batch
 from spool.database import LARGE_WAL
-from spool.errors import SpoolFileError
+from spool.errors import SpoolFileError, SpoolFullError
 from spool.keeper import Keeper
 from spool.settings import Settings, Target
 from spool.store import Store
@@ -94,6 +98,56 @@ def test_a_large_file_with_little_in_it_evicts_nothing(store: Store, settings: S
     assert store.ledger().evicted == 0
 
 
+def test_a_reader_that_pins_the_wal_makes_it_large_and_evicts_nothing(
+    store: Store, settings: Settings, path: Path
+) -> None:
+    keeper = Keeper(store, replace(settings, max_bytes=4 << 20))
+    store.append(TARGET, batch("first"), now=1.0)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM batch").fetchall()
+        for number in range(200):
+            store.append(TARGET, batch(str(number), size=50_000), now=1.0)
+            take = store.oldest(1, max_bytes=1, max_spans=1)
+            assert take is not None
+            store.settle(take, now=2.0)
+            if number % 20 == 0:
+                keeper.keep()
+        keeper.keep()
+        assert store.database.file_bytes() > 8 << 20
+        assert store.ledger().evicted == 0
+    keeper.keep()
+    assert store.database.file_bytes() < 4 << 20
+
+
+@pytest.mark.parametrize("when_full", ["drop-oldest", "drop-newest"])
+def test_under_load_the_files_stay_near_the_limit(
+    keeper: Keeper,
+    store: Store,
+    settings: Settings,
+    when_full: Literal["drop-oldest", "drop-newest"],
+) -> None:
+    limited = Keeper(store, replace(settings, max_bytes=4 << 20, when_full=when_full))
+    keeper.stop(10)
+    limited.start()
+    sizes, tried, refused = [], 3000, 0
+    for number in range(tried):
+        try:
+            store.append(TARGET, batch(str(number), size=20_000), now=float(number))
+        except SpoolFullError:
+            refused += 1
+        sizes.append(store.database.file_bytes())
+        time.sleep(0.001)
+    limited.stop(10)
+    ledger = store.ledger()
+    print(f"{tried * 20_000} bytes written, at most {max(sizes)} in the files, {ledger}")
+    assert max(sizes) < tried * 20_000 / 2
+    assert ledger.accepted == tried - refused == ledger.pending + ledger.evicted
+    assert (ledger.evicted > 0, refused > 0) == (
+        (True, False) if when_full == "drop-oldest" else (False, True)
+    )
+
+
 def test_drop_newest_refuses_until_there_is_room_again(store: Store, settings: Settings) -> None:
     keeper = Keeper(store, replace(settings, when_full="drop-newest"))
     for number in range(30):
@@ -106,6 +160,48 @@ def test_drop_newest_refuses_until_there_is_room_again(store: Store, settings: S
     store.settle(take, now=100.0)
     keeper.keep()
     assert not store.is_full
+
+
+def test_spans_older_than_the_age_limit_are_evicted_counted_and_said(
+    store: Store, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    keeper = Keeper(store, replace(settings, max_age_seconds=160), monotonic=lambda: now)
+    store.append(TARGET, batch("a", "b"), now=1.0)
+    for now in range(1000, 1170, 9):  # noqa: B007 - the keeper's clock
+        keeper.keep()
+        assert store.ledger().pending == 2
+    now = 1190.0
+    keeper.keep()
+    assert (store.ledger().evicted, store.ledger().pending) == (2, 0)
+    assert "2 spans" in caplog.text
+
+
+@pytest.mark.parametrize("boot", ["1970-01-01 00:05:00", "2026-01-01"])
+@pytest.mark.parametrize("later", ["1970-01-01 00:06:00", "2025-01-01", "2027-01-01"])
+def test_no_wall_clock_that_jumps_makes_a_span_old(
+    store: Store, settings: Settings, boot: str, later: str
+) -> None:
+    now = 1000.0
+    limited = replace(settings, max_age_seconds=86400)
+    with freeze_time(boot):
+        store.append(TARGET, batch("a"), now=time.time())
+        Keeper(store, limited, monotonic=lambda: now).keep()
+    with freeze_time(later):
+        keeper = Keeper(store, limited, monotonic=lambda: now)
+        for now in (1001.0, 40_000.0, 80_000.0):  # noqa: B007 - the keeper's clock
+            keeper.keep()
+    assert store.ledger().pending == 1
+
+
+def test_with_an_age_limit_an_idle_spool_is_looked_at(store: Store, settings: Settings) -> None:
+    keeper = Keeper(store, replace(settings, max_age_seconds=0.5))
+    store.append(TARGET, batch("a"), now=1.0)
+    keeper.start()
+    try:
+        wait_until(lambda: store.ledger().evicted == 1)
+    finally:
+        keeper.stop(10)
 
 
 def test_what_failed_is_done_when_it_works_again(

@@ -121,8 +121,9 @@ class Killer:
             self.kill()
 
     def kill(self) -> None:
-        pid = signature(self.turn)
-        if self.left and pid in self.nursery.alive:
+        signed = signature(self.turn)
+        if self.left and signed and signed[0] in self.nursery.alive:
+            pid = signed[0]
             self.left -= 1
             self.nursery.kill(pid)
             self.nursery.wait(pid)

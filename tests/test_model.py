@@ -38,6 +38,7 @@ TROUBLES = {
     "too large": Outcome(Verdict.SPLIT, "413"),
     "rejects one": Outcome(Verdict.DELIVERED, "rejected", rejected=1),
 }
+MAX_AGE = 60.0
 handles = st.integers(0, 1)
 routes = st.integers(0, 1)
 
@@ -82,7 +83,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.copies = itertools.count()
         self.numbers = itertools.count()
         self.now = 1_700_000_000.0
+        self.elapsed, self.monotonic = 0.0, 1000.0
         self.accepted: set[str] = set()
+        self.accepted_at: dict[str, float] = {}
         self.receivers = [Receiver(target) for target in TARGETS]
         self.path = self.root / "0" / "spool.db"
 
@@ -111,6 +114,7 @@ class SpoolMachine(RuleBasedStateMachine):
             one = Batch(join([one], compress=True), spans, one.raw_bytes, Codec.GZIP)
         self.stores[handle].append(TARGETS[route], one, self.now)
         self.accepted.update(names)
+        self.accepted_at.update(dict.fromkeys(names, self.elapsed))
 
     @rule(
         handle=handles,
@@ -149,7 +153,25 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(handle=handles, excess=st.integers(1, 5000))
     def evict(self, handle: int, excess: int) -> None:
-        self.stores[handle].evict(excess)
+        self.stores[handle].evict(excess, self.now)
+
+    @rule(handle=handles, seconds=st.sampled_from([1.0, 30.0, 61.0]), is_new_boot=st.booleans())
+    def grow_older(self, handle: int, seconds: float, is_new_boot: bool) -> None:
+        """Time passes by the monotonic clock, which begins anew when the machine does."""
+        before = self.in_file()[0]
+        self.elapsed += seconds
+        self.monotonic = 1.0 if is_new_boot else self.monotonic + seconds
+        self.stores[handle].watch(seconds, self.monotonic)
+        while self.stores[handle].expire(MAX_AGE, self.now):
+            pass
+        for name in before - self.in_file()[0]:
+            assert self.elapsed - self.accepted_at[name] >= MAX_AGE
+
+    @rule(handle=handles, route=routes, max_bytes=st.sampled_from([200, 1000, 5000]))
+    def pack(self, handle: int, route: int, max_bytes: int) -> None:
+        routes = self.stores[handle].routes()
+        while self.stores[handle].pack(routes[route].id, max_bytes):
+            pass
 
     @rule(handle=handles, is_purge=st.booleans())
     def look_after_the_dead(self, handle: int, is_purge: bool) -> None:
@@ -192,10 +214,9 @@ class SpoolMachine(RuleBasedStateMachine):
     def jump_in_time(self, seconds: float) -> None:
         self.now += seconds
 
-    @invariant()
-    def nothing_is_lost_uncounted(self) -> None:
+    def in_file(self) -> tuple[set[str], set[str], int]:
+        """Read the names of the pending and of the dead spans, and count what the rows hold."""
         store = Store(self.path)
-        ledger = store.ledger()
         pending, after, spans = set(), 0, 0
         while rows := store.pending(after):
             after = rows[-1].id
@@ -205,6 +226,12 @@ class SpoolMachine(RuleBasedStateMachine):
                 pending.update(names_in(unpack(row.batch)))
         dead = {name for letter in store.dead_letters() for name in names_in(unpack(letter.batch))}
         store.close()
+        return pending, dead, spans
+
+    @invariant()
+    def nothing_is_lost_uncounted(self) -> None:
+        pending, dead, spans = self.in_file()
+        ledger = self.stores[0].ledger()
         gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged
         assert ledger.accepted == gone + ledger.pending
         assert ledger.accepted == len(self.accepted)

@@ -7,7 +7,7 @@ from spool.records import Row, Take
 
 def take_of(spans: int, raw_bytes: int) -> Take:
     batch = Batch(b"", spans, raw_bytes)
-    return Take(1, b"salt", (Row(7, 1.0, batch),), (batch,))
+    return Take(1, b"salt", 0, (Row(7, 1.0, batch),), (batch,))
 
 
 def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -> None:

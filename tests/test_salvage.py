@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -105,8 +107,33 @@ def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
     assert "was damaged and was moved to" in caplog.text
     (aside,) = filled.glob("spool.db.corrupt-*")
     assert aside.read_bytes() == content
-    assert len(read_all(store)) == 1
+    # The schema is the same in every spool. What was in the WAL is gone with it.
+    assert len(read_all(store)) == ROWS // 2 + 1 + 1
     store.close()
+
+
+def test_whatever_word_of_the_schema_is_damaged_every_row_is_kept(
+    filled: Path, tmp_path: Path
+) -> None:
+    store = Store(filled / "spool.db")
+    store.open()
+    store.close()  # the WAL is in the main file now
+    content = (filled / "spool.db").read_bytes()
+    words = [match.start() for match in re.finditer(rb"CREATE (TABLE|TRIGGER) ", content)]
+    assert len(words) >= 10
+    for position in words:
+        for offset in (0, 9, 16, 40):
+            directory = tmp_path / f"{position}-{offset}"
+            directory.mkdir(mode=0o700)
+            ruined = bytearray(content)
+            ruined[position + offset] ^= 0x90
+            (directory / "spool.db").write_bytes(ruined)
+            (directory / "spool.db.lock").touch()
+            store = use(directory / "spool.db")
+            ledger = store.ledger()
+            assert (ledger.accepted, ledger.damaged) == (ROWS + 1, 0), (position, offset)
+            assert len(read_all(store)) == ledger.pending == ROWS - 8 + 1
+            store.close()
 
 
 def test_a_damaged_leaf_costs_its_own_rows_and_they_are_counted(filled: Path) -> None:
@@ -223,7 +250,8 @@ def test_damage_that_only_the_drainer_meets_is_salvaged_in_the_background(
 def damage_a_leaf(path: Path) -> None:
     """Overwrite the head of a page of the main file that holds rows, the WAL being empty."""
     content = bytearray(path.read_bytes())
-    page = content.find(b"x" * 500) // 4096
-    content[page * 4096 : page * 4096 + 8] = b"\xff" * 8
+    (size,) = struct.unpack_from(">H", content, 16)
+    page = content.find(b"x" * 500) // size
+    content[page * size : page * size + 8] = b"\xff" * 8
     with path.open("r+b") as file:
         file.write(content)

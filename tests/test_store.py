@@ -8,8 +8,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from spans import batch
 from spool.errors import SpoolFullError
-from spool.otlp import Batch, Codec, join
-from spool.records import Ledger, Route, Take
+from spool.otlp import Batch, Codec, join, pack
+from spool.records import Ledger, Route, Take, Trouble
 from spool.settings import Target
 from spool.store import Store
 
@@ -109,7 +109,7 @@ def test_settling_clears_the_routes_trouble(filled: Store) -> None:
 
 def test_settling_what_was_evicted_meanwhile_counts_it_once(filled: Store) -> None:
     take = take_of(filled)
-    filled.evict(1)
+    filled.evict(1, 1.0)
     assert filled.settle(take, now=101.0) == 4
     ledger = assert_balanced(filled)
     assert (ledger.evicted, ledger.delivered, ledger.pending) == (1, 4, 0)
@@ -190,14 +190,19 @@ def test_eviction_takes_the_oldest_of_any_route_dead_letters_too(store: Store) -
     store.append(MINE, batch("dead"), now=2.0)
     store.append(MINE, batch("young"), now=3.0)
     store.settle(take_of(store, max_spans=1), now=9.0, dead=1, reason="400")
-    assert [store.evict(1), store.evict(1), store.evict(1), store.evict(1)] == [1, 1, 1, 0]
+    assert [store.evict(1, 1.0), store.evict(1, 1.0), store.evict(1, 1.0), store.evict(1, 1.0)] == [
+        1,
+        1,
+        1,
+        0,
+    ]
     ledger = assert_balanced(store)
     assert (ledger.evicted, ledger.dead, ledger.pending) == (3, 0, 0)
 
 
 def test_eviction_frees_no_more_than_is_asked(filled: Store) -> None:
     size = len(filled.pending()[0].batch.payload)
-    assert filled.evict(2 * size) == 2
+    assert filled.evict(2 * size, 1.0) == 2
 
 
 def test_a_full_store_refuses_the_newest(filled: Store) -> None:
@@ -208,8 +213,8 @@ def test_a_full_store_refuses_the_newest(filled: Store) -> None:
 
 def test_refused_spans_are_counted_in_the_file(filled: Store, path: Path) -> None:
     filled.refuse(3)
-    filled.count_refused()
-    filled.count_refused()
+    filled.count_refused(1.0)
+    filled.count_refused(1.0)
     other = Store(path)
     assert other.ledger().refused == 3
     other.close()
@@ -246,6 +251,156 @@ def test_packed_rows_are_taken_as_they_are(store: Store) -> None:
     assert names_in(*head.batches) == ["a"]
     store.settle(head, now=101.0)
     assert names_in(*take_of(store).batches) == ["b", "c"]
+
+
+TWO = 2 * batch("a").raw_bytes
+
+
+def pack_all(store: Store, max_bytes: int = TWO) -> None:
+    while store.pack(route_of(store).id, max_bytes):
+        pass
+
+
+def test_packing_makes_few_rows_of_many_and_changes_no_total(filled: Store) -> None:
+    before = assert_balanced(filled), route_of(filled).pending_bytes
+    pack_all(filled)
+    route = route_of(filled)
+    assert (assert_balanced(filled), route.pending_bytes) == before
+    assert route.pending_batches == 3
+    assert [row.batch.codec for row in filled.pending()] == [Codec.GZIP, Codec.GZIP, Codec.RAW]
+    take = take_of(filled)
+    assert names_in(*take.batches) == list("abcde")
+    assert filled.settle(take, now=101.0) == 5
+
+
+def test_a_packed_row_is_pending_for_all_that_waited_for_any_of_its_spans(filled: Store) -> None:
+    ids = [row.id for row in filled.pending()]
+    pack_all(filled)
+    assert not any(filled.is_settled(row_id) for row_id in ids)
+    filled.settle(take_of(filled), now=101.0)
+    assert all(filled.is_settled(row_id) for row_id in ids)
+
+
+def test_rows_that_make_no_whole_pack_wait_for_more(filled: Store) -> None:
+    pack_all(filled, max_bytes=ALL)
+    assert route_of(filled).pending_batches == 5
+
+
+def test_large_rows_and_damaged_ones_are_left_as_they_are(filled: Store) -> None:
+    filled.append(MINE, batch("large", size=TWO), now=100.0)
+    filled.append(MINE, batch("f"), now=100.0)
+    filled.append(MINE, batch("g"), now=100.0)
+    with filled.database.writing() as connection:
+        connection.execute(
+            "UPDATE batch SET crc32 = crc32 + 1 WHERE id = (SELECT min(id) FROM batch)"
+        )
+    before = filled.pending()
+    pack_all(filled)
+    after = filled.pending()
+    assert [row.is_sound for row in after] == [False, True, True, True, True, True]
+    assert [row for row in before if not row.is_sound or row.batch.raw_bytes > TWO] == [
+        after[0], after[3]
+    ]  # fmt: skip
+
+
+def test_what_was_packed_is_not_packed_again(filled: Store) -> None:
+    pack_all(filled)
+    packed = filled.pending()
+    for name in "fgh":
+        filled.append(MINE, batch(name), now=100.0)
+    pack_all(filled)
+    assert filled.pending()[:2] == packed[:2]
+
+
+def test_rows_that_were_evicted_while_they_were_packed_stay_evicted(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evict_and_pack(batches: list[Batch]) -> Batch:
+        filled.evict(1, 1.0)
+        return pack(batches)
+
+    monkeypatch.setattr("spool.store.pack", evict_and_pack)
+    assert filled.pack(route_of(filled).id, TWO)
+    ledger = assert_balanced(filled)
+    assert (ledger.evicted, ledger.pending) == (1, 4)
+    assert names_in(*take_of(filled).batches) == list("bcde")
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+def test_settling_what_was_taken_before_a_packing_ends_no_other_span(
+    filled: Store, taken: int
+) -> None:
+    take = take_of(filled, max_spans=taken)
+    pack_all(filled)
+    delivered = filled.settle(take, now=101.0)
+    left = names_in(*take_of(filled).batches)
+    assert set("abcde") - set(left) <= set("abcde"[:taken])
+    assert assert_balanced(filled).delivered == delivered == 5 - len(left)
+
+
+def test_settling_a_part_of_a_row_that_was_packed_meanwhile_ends_no_other_span(
+    store: Store,
+) -> None:
+    for names in ("abc", "def", "ghi"):
+        store.append(MINE, batch(*names), now=100.0)
+    take = take_of(store, max_spans=2)
+    assert take.rest is not None
+    pack_all(store, max_bytes=2 * store.pending()[0].batch.raw_bytes)
+    assert store.settle(take, now=101.0) == 0
+    assert names_in(*take_of(store).batches) == list("abcdefghi")
+
+
+def grow_older(store: Store, seconds: float, at: float, max_age: float = 60) -> int:
+    store.watch(seconds, at)
+    return store.expire(max_age, now=100.0)
+
+
+def test_spans_that_were_watched_for_the_age_limit_are_evicted(filled: Store) -> None:
+    assert grow_older(filled, 0, at=1000) == 0
+    filled.append(MINE, batch("f"), now=100.0)
+    assert grow_older(filled, 50, at=1050) == 0
+    assert grow_older(filled, 10, at=1060) == 5
+    assert names_in(*take_of(filled).batches) == ["f"]
+    assert assert_balanced(filled).evicted == 5
+    assert grow_older(filled, 50, at=1110) == 1
+    assert grow_older(filled, 50, at=1160) == 0
+
+
+def test_dead_letters_grow_old_too(filled: Store) -> None:
+    filled.settle(take_of(filled), now=101.0, dead=2, reason="400")
+    assert grow_older(filled, 0, at=1000) == 0
+    assert grow_older(filled, 60, at=1060) == 2
+    ledger = assert_balanced(filled)
+    assert (ledger.evicted, ledger.dead) == (2, 0)
+
+
+def test_time_that_two_processes_watched_counts_once(filled: Store) -> None:
+    assert grow_older(filled, 0, at=1000) == 0
+    for at in (1020, 1021, 1040, 1041, 1059):
+        assert grow_older(filled, 20, at=at) == 0
+    assert grow_older(filled, 20, at=1060) == 5
+
+
+@pytest.mark.parametrize("at", [5, 1_000_000])
+def test_a_monotonic_clock_that_began_anew_makes_nothing_old(filled: Store, at: float) -> None:
+    assert grow_older(filled, 0, at=1000) == 0
+    assert grow_older(filled, 59, at=1059) == 0
+    assert grow_older(filled, 0.5, at=at) == 0
+    assert filled.ledger().pending == 5
+
+
+def test_it_is_known_when_spans_were_last_evicted_and_refused(filled: Store) -> None:
+    assert filled.last_trouble() == Trouble(None, None, None)
+    filled.evict(1, now=200.0)
+    filled.refuse(1)
+    filled.count_refused(now=300.0)
+    assert filled.last_trouble() == Trouble(200.0, 300.0, None)
+
+
+def test_an_eviction_that_finds_nothing_is_none(store: Store) -> None:
+    store.register(MINE)
+    assert store.evict(1, now=200.0) == 0
+    assert store.last_trouble().evicted_at is None
 
 
 def test_pages_of_pending_rows_cover_all_of_them(store: Store) -> None:

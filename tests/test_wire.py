@@ -171,6 +171,20 @@ def test_a_request_that_nobody_reads_ends_at_its_deadline(
         assert_timed_out(send_in_time(sender, os.urandom(32 << 20)))
 
 
+def test_of_a_request_that_was_given_up_nothing_more_is_sent() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        sender = sender_to(f"http://{HOST}:{listener.getsockname()[1]}")
+        assert sender.send(bytes(32 << 20), 0.2).is_timeout
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            read_to_its_end(accepted)
+
+
+def read_to_its_end(sock: socket.socket) -> None:
+    while sock.recv(1 << 20):
+        pass
+
+
 def test_a_request_without_time_is_not_sent(langfuse: StandIn, sender: Sender) -> None:
     assert sender.send(BODY, 0).is_timeout
     assert not langfuse.requests

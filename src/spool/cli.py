@@ -17,7 +17,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from spool.drainer import Drainer, Tally
 from spool.errors import SettingsError, SpoolBusyError, SpoolDamagedError, SpoolError
@@ -47,7 +46,7 @@ def main() -> None:
     """Run a command and exit with its code; an error is one line on standard error."""
     try:
         commands(prog_name="spool")
-    except SpoolBusyError as error:
+    except (SpoolBusyError, SpoolDamagedError) as error:
         _fail(error, 1)
     except SpoolError as error:
         _fail(error, 2)
@@ -268,7 +267,11 @@ def _peek(store: Store, count: int) -> list[dict[str, Any]]:
 
 
 def _spans(batch: Batch) -> list[Span]:
-    request = ExportTraceServiceRequest.FromString(unpack(batch))
+    from opentelemetry.proto.collector.trace.v1 import (  # noqa: PLC0415 - slow, rarely needed
+        trace_service_pb2,
+    )
+
+    request = trace_service_pb2.ExportTraceServiceRequest.FromString(unpack(batch))
     return [
         span
         for resource_spans in request.resource_spans

@@ -10,6 +10,8 @@ Invariants:
   found again within a few requests.
 - What was delivered and cannot be settled, because the file refuses, is remembered and not sent
   again.
+- While a route cannot be sent there is time to pack its rows; never those that are suspects, or
+  delivered and not settled.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import context
 
 from spool.complaint import Complaint, logger
+from spool.database import PATIENTLY
 from spool.errors import PayloadError, SettingsError, SpoolError
-from spool.otlp import join
+from spool.otlp import ROW_BYTES, join
 from spool.pace import Pace, Suspect
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Target, read_credentials, without_secrets
@@ -43,9 +46,13 @@ TICK: Final = 0.5
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
-_TURNS_BETWEEN_PAUSES: Final = 16
+_SECONDS_BETWEEN_PAUSES: Final = 0.25
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
+# What a turn takes at most beside its request: settling, twice as patient as it may be.
+_BESIDE_SENDING: Final = 2 * PATIENTLY
+# Packing takes at most one part of the time in so many.
+_PACK_SHARE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,8 @@ class Drainer:
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspect] = {}
         self._complaints: dict[str, Complaint] = {}
-        self._turns = 0
+        self._paused_at = 0.0
+        self._longest_turn = settings.timeout_seconds + _BESIDE_SENDING
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
@@ -136,8 +144,18 @@ class Drainer:
         with self._store.present():
             while not self._stopping.is_set():
                 if not self._send_safely():
-                    self._awake.wait(TICK)
+                    self._awake.wait(self._pack_safely())
                     self._awake.clear()
+
+    def _pack_safely(self) -> float:
+        """Pack once, if there is something to pack; give the seconds to rest after it."""
+        started = time.monotonic()
+        try:
+            is_packed = self.pack_idle()
+        except SpoolError as error:
+            self._complain("the spool file", error)
+            return TICK
+        return (time.monotonic() - started) * (_PACK_SHARE - 1) if is_packed else TICK
 
     def _send_safely(self) -> bool:
         try:
@@ -205,12 +223,35 @@ class Drainer:
         verdicts = [
             self._send_in_turn(route.id, target)
             for route in self._store.routes()
-            if route.pending_spans
-            and (target := self.target_of(route)) is not None
-            and self._is_due(route, target)
-            and not self._is_in_trouble(route.name)
+            if (target := self._sendable(route)) is not None
         ]
         return Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+
+    def pack_idle(self) -> bool:
+        """Pack some rows of a route that cannot be sent now; say whether there may be more at once.
+
+        Raises SpoolError.
+        """
+        max_bytes = min(ROW_BYTES, self._settings.max_request_bytes)
+        return any(
+            self._pack_in_turn(route.id, max_bytes)
+            for route in self._store.routes()
+            if route.pending_batches > 1
+            and self._sendable(route) is None
+            and route.name not in self._suspects
+            and not self._unsettled.get(route.name)
+        )
+
+    def _pack_in_turn(self, route_id: int, max_bytes: int) -> bool:
+        with self._store.turn.take(self._longest_turn) as is_had:
+            return is_had and self._store.pack(route_id, max_bytes)
+
+    def _sendable(self, route: Route) -> Target | None:
+        """Give the target of a route that has something to send, now; None otherwise."""
+        if not route.pending_spans or self._is_in_trouble(route.name):
+            return None
+        target = self.target_of(route)
+        return target if target is not None and self._is_due(route, target) else None
 
     def target_of(self, route: Route) -> Target | None:
         """Give the target that a route's spans go to; None where its secret is not known."""
@@ -252,25 +293,20 @@ class Drainer:
     ) -> Verdict | None:
         """Send one request of a route, if the turn is free; None if not, or if nothing is due."""
         self._pause_for_others()
-        if not self._store.turn.acquire(timeout=0):
-            return None
-        try:
-            self._store.turn.sign()
+        with self._store.turn.take(self._longest_turn) as is_had:
             # Read again: another process may have had the turn, or the file may be another.
-            route = self._store.route(route_id)
+            route = self._store.route(route_id) if is_had else None
             if route is None or route.name != target.route:
                 return None
             if not is_forced and not self._is_due(route, target):
                 return None
             return self._send(route, target, timeout)
-        finally:
-            self._store.turn.release()
 
     def _pause_for_others(self) -> None:
         """Leave a gap now and then that another process, which polls for the turn, can see."""
-        self._turns += 1
-        if self._turns % _TURNS_BETWEEN_PAUSES == 0:
+        if time.monotonic() - self._paused_at > _SECONDS_BETWEEN_PAUSES:
             time.sleep(_PAUSE)
+            self._paused_at = time.monotonic()
 
     def _send(self, route: Route, target: Target, timeout: float) -> Verdict | None:
         unsettled = self._settle_again(route)

@@ -2,41 +2,59 @@
 
 It sleeps while nothing is written. Otherwise it syncs once an interval, checkpoints when the WAL
 has grown, and gives free pages back, so that no thread of the application ever does. What the file
-had refused it moves there as soon as that works.
+had refused it moves there as soon as that works. Where there is an age limit it wakes by itself,
+and lets everything grow older by the time that it has watched.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from spool.complaint import Complaint, logger
 from spool.database import LARGE_WAL
 from spool.errors import SpoolError
+from spool.otlp import ROW_BYTES
 from spool.overflow import Held
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from spool.overflow import Overflow
     from spool.settings import Settings
     from spool.store import Store
 
 _SHORTEST_INTERVAL: Final = 0.1
-# With a busy thread beside it a commit takes milliseconds: so many small batches become one row.
-_ROW_BYTES: Final = 256 << 10
 # What a checkpoint leaves of the WAL.
 _LITTLE: Final = 64 << 10
+# So exact the age limit is: a span may stay longer by such a share of it.
+_LOOKS_AN_AGE: Final = 16
 
 
 class Keeper:
     """Keeps one store as the settings say: the sync interval, and the limit of its size."""
 
-    def __init__(self, store: Store, settings: Settings, overflow: Overflow | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        overflow: Overflow | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._overflow = overflow
         self._settings = settings
         self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
+        self._monotonic = monotonic
+        self._watched_at = monotonic()
+        self._look_seconds = None
+        if settings.max_age_seconds is not None:
+            self._look_seconds = settings.max_age_seconds / _LOOKS_AN_AGE
         self._eviction = Complaint("the spool is full, the oldest spans are evicted")
+        self._expiry = Complaint("spans older than SPOOL_MAX_AGE_SECONDS are evicted")
         self._stopping = threading.Event()
         self._complaint = Complaint("cannot keep the spool file")
         self._thread = threading.Thread(target=self._run, name="spool-keeper", daemon=True)
@@ -56,41 +74,68 @@ class Keeper:
         """Do once what is due. Raises SpoolError."""
         self._store.database.repair()
         try:
-            self.save()
+            self._limit_size()  # first: what is held in memory may be waiting for room
         finally:
-            self._limit()  # what is held in memory may be waiting for room
+            self.save()
+        self._bound_wal()
+        if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
+            self._stopping.wait(self._interval)
+        self._limit_age()
+        self._shrink()
+
+    def _bound_wal(self) -> None:
         if self._store.database.wal_bytes() > LARGE_WAL:
-            self._store.database.checkpoint()
-            if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
-                self._stopping.wait(self._interval)
+            self._store.database.checkpoint(LARGE_WAL)
+
+    def _shrink(self) -> None:
+        """Give free pages back to the filesystem, if there are many."""
+        is_smaller = False
         while not self._stopping.is_set() and self._store.database.vacuum():
+            is_smaller = True
+            self._bound_wal()
+        if is_smaller:
             self._store.database.checkpoint()
 
     def save(self) -> None:
         """Move to the file what is only in memory, and sync it. Raises SpoolError."""
         while self._overflow is not None and self._move(self._overflow):
             pass
-        self._store.count_refused()
+        self._store.count_refused(time.time())
         self._store.database.sync()
 
     def _move(self, overflow: Overflow) -> bool:
+        # With a busy thread beside it a commit takes milliseconds: many batches become one row.
         with overflow.moving:  # shutdown saves too, perhaps while the thread still does
-            held = overflow.oldest(_ROW_BYTES)
+            held = overflow.oldest(ROW_BYTES)
             if held:
                 self._store.record(Held.joined(held))
             for one in held:
                 overflow.forget(one)
         return bool(held)
 
-    def _limit(self) -> None:
+    def _limit_age(self) -> None:
+        max_age = self._settings.max_age_seconds
+        if max_age is None or self._look_seconds is None:
+            return
+        now = self._monotonic()
+        if now - self._watched_at < self._look_seconds:
+            return
+        self._store.watch(now - self._watched_at, now)
+        self._watched_at = now
+        while evicted := self._store.expire(max_age, time.time()):
+            self._expiry.say(f"{evicted} spans, {self._store.database.path}")
+            self._bound_wal()
+
+    def _limit_size(self) -> None:
         """Keep the live data under the limit. The file's own size never evicts anything."""
         limit = self._settings.max_bytes
         excess = self._store.database.live_bytes() - limit
         if self._settings.when_full == "drop-newest":
             self._store.is_full = excess > 0
             return
-        while excess > 0 and (evicted := self._store.evict(excess)):
+        while excess > 0 and (evicted := self._store.evict(excess, time.time())):
             self._eviction.say(f"{evicted} spans, {self._store.database.path}")
+            self._bound_wal()
             excess = self._store.database.live_bytes() - limit
 
     def _make_room(self) -> None:
@@ -102,7 +147,7 @@ class Keeper:
     def _run(self) -> None:
         database = self._store.database
         while not self._stopping.is_set():
-            database.written.wait()
+            database.written.wait(self._look_seconds)
             database.is_wal_large.wait(self._interval)
             if self._stopping.is_set():
                 return

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHORTEST_SLEEP = 0.0001
-_LONGEST_SLEEP = 0.002
+# Who sleeps longer loses to those who come later, and the lock lies idle meanwhile.
+_LONGEST_SLEEP = 0.0005
 _PID_WIDTH = 10
+_TOKEN_BYTES = 8
 _PROBES = 3
 
 _all_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
@@ -103,10 +105,11 @@ class FileLock:
             self._thread_lock.release()
 
     def sign(self) -> None:
-        """Leave this process's pid in the file, for `signature`. Only for the holder."""
+        """Leave a new signature of this process in the file. Only for the holder."""
         if self._fd is not None:
-            with contextlib.suppress(OSError):  # a full disk: the pid is only there to be shown
-                os.pwrite(self._fd, f"{os.getpid():<{_PID_WIDTH}}".encode(), 0)
+            signed = f"{os.getpid():<{_PID_WIDTH}}{os.urandom(_TOKEN_BYTES).hex()}"
+            with contextlib.suppress(OSError):  # a full disk: then it is seen a little later
+                os.pwrite(self._fd, signed.encode(), 0)
 
     def freeze(self, timeout: float | None) -> None:
         """Keep all threads of this process out while it forks or closes the file.
@@ -206,13 +209,13 @@ def _can_lock(fd: int) -> bool:
     return True
 
 
-def signature(path: Path) -> int | None:
-    """Give the pid of the last holder that signed; None for none."""
+def signature(path: Path) -> tuple[int, str] | None:
+    """Give the last signature: the pid, and what is new each time; None where nobody signed."""
     try:
-        text = path.read_bytes().strip()
-    except FileNotFoundError:
+        pid, _, token = path.read_text().partition(" ")
+    except (FileNotFoundError, UnicodeDecodeError):
         return None
-    return int(text) if text.isdigit() else None
+    return (int(pid), token.strip()) if pid.isdecimal() else None
 
 
 def _forget_in_child() -> None:

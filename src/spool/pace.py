@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from spool.otlp import ROW_BYTES
+
 if TYPE_CHECKING:
     from spool.records import Take
 
-_FIRST_BYTES: Final = 256 << 10
+# A packed row fits: on a good line none is ever cut.
+_FIRST_BYTES: Final = ROW_BYTES
 _MOST_SPANS: Final = 1 << 20
 _FAST: Final = 0.25  # of the deadline
 

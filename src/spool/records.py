@@ -32,7 +32,8 @@ class Row:
 class Take:
     """The oldest spans of a route, as one request: whole rows, the last of them perhaps cut.
 
-    `salt` tells the file they are of: ids begin anew in another one.
+    `salt` tells the file they are of: ids begin anew in another one. `packed` is the id up to which
+    its rows were packed when they were taken.
 
     `rest` is what stays of the last row where it was cut. A row that is damaged is taken alone, and
     `damage` says in what way.
@@ -40,6 +41,7 @@ class Take:
 
     route_id: int
     salt: bytes
+    packed: int
     rows: tuple[Row, ...]
     batches: tuple[Batch, ...]
     rest: Batch | None = None
@@ -100,6 +102,15 @@ class Ledger:
     pending: int = 0
     refused: int = 0
     in_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """When spans were last evicted, refused, or found damaged, in seconds since 1970."""
+
+    evicted_at: float | None
+    refused_at: float | None
+    damaged_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,34 @@
 
 A row counts as readable when SQLite gives it and its checksum matches. The totals survive where
 they can be read: what is then missing of a route's pending and dead spans is its `damaged`.
+
+Without its schema SQLite reads nothing of a file. But that is the same in every spool, on the same
+pages: where it is damaged, a copy of the file gets those pages from the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sqlite3
+import struct
+import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from spool.database import ID_BITS
+from spool import place
+from spool.database import ID_BITS, has_sound_schema
 from spool.records import checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# SQLite quotes damaged bytes in its own messages, which Python then cannot read.
+_UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
+_INTERIOR: Final = 5
 
 _PAGE_ROWS: Final = 64
 _MOST_PROBES: Final = 20_000
@@ -30,6 +42,7 @@ _BATCH: Final = (
     "id", "route", "created_at", "spans", "raw_bytes", "codec", "crc32", "payload",
 )  # fmt: skip
 _COLUMNS: Final = {"batch": _BATCH, "dead": (*_BATCH, "died_at", "reason")}
+_COUNTS: Final = (*_TOTALS, "accepted", "next", "pending_spans", "dead")
 
 # A letter whose route was damaged, or totals that were: what is there was accepted once.
 _BALANCE: Final = """
@@ -47,21 +60,22 @@ class Salvaged:
     lost: int
 
 
-def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
+def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection) -> Salvaged:
     """Copy what can be read of the damaged file into a fresh spool, in one transaction.
 
-    Raises sqlite3.Error for what is wrong with the fresh one.
+    Raises sqlite3.Error for what is wrong with the fresh one, OSError where a copy of the damaged
+    one is needed and cannot be made.
     """
-    with contextlib.closing(sqlite3.connect(damaged, isolation_level=None)) as old:
-        old.text_factory = lambda text: text.decode(errors="replace")
+    with _readable_file(damaged, fresh_path) as path, contextlib.closing(_connect(path)) as old:
         fresh.execute("BEGIN IMMEDIATE")
         for meta in _read(old, "meta", ("salt", "refused")):
             with contextlib.suppress(sqlite3.IntegrityError):
                 fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
-        found = _routes(old, id_bits)
+        fresh.execute("UPDATE meta SET damaged_at = ?", (time.time(),))
+        found = _routes(old)
         routes = [route for route in found if _is_copied(fresh, "route", _IDENTITY, route)]
         for route in routes or _guessed_routes():
-            first = (route["id"] << id_bits) + 1
+            first = (route["id"] << ID_BITS) + 1
             bounds = (first, first + route["next"])
             _copy_rows(old, fresh, "batch", bounds)
             if routes and _pending(fresh, route) < route["pending_spans"]:
@@ -75,14 +89,76 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, id_bits: int) -> Salvaged:
     return Salvaged(int(rescued), lost)
 
 
-def _routes(old: sqlite3.Connection, id_bits: int) -> list[_Row]:
-    counts = (*_TOTALS, "accepted", "next", "pending_spans", "dead")
+# Opening
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    sqlite = sqlite3.connect(path, isolation_level=None)
+    sqlite.text_factory = lambda text: text.decode(errors="replace")
+    return sqlite
+
+
+@contextlib.contextmanager
+def _readable_file(damaged: Path, fresh: Path) -> Iterator[Path]:
+    """Give the damaged file, or a copy that has the schema of the fresh one where it has none."""
+    if _has_schema(damaged):
+        yield damaged
+        return
+    grafted = place.beside(damaged, ".grafted")
+    try:
+        shutil.copyfile(damaged, grafted)
+        if (wal := place.beside(damaged, "-wal")).exists():
+            shutil.copyfile(wal, place.beside(grafted, "-wal"))
+        _graft(grafted, fresh)
+        yield grafted
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            place.beside(grafted, suffix).unlink(missing_ok=True)
+
+
+def _has_schema(path: Path) -> bool:
+    with contextlib.closing(_connect(path)) as sqlite, contextlib.suppress(*_UNREADABLE):
+        return has_sound_schema(sqlite)
+    return False
+
+
+def _graft(path: Path, fresh: Path) -> None:
+    """Overwrite a file's header and schema (https://www.sqlite.org/fileformat.html)."""
+    with fresh.open("rb") as source, path.open("r+b") as file:
+        (page_bytes,) = struct.unpack_from(">H", source.read(100), 16)
+        pages = file.seek(0, os.SEEK_END) // page_bytes
+        for number in _schema_pages(source, page_bytes):
+            source.seek((number - 1) * page_bytes)
+            file.seek((number - 1) * page_bytes)
+            file.write(source.read(page_bytes))
+        # The size counts only where two counters agree. What is free is not for reading.
+        file.seek(24)
+        file.write(struct.pack(">IIII", 1, pages, 0, 0))
+        file.seek(92)
+        file.write(struct.pack(">I", 1))
+
+
+def _schema_pages(source: BinaryIO, page_bytes: int) -> list[int]:
+    """Give the first page, which is the schema's root, and the leaves below it if there are any."""
+    source.seek(0)
+    page = source.read(page_bytes)
+    kind, cells, rightmost = page[100], *struct.unpack_from(">xxxHxxxI", page, 100)
+    if kind != _INTERIOR:
+        return [1]
+    pointers = struct.unpack_from(f">{cells}H", page, 112)
+    return [1, rightmost, *(struct.unpack_from(">I", page, at)[0] for at in pointers)]
+
+
+# Reading
+
+
+def _routes(old: sqlite3.Connection) -> list[_Row]:
     return [
         route
-        for route in _read(old, "route", (*_IDENTITY, *counts))
+        for route in _read(old, "route", (*_IDENTITY, *_COUNTS))
         if isinstance(route["name"], str)
-        and 0 < route["id"] < 1 << (63 - id_bits)
-        and all(isinstance(route[name], int) and route[name] >= 0 for name in counts)
+        and 0 < route["id"] < 1 << (63 - ID_BITS)
+        and all(isinstance(route[name], int) and route[name] >= 0 for name in _COUNTS)
     ]
 
 
@@ -92,7 +168,7 @@ def _guessed_routes() -> list[_Row]:
 
 def _read(old: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[_Row]:
     """Give a small table's rows, up to the first that cannot be read."""
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(*_UNREADABLE):
         for values in old.execute(f"SELECT {', '.join(columns)} FROM {table}"):
             yield dict(zip(columns, values, strict=True))
 
@@ -140,7 +216,7 @@ def _readable(
                     yield dict(zip(columns, values, strict=True))
                 end = page[-1][0]
                 first, last = (end + 1, last) if order == "ASC" else (first, end - 1)
-        except sqlite3.Error:
+        except _UNREADABLE:
             if first < last:
                 middle = (first + last) // 2
                 ranges += [(first, middle), (middle + 1, last)]

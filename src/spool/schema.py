@@ -2,12 +2,14 @@
 
 Within a major version migrations only add, so that an older writer goes on.
 
-- meta: one row. `salt` is for fingerprints; `checkpoints` is the row that is changed after each.
+- meta: one row. `salt` is for fingerprints; `checkpoints` is the row that is changed after each;
+  `watched` is for the age limit; `evicted_at` and its kin tell when that happened last.
 - route: one row an identity, with its share of the ledger and its backoff. `next` counts the
-  batches it ever took in.
+  batches it ever took in; the rows up to the id `packed` need no packing any more.
 - batch: one row an `export()` call. Its id is `route.id << 40 | number`: the rows of a route stand
   together in order, without an index, and an id is never used twice.
 - dead: the dead letters, with the receiver's words.
+- mark: for the age limit, how `watched` stood when no batch after an id had come yet.
 
 Triggers keep the totals, so that an append is one statement and nothing is ever counted by a scan.
 """
@@ -32,7 +34,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 @migrations()
 def create_tables(db: Database) -> None:
     """Make the first version's tables and triggers."""
-    for statement in (_META, _ROUTE, _BATCH, _DEAD, *_TRIGGERS):
+    for statement in (_META, _ROUTE, _BATCH, _DEAD, _MARK, *_TRIGGERS):
         db.execute(statement)
     db.execute("INSERT INTO meta (salt) VALUES (randomblob(16))")
 
@@ -41,7 +43,12 @@ _META = """
     CREATE TABLE meta (
         salt BLOB NOT NULL,
         checkpoints INTEGER NOT NULL DEFAULT 0,
-        refused INTEGER NOT NULL DEFAULT 0
+        refused INTEGER NOT NULL DEFAULT 0,
+        refused_at REAL,
+        evicted_at REAL,
+        damaged_at REAL,
+        watched REAL NOT NULL DEFAULT 0,
+        watched_at REAL NOT NULL DEFAULT 0
     )"""
 
 _ROUTE = """
@@ -62,6 +69,7 @@ _ROUTE = """
         pending_spans INTEGER NOT NULL DEFAULT 0,
         pending_batches INTEGER NOT NULL DEFAULT 0,
         pending_bytes INTEGER NOT NULL DEFAULT 0,
+        packed INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         waited_at REAL NOT NULL DEFAULT 0,
         wait_seconds REAL NOT NULL DEFAULT 0,
@@ -88,6 +96,8 @@ _DEAD = f"""
         reason TEXT NOT NULL,
         {_PAYLOAD}
     )"""
+
+_MARK = "CREATE TABLE mark (id INTEGER PRIMARY KEY, watched REAL NOT NULL)"
 
 _TRIGGERS = (
     """

@@ -26,9 +26,6 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
 from spool.settings import without_secrets
 from spool.wire import Connection, Deadline
 
@@ -97,12 +94,12 @@ class Sender:
         try:
             answer = self._post(body, Deadline(timeout))
         except TimeoutError as error:
-            self.close()
+            self._abort()
             reason = f"no complete answer within {timeout:g} s"
             return Outcome(Verdict.WAIT, f"{reason} ({error})", is_timeout=True)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: a proxy or a host whose name or port is none.
-            self.close()
+            self._abort()
             outcome = Outcome(Verdict.WAIT, f"{type(error).__name__}: {error}")
         else:
             outcome = classify(answer)
@@ -113,6 +110,11 @@ class Sender:
         """Close the connection; the next request opens one."""
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
+
+    def _abort(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
             self._connection = None
 
     def _post(self, body: bytes, deadline: Deadline) -> Answer:
@@ -173,13 +175,12 @@ def _read_success(answer: Answer) -> Outcome:
         if answer.content_type == "application/json":
             rejected, words = _partial_success(json.loads(answer.body))
         elif answer.content_type == "application/x-protobuf":
-            partial = ExportTraceServiceResponse.FromString(answer.body).partial_success
-            rejected, words = partial.rejected_spans, partial.error_message
+            rejected, words = _partial_success_of_protobuf(answer.body)
         else:
             found = answer.content_type or "no content type"
             reason = f"{answer.status} with {found}, which is no OTLP answer: a captive portal?"
             return Outcome(Verdict.WAIT, reason)
-    except (DecodeError, *_UNREADABLE, TypeError, AttributeError) as error:
+    except (*_UNREADABLE, TypeError, AttributeError) as error:
         return Outcome(Verdict.WAIT, f"{answer.status} with an answer that cannot be read: {error}")
     return Outcome(Verdict.DELIVERED, words.strip(), rejected=max(0, rejected))
 
@@ -188,6 +189,21 @@ def _partial_success(answer: Any) -> tuple[int, str]:
     """Read OTLP/JSON's partial success (64-bit numbers may be strings there)."""
     partial = answer.get("partialSuccess") or {}
     return int(partial.get("rejectedSpans") or 0), str(partial.get("errorMessage") or "")
+
+
+def _partial_success_of_protobuf(answer: bytes) -> tuple[int, str]:
+    """Read OTLP's own partial success. Raises ValueError."""
+    # Langfuse answers JSON: only other receivers need protobuf.
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
+    from opentelemetry.proto.collector.trace.v1 import (  # noqa: PLC0415 - as above
+        trace_service_pb2,
+    )
+
+    try:
+        response = trace_service_pb2.ExportTraceServiceResponse.FromString(answer)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    return response.partial_success.rejected_spans, response.partial_success.error_message
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

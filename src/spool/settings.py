@@ -147,12 +147,14 @@ class Settings:
     path: the spool file. target: where this process's spans go; None only for the commands.
     sync_seconds: the power-cut window; 0 = each commit is fsynced before `export` returns.
     max_bytes: of live data in the file; when_full: what is then dropped, and counted.
-    drain: whether this process sends, or only writes. max_request_bytes: the largest request
-    before compression. backoff_seconds: the first and the largest. timeout_seconds: the hard
-    total deadline of one request. shutdown_seconds: the longest that exit waits for a healthy
-    endpoint. credentials_file: `public_key: secret_key` lines, the secrets of further routes.
-    compression: of the requests, `gzip` or `none`. certificate: the CA bundle; client_certificate
-    and client_key: for mutual TLS. proxies: by scheme, and `no` for the hosts to reach without.
+    max_age_seconds: how long spans are kept at most, by the time that a process watched them; None
+    for as long as it takes. drain: whether this process sends, or only writes. max_request_bytes:
+    the largest request before compression. backoff_seconds: the first and the largest.
+    timeout_seconds: the hard total deadline of one request. shutdown_seconds: the longest that exit
+    waits for a healthy endpoint. credentials_file: `public_key: secret_key` lines, the secrets of
+    further routes. compression: of the requests, `gzip` or `none`. certificate: the CA bundle;
+    client_certificate and client_key: for mutual TLS. proxies: by scheme, and `no` for the hosts to
+    reach without.
     """
 
     path: Path
@@ -160,6 +162,7 @@ class Settings:
     sync_seconds: float = 1.0
     max_bytes: int = 1 << 30
     when_full: Literal["drop-oldest", "drop-newest"] = "drop-oldest"
+    max_age_seconds: float | None = None
     drain: bool = True
     max_request_bytes: int = 4 << 20
     backoff_seconds: tuple[float, float] = (1.0, 60.0)
@@ -178,6 +181,7 @@ class Settings:
             "path": bool(self.path.name),
             "sync_seconds": 0 <= self.sync_seconds <= _LONGEST_SECONDS,
             "max_bytes": self.max_bytes >= _SMALLEST_SPOOL,
+            "max_age_seconds": self.max_age_seconds is None or 0 < self.max_age_seconds < math.inf,
             "max_request_bytes": self.max_request_bytes >= _SMALLEST_REQUEST,
             "backoff_seconds": 0 < first <= largest < math.inf,
             "timeout_seconds": 0 < self.timeout_seconds <= _LONGEST_SECONDS,
@@ -255,6 +259,7 @@ _ALLOWED: Final = {
     "sync_seconds": "seconds, 0 or more",
     "max_bytes": "a size of 1MiB or more, such as 500MB or 2GiB",
     "when_full": "drop-oldest or drop-newest",
+    "max_age_seconds": "seconds, more than 0",
     "drain": "on or off",
     "max_request_bytes": "a size of 1KiB or more, such as 4MiB",
     "backoff_seconds": "the first and the largest in seconds, such as 1..60",
@@ -312,6 +317,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "sync_seconds": float,
     "max_bytes": _size,
     "when_full": _choice("drop-oldest", "drop-newest"),
+    "max_age_seconds": float,
     "drain": _switch,
     "max_request_bytes": _size,
     "backoff_seconds": _range,

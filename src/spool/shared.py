@@ -22,7 +22,7 @@ from spool.database import BRIEFLY
 from spool.drainer import Drainer
 from spool.errors import SpoolDamagedError, SpoolError, SpoolFullError
 from spool.keeper import Keeper
-from spool.otlp import pieces
+from spool.otlp import ROW_BYTES, pack, pieces
 from spool.overflow import Overflow
 from spool.store import Store
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from spool.records import Ledger
     from spool.settings import Settings, Target
 
-# A row that a slow line cuts is rewritten for each cut: so no row is large.
-_ROW_BYTES: Final = 256 << 10
 _POLL: Final = 0.01
 _STOP_SECONDS: Final = 0.05
 
@@ -95,9 +93,13 @@ class SharedSpool:
         as refused, and said.
         """
         now = time.time()
+        rows = pieces(batch, ROW_BYTES)
+        # Several spans come from a processor's thread: there it costs the application nothing.
+        if batch.spans > 1 and self._settings.compression == "gzip":
+            rows = [pack([row]) for row in rows]
         try:
-            rows = [self._append(target, row, now) for row in pieces(batch, _ROW_BYTES)]
-            return all(rows)
+            spooled = [self._append(target, row, now) for row in rows]
+            return all(spooled)
         finally:
             if not self._is_running:
                 self._run()
@@ -200,7 +202,7 @@ class SharedSpool:
                     logger.error("langfuse-spool: %d spans are lost: %s", overflow.spans, error)
                     self.store.refuse(overflow.spans)
                     with contextlib.suppress(SpoolError):  # it has been said
-                        self.store.count_refused()
+                        self.store.count_refused(time.time())
             self.store.close()
 
 

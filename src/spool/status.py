@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spool.drainer import Drainer
-    from spool.records import Ledger, Route
+    from spool.records import Ledger, Route, Trouble
     from spool.store import Store
 
 # A span that nobody sends for so long, though a drainer runs, waits for somebody with the secret.
 _SOON: Final = 30.0
+# So long it is a concern that spans were evicted, refused or damaged; the ledger tells it for ever.
+_A_DAY: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Report:
     pid: int | None
     routes: tuple[Route, ...]
     states: tuple[str, ...]
+    trouble: Trouble
     now: float
 
     @classmethod
@@ -47,6 +50,7 @@ class Report:
             pid=pid,
             routes=routes,
             states=tuple(_state(r, drainer.target_of(r) is not None, now) for r in routes),
+            trouble=store.last_trouble(),
             now=now,
         )
 
@@ -77,34 +81,58 @@ class Report:
 
     def concerns(self, max_age: float) -> list[str]:
         """Say what a person should see to; `max_age` in seconds. Empty where all is well."""
-        found = []
-        for route, state in zip(self.routes, self.states, strict=True):
-            if state == "held":
-                found.append(
-                    f"route {route.name} is held: {route.last_error}; correct the keys or the host"
-                )
-            if state == "no-secret":
-                found.append(
-                    f"route {route.name}: {route.pending_spans} spans wait for its secret; run a "
-                    f"drainer with its keys, or `python -m spool adopt {route.name}`"
-                )
+        routes = zip(self.routes, self.states, strict=True)
+        found = [
+            concern for route, state in routes if (concern := self._concern(route, state, max_age))
+        ]
         if self.ledger.dead:
             found.append(
                 f"{self.ledger.dead} spans are dead letters; see `python -m spool dead list`"
             )
-        if self.ledger.damaged:
-            found.append(f"{self.ledger.damaged} spans were damaged on disk")
+        if self._is_recent(self.trouble.damaged_at):
+            found.append(
+                f"the file was damaged and salvaged, {self.ledger.damaged} spans are known to be "
+                "lost; see to the disk"
+            )
+        if self._is_recent(self.trouble.evicted_at):
+            found.append(
+                f"spans are evicted, {self.ledger.evicted} in all; raise SPOOL_MAX_BYTES or "
+                "SPOOL_MAX_AGE_SECONDS"
+            )
+        if self._is_recent(self.trouble.refused_at):
+            found.append(
+                f"spans are refused, {self.ledger.refused} in all; raise SPOOL_MAX_BYTES, or see "
+                "to the disk"
+            )
         if self.ledger.pending and not self.is_running:
             found.append(
                 f"{self.ledger.pending} spans wait and no process drains; `python -m spool drain`"
             )
-        if (self.oldest_seconds or 0) > max_age and not self._has_delivered_within(max_age):
-            found.append(f"nothing was delivered for {max_age:g} s, and older spans wait")
         return found
 
-    def _has_delivered_within(self, seconds: float) -> bool:
-        times = [route.last_success_at for route in self.routes if route.last_success_at]
-        return bool(times) and self.now - max(times) <= seconds
+    def _concern(self, route: Route, state: str, max_age: float) -> str:
+        if state == "held":
+            return f"route {route.name} is held: {route.last_error}; correct the keys or the host"
+        if state == "no-secret":
+            return (
+                f"route {route.name}: {route.pending_spans} spans wait for its secret; run a "
+                f"drainer with its keys, or `python -m spool adopt {route.name}`"
+            )
+        age, silence = _age(route, self.now), self._since(route.last_success_at)
+        if age is not None and age > max_age and (silence is None or silence > max_age):
+            why = f": {route.last_error}" if route.last_error else ""
+            return (
+                f"route {route.name}: nothing was delivered for {max_age:g} s, and older spans "
+                f"wait{why}"
+            )
+        return ""
+
+    def _since(self, at: float | None) -> float | None:
+        return None if at is None else max(0.0, self.now - at)
+
+    def _is_recent(self, at: float | None) -> bool:
+        since = self._since(at)
+        return since is not None and since < _A_DAY
 
 
 def _state(route: Route, is_secret_known: bool, now: float) -> str:

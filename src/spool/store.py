@@ -1,12 +1,15 @@
-"""The store: spans as rows, the routes, the ledger. All SQL stands here; the file is `database`'s.
+"""The store: spans as rows, the routes, the ledger. Statements are `sql`'s, the file `database`'s.
 
 Invariants:
 
 - What `append` returned from is committed.
 - The ledger balances, in spans: accepted + imported = delivered + dead + evicted + purged +
   exported + damaged + pending. What leaves `pending` is counted in the same transaction.
-- The rows of a route are taken in the order of their ids, and a row that is cut keeps its id: so
-  all that was accepted before a moment is settled when no such id is pending.
+- The rows of a route are taken in the order of their ids, a row that is cut keeps its id, and rows
+  that are packed keep the first one's: so all that was accepted before a moment is settled when no
+  such id is pending.
+- Settling ends only what was taken: of a row that was packed with others meanwhile, nothing.
+- No wall clock decides on age: a span is as old as somebody watched it, by monotonic clocks.
 - Readers take one bounded page at a time.
 """
 
@@ -18,13 +21,14 @@ import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from spool import place
+from spool import place, sql
 from spool.database import BRIEFLY, ID_BITS, PATIENTLY, Database
 from spool.errors import PayloadError, SpoolFileError, SpoolFullError
-from spool.lock import FileLock, is_held, signature
-from spool.otlp import Batch, Codec, cut, join
-from spool.records import DeadLetter, Ledger, Route, Row, Take, checksum
+from spool.lock import FileLock, is_held
+from spool.otlp import Batch, Codec, cut, join, pack
+from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble, checksum
 from spool.settings import without_secrets
+from spool.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,85 +43,6 @@ _CHUNK_ROWS: Final = 256
 _PAGE_ROWS: Final = 64
 _KNOWN_FINGERPRINTS: Final = 15
 
-_REGISTER: Final = """
-    INSERT INTO route (name, endpoint, public_key) VALUES (?, ?, ?)
-    ON CONFLICT (name) DO UPDATE SET endpoint = excluded.endpoint
-    WHERE endpoint <> excluded.endpoint"""
-
-_COLUMNS: Final = "created_at, spans, raw_bytes, codec, crc32, payload"
-
-_APPEND: Final = f"""
-    INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (id << {ID_BITS}) + next + 1, id, ?, ?, ?, ?, ?, ? FROM route WHERE name = ?"""
-
-_OLDEST: Final = f"SELECT id, {_COLUMNS} FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
-
-_HIDDEN: Final = """
-    SELECT 1 FROM route WHERE id = ? AND pending_spans > 0
-    AND NOT EXISTS (SELECT 1 FROM batch WHERE id BETWEEN ? AND ?)"""
-
-_DELETE: Final = "DELETE FROM batch WHERE id BETWEEN ? AND ?"
-
-_SIZES: Final = "SELECT id, spans, length(payload) FROM batch WHERE id BETWEEN ? AND ? LIMIT ?"
-
-_COUNT: Final = "UPDATE route SET {0} = {0} + ? WHERE id = ?"
-
-_PENDING: Final = "SELECT pending_spans FROM route WHERE id = ?"
-
-_CUT: Final = f"""
-    UPDATE batch SET ({_COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ? AND spans > ?"""
-
-_BURY: Final = f"""
-    INSERT INTO dead (route, died_at, reason, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-
-_DELIVER: Final = """
-    UPDATE route SET delivered = delivered + ?, attempts = 0, wait_seconds = 0, fingerprints = ''
-    WHERE id = ?"""
-
-_CREDIT: Final = """
-    UPDATE route SET accepted = accepted + ?, delivered = delivered + ? WHERE name = ?"""
-
-_SUCCEED: Final = "UPDATE route SET last_success_at = ?, last_error = '' WHERE id = ?"
-
-_WAIT: Final = """
-    UPDATE route SET attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?
-    WHERE id = ?"""
-
-_HOLD: Final = "UPDATE route SET fingerprints = ? WHERE id = ?"
-
-# The rows of a route that moves get ids behind those of the route that adopts them.
-_ADOPT: Final = f"""
-    INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (r.id << {ID_BITS}) + r.next + row_number() OVER (ORDER BY b.id), r.id,
-           b.created_at, b.spans, b.raw_bytes, b.codec, b.crc32, b.payload
-    FROM batch b, route r WHERE b.id BETWEEN ? AND ? AND r.name = ?"""
-
-_RETRY: Final = f"""
-    INSERT INTO batch (id, route, {_COLUMNS})
-    SELECT (r.id << {ID_BITS}) + r.next + 1, r.id,
-           d.created_at, d.spans, d.raw_bytes, d.codec, d.crc32, d.payload
-    FROM dead d JOIN route r ON r.id = d.route WHERE d.id = ?"""
-
-# A row that only moves was accepted before; the trigger counted it once more.
-_NOT_ACCEPTED_AGAIN: Final = "UPDATE route SET accepted = accepted - ? WHERE {} = ?"
-
-_ROUTES: Final = f"""
-    SELECT id, name, endpoint, public_key, pending_spans, pending_batches, pending_bytes, attempts,
-           waited_at, wait_seconds, fingerprints, last_error, last_success_at,
-           (SELECT created_at FROM batch
-            WHERE batch.id > route.id << {ID_BITS} AND batch.id < route.id + 1 << {ID_BITS}
-            ORDER BY batch.id LIMIT 1)
-    FROM route ORDER BY id"""
-
-_LEDGER: Final = """
-    SELECT total(accepted), total(imported), total(delivered), total(dead), total(evicted),
-           total(purged), total(exported), total(damaged), total(pending_spans),
-           (SELECT refused FROM meta) FROM route"""
-
-_DEAD: Final = f"""
-    SELECT dead.id, name, died_at, reason, {_COLUMNS}
-    FROM dead JOIN route ON route.id = dead.route WHERE dead.id >= ? ORDER BY dead.id LIMIT ?"""
-
 
 class Store:
     """The spool as one process uses it: safe between threads and across forks.
@@ -130,7 +55,7 @@ class Store:
     def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
         self.database = Database(path, sync_each_commit=sync_each_commit)
         create = self.database.create_beside
-        self.turn = FileLock(place.beside(path, ".turn"), create)
+        self.turn = Turn(path, create)
         self.presence = FileLock(place.beside(path, ".drainer"), create, shared=True)
         self.is_full = False
         self._refused = 0
@@ -157,7 +82,7 @@ class Store:
     def register(self, target: Target) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
         with self.database.writing() as connection:
-            connection.execute(_REGISTER, _identity(target))
+            connection.execute(sql.REGISTER, _identity(target))
 
     def append(
         self, target: Target, batch: Batch, now: float, *, patience: float = BRIEFLY
@@ -170,9 +95,9 @@ class Store:
             raise SpoolFullError(f"{self.database.path}: it is as large as SPOOL_MAX_BYTES allows")
         values = (now, *_values(batch), target.route)
         with self.database.writing(patience) as connection:
-            if connection.execute(_APPEND, values).rowcount != 1:  # a fresh file: ours was moved
-                connection.execute(_REGISTER, _identity(target))
-                connection.execute(_APPEND, values)
+            if connection.execute(sql.APPEND, values).rowcount != 1:  # a fresh file: ours was moved
+                connection.execute(sql.REGISTER, _identity(target))
+                connection.execute(sql.APPEND, values)
 
     def record(self, held: Held) -> None:
         """Take over a batch from the overflow: pending, or delivered if it was sent from there."""
@@ -181,26 +106,26 @@ class Store:
             return
         spans = held.batch.spans
         with self.database.writing() as connection:
-            connection.execute(_REGISTER, _identity(held.target))
-            connection.execute(_CREDIT, (spans, spans, held.target.route))
+            connection.execute(sql.REGISTER, _identity(held.target))
+            connection.execute(sql.CREDIT, (spans, spans, held.target.route))
 
     def refuse(self, spans: int) -> None:
         """Remember to count spans that could not be appended; see `count_refused`."""
         self._refused += spans
         self.database.written.set()
 
-    def count_refused(self) -> None:
+    def count_refused(self, now: float) -> None:
         """Write down how many spans were refused since the last time."""
         if not self._refused:
             return
         with self.database.writing() as connection:
             counted = self._refused
-            connection.execute("UPDATE meta SET refused = refused + ?", (counted,))
+            connection.execute(sql.REFUSED, (counted, now))
         self._refused -= counted
 
     # Writing: the keeper
 
-    def evict(self, excess: int) -> int:
+    def evict(self, excess: int, now: float) -> int:
         """Delete the oldest spans, pending or dead, to free up to `excess` bytes: one chunk.
 
         Gives the number of spans evicted; 0 where nothing is left that could go.
@@ -208,21 +133,37 @@ class Store:
         routes = [route for route in self.routes() if route.oldest_at is not None]
         letters = self.dead_letters(count=1)
         oldest = min(routes, key=lambda route: route.oldest_at or 0.0, default=None)
-        if letters and (oldest is None or letters[0].created_at <= (oldest.oldest_at or 0.0)):
-            return self._drop(letters[0], "evicted")
-        return 0 if oldest is None else self._evict_rows(oldest, excess)
-
-    def _evict_rows(self, route: Route, excess: int) -> int:
         with self.database.transaction() as connection:
-            rows = connection.execute(_SIZES, (*_id_range(route.id), _CHUNK_ROWS)).fetchall()
-            sizes = itertools.accumulate(size for _, _, size in rows)
-            count = 1 + sum(1 for size in sizes if size < excess)
-            chosen = rows[:count]
-            if chosen:
-                connection.execute(_DELETE, (chosen[0][0], chosen[-1][0]))
-            spans = sum(int(row[1]) for row in chosen)
-            connection.execute(_COUNT.format("evicted"), (spans, route.id))
-        return spans
+            evicted = 0
+            if letters and (oldest is None or letters[0].created_at <= (oldest.oldest_at or 0.0)):
+                evicted = _drop(connection, letters[0].id, "evicted")
+            elif oldest is not None:
+                evicted = _evict(connection, *_id_range(oldest.id), excess)
+            if evicted:
+                connection.execute(sql.EVICTED, (now,))
+        return evicted
+
+    def watch(self, seconds: float, at: float) -> None:
+        """Let everything grow older by time that somebody watched, and mark what has come.
+
+        The time ends `at`, by the monotonic clock; what another process has told of it counts once.
+        """
+        with self.database.transaction() as connection:
+            connection.execute(sql.WATCH, {"seconds": seconds, "at": at})
+            connection.execute(sql.MARK)
+
+    def expire(self, max_age: float, now: float) -> int:
+        """Delete spans, pending or dead, that were watched for `max_age` seconds: one chunk.
+
+        Gives the number of spans evicted; 0 where no more are so old.
+        """
+        with self.database.transaction() as connection:
+            while mark := connection.execute(sql.OLD_MARK, (max_age,)).fetchone():
+                if evicted := _expire(connection, mark[0]):
+                    connection.execute(sql.EVICTED, (now,))
+                    return evicted
+                connection.execute(sql.DELETE_MARK, mark)
+        return 0
 
     # Writing: the drainer
 
@@ -241,28 +182,54 @@ class Store:
             buried = max(0, min(dead, gone))
             if buried:
                 _bury(connection, take, buried, now, reason)
-            connection.execute(_DELIVER, (gone - buried, take.route_id))
+            connection.execute(sql.DELIVER, (gone - buried, take.route_id))
             if gone > buried:
-                connection.execute(_SUCCEED, (now, take.route_id))
+                connection.execute(sql.SUCCEED, (now, take.route_id))
         return gone - buried
 
     def wait(self, route: Route, seconds: float, now: float, reason: str) -> None:
         """Keep a route's spans for a later attempt, `seconds` from now."""
         with self.database.writing() as connection:
-            connection.execute(_WAIT, (now, seconds, reason, route.id))
+            connection.execute(sql.WAIT, (now, seconds, reason, route.id))
 
     def hold(self, route: Route, fingerprint: str, seconds: float, now: float, reason: str) -> None:
         """Keep them, because the target with this fingerprint was refused: no backoff helps."""
         others = [known for known in route.fingerprints if known != fingerprint]
         known = " ".join([*others[-_KNOWN_FINGERPRINTS:], fingerprint])
         with self.database.transaction() as connection:
-            connection.execute(_WAIT, (now, seconds, reason, route.id))
-            connection.execute(_HOLD, (known, route.id))
+            connection.execute(sql.WAIT, (now, seconds, reason, route.id))
+            connection.execute(sql.HOLD, (known, route.id))
 
     def restart_wait(self, route: Route, now: float) -> None:
         """Let a wait begin now: the clock went back behind its beginning."""
         with self.database.writing() as connection:
-            connection.execute("UPDATE route SET waited_at = ? WHERE id = ?", (now, route.id))
+            connection.execute(sql.RESTART_WAIT, (now, route.id))
+
+    def pack(self, route_id: int, max_bytes: int) -> bool:
+        """Make one gzip row of the oldest rows that are not packed, if `max_bytes` of them wait.
+
+        Says whether there may be more to pack. Only for the holder of the turn.
+        """
+        first, last = _id_range(route_id)
+        with self.database.reading() as connection:
+            salt, (_, packed_to) = _salt(connection), _pending(connection, route_id)
+            bounds = (max(first, packed_to + 1), last)
+            cursor = connection.execute(sql.OLDEST, (*bounds, _TAKE_ROWS))
+            with contextlib.closing(cursor):
+                run, is_whole = _run(_rows(cursor, *bounds), max_bytes)
+        if not is_whole:
+            return False
+        packed = pack([row.batch for row in run]) if len(run) > 1 else None
+        with self.database.transaction() as connection:
+            ids = (run[0].id, run[-1].id)
+            is_there = connection.execute(sql.RUN, ids).fetchone() == _count(run)
+            if _salt(connection) != salt or not is_there:  # evicted, adopted or moved meanwhile
+                return True
+            if packed is not None:
+                connection.execute(sql.PACK, (*_values(packed), ids[0]))
+                connection.execute(sql.DELETE, (ids[0] + 1, ids[1]))
+            connection.execute(sql.PACKED, (ids[1], route_id))
+        return True
 
     # Writing: the commands
 
@@ -277,35 +244,29 @@ class Store:
     def _adopt_chunk(self, stranded: Route, target: Target) -> int:
         with self.database.transaction() as connection:
             oldest = (*_id_range(stranded.id), _CHUNK_ROWS)
-            rows = connection.execute(_OLDEST, oldest).fetchall()
+            rows = connection.execute(sql.OLDEST, oldest).fetchall()
             if not rows:
                 return 0
             bounds = (rows[0][0], rows[-1][0])
             spans = sum(int(row[2]) for row in rows)
-            connection.execute(_ADOPT, (*bounds, target.route))
-            connection.execute(_NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
-            connection.execute(_DELETE, bounds)
+            connection.execute(sql.ADOPT, (*bounds, target.route))
+            connection.execute(sql.NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
+            connection.execute(sql.DELETE, bounds)
         return spans
 
     def retry(self, letter: DeadLetter) -> int:
         """Make a dead letter pending again; give its spans, 0 where it is gone already."""
         with self.database.transaction() as connection:
-            spans, route_id = _dead(connection, letter)
-            connection.execute(_RETRY, (letter.id,))
-            connection.execute(_NOT_ACCEPTED_AGAIN.format("id"), (spans, route_id))
-            connection.execute("DELETE FROM dead WHERE id = ?", (letter.id,))
-        return int(spans)
+            spans, route_id = _dead(connection, letter.id)
+            connection.execute(sql.RETRY, (letter.id,))
+            connection.execute(sql.NOT_ACCEPTED_AGAIN.format("id"), (spans, route_id))
+            connection.execute(sql.DELETE_LETTER, (letter.id,))
+        return spans
 
     def purge(self, letter: DeadLetter) -> int:
         """Delete a dead letter for good; give its spans, 0 where it is gone already."""
-        return self._drop(letter, "purged")
-
-    def _drop(self, letter: DeadLetter, column: str) -> int:
         with self.database.transaction() as connection:
-            spans, route_id = _dead(connection, letter)
-            connection.execute(_COUNT.format(column), (spans, route_id))
-            connection.execute("DELETE FROM dead WHERE id = ?", (letter.id,))
-        return spans
+            return _drop(connection, letter.id, "purged")
 
     # Reading
 
@@ -319,33 +280,25 @@ class Store:
         first, last = _id_range(route_id)
         bounds = (max(first, after + 1), last)
         with self.database.reading() as connection:
-            cursor = connection.execute(_OLDEST, (*bounds, _TAKE_ROWS))
+            cursor = connection.execute(sql.OLDEST, (*bounds, _TAKE_ROWS))
             with contextlib.closing(cursor):
                 rows = _fitting(_rows(cursor, *bounds), max_bytes, max_spans)
-            if (
-                not rows
-                and not after
-                and connection.execute(_HIDDEN, (route_id, *bounds)).fetchone()
-            ):
+            if not rows and not after and _is_hidden(connection, route_id):
                 raise sqlite3.DatabaseError("rows that are counted cannot be found")
-            salt = _salt(connection)
-        return _take(route_id, salt, rows, max_bytes, max_spans) if rows else None
+            mark = _salt(connection), _pending(connection, route_id)[1]
+        return _take(route_id, mark, rows, max_bytes, max_spans) if rows else None
 
     def last_id(self, route: str) -> int:
         """Give the id of the last batch that a route took in; 0 for an unknown route."""
         with self.database.reading() as connection:
-            row = connection.execute(
-                f"SELECT (id << {ID_BITS}) + next FROM route WHERE name = ?", (route,)
-            ).fetchone()
+            row = connection.execute(sql.LAST_ID, (route,)).fetchone()
         return int(row[0]) if row else 0
 
     def is_settled(self, last_id: int) -> bool:
         """Say whether nothing is pending of a route's batches up to this id."""
         first = (last_id >> ID_BITS) << ID_BITS
         with self.database.reading() as connection:
-            row = connection.execute(
-                "SELECT 1 FROM batch WHERE id BETWEEN ? AND ? LIMIT 1", (first, last_id)
-            ).fetchone()
+            row = connection.execute(sql.IS_PENDING, (first, last_id)).fetchone()
         return row is None
 
     def route(self, route_id: int) -> Route | None:
@@ -355,14 +308,19 @@ class Store:
     def routes(self) -> list[Route]:
         """Give every route, in the order of their first use."""
         with self.database.reading() as connection:
-            rows = connection.execute(_ROUTES).fetchall()
+            rows = connection.execute(sql.ROUTES).fetchall()
         return [_route(row) for row in rows]
 
     def ledger(self) -> Ledger:
         """Give the totals."""
         with self.database.reading() as connection:
-            row = connection.execute(_LEDGER).fetchone()
+            row = connection.execute(sql.LEDGER).fetchone()
         return Ledger(*map(int, row))
+
+    def last_trouble(self) -> Trouble:
+        """Tell when what a person should look at happened last."""
+        with self.database.reading() as connection:
+            return Trouble(*connection.execute(sql.LAST_TROUBLE).fetchone())
 
     def salt(self) -> bytes:
         """Give the file's salt for fingerprints."""
@@ -373,12 +331,12 @@ class Store:
         """Give a page of pending rows behind an id."""
         bounds = (after + 1, _LAST_ID)
         with self.database.reading() as connection:
-            return list(_rows(connection.execute(_OLDEST, (*bounds, _PAGE_ROWS)), *bounds))
+            return list(_rows(connection.execute(sql.OLDEST, (*bounds, _PAGE_ROWS)), *bounds))
 
     def dead_letters(self, first: int = 0, count: int = _PAGE_ROWS) -> list[DeadLetter]:
         """Give a page of dead letters, from an id on."""
         with self.database.reading() as connection:
-            rows = connection.execute(_DEAD, (first, count)).fetchall()
+            rows = connection.execute(sql.DEAD, (first, count)).fetchall()
             return [_letter(row) for row in rows]
 
     @contextlib.contextmanager
@@ -398,11 +356,11 @@ class Store:
         with self.database.file_errors():
             if not is_held(self.presence.path):
                 return False, None
-            return True, signature(self.turn.path)
+            return True, self.turn.pid()
 
 
 def _salt(connection: sqlite3.Connection) -> bytes:
-    return bytes(connection.execute("SELECT salt FROM meta").fetchone()[0])
+    return bytes(connection.execute(sql.SALT).fetchone()[0])
 
 
 def _identity(target: Target) -> tuple[str, str, str | None]:
@@ -415,25 +373,18 @@ def _id_range(route_id: int) -> tuple[int, int]:
 
 def _rows(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:
     """Make rows of what is read between two ids. Raises sqlite3.DatabaseError for damage."""
-    for values in cursor:
-        if not first <= values[0] <= last:  # else the same rows could be read for ever
+    for row_id, created_at, *values in cursor:
+        if not first <= row_id <= last:  # else the same rows could be read for ever
             raise sqlite3.DatabaseError("the rows are out of order")
-        first = values[0] + 1
-        yield _row(values)
+        first = row_id + 1
+        yield Row(row_id, created_at, *_batch(*values))
 
 
-def _row(values: tuple[Any, ...]) -> Row:
-    row_id, created_at, *rest = values
-    batch, is_sound = _batch(rest)
-    return Row(row_id, created_at, batch, is_sound)
-
-
-def _batch(values: Sequence[Any]) -> tuple[Batch, bool]:
+def _batch(spans: Any, raw_bytes: Any, codec: Any, crc32: Any, payload: Any) -> tuple[Batch, bool]:
     """Make a stored batch, and say whether it is sound. Raises sqlite3.DatabaseError for damage."""
-    spans, raw_bytes, codec, crc32, payload = values
-    if not all(isinstance(number, int) for number in (spans, raw_bytes, codec, crc32)):
+    if not (type(spans) is type(raw_bytes) is type(codec) is type(crc32) is int):
         raise sqlite3.DatabaseError("a row's numbers are damaged")
-    if not isinstance(payload, bytes):
+    if type(payload) is not bytes:
         raise sqlite3.DatabaseError("a row's payload is damaged")
     batch = Batch(payload, spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
     return batch, checksum(spans, raw_bytes, codec, payload) == crc32
@@ -458,8 +409,10 @@ def _fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
     return fitting
 
 
-def _take(route_id: int, salt: bytes, rows: list[Row], max_bytes: int, max_spans: int) -> Take:
-    whole = Take(route_id, salt, tuple(rows), tuple(row.batch for row in rows))
+def _take(
+    route_id: int, mark: tuple[bytes, int], rows: list[Row], max_bytes: int, max_spans: int
+) -> Take:
+    whole = Take(route_id, *mark, tuple(rows), tuple(row.batch for row in rows))
     if not rows[0].is_sound:
         return replace(whole, damage="its checksum does not match: it was damaged on disk")
     first = rows[0].batch
@@ -475,21 +428,87 @@ def _take(route_id: int, salt: bytes, rows: list[Row], max_bytes: int, max_spans
 
 def _remove(connection: sqlite3.Connection, take: Take) -> int:
     """Remove what a request took; give the number of spans that were still there."""
-    (before,) = connection.execute(_PENDING, (take.route_id,)).fetchone()
-    if take.rest is None:
-        connection.execute(_DELETE, (take.rows[0].id, take.rows[-1].id))
+    before, packed = _pending(connection, take.route_id)
+    first = take.rows[0]
+    if take.rest is not None:
+        spans = (take.rest.spans, first.batch.spans)
+        connection.execute(sql.CUT, (*_values(take.rest), first.id, *spans))
+    elif packed == take.packed:
+        connection.execute(sql.DELETE, (first.id, take.rows[-1].id))
     else:
-        connection.execute(_CUT, (*_values(take.rest), take.rows[0].id, take.rest.spans))
-    (after,) = connection.execute(_PENDING, (take.route_id,)).fetchone()
-    return int(before - after)
+        taken = [(row.id, row.batch.spans) for row in take.rows]
+        connection.executemany(sql.DELETE_UNPACKED, taken)
+    return before - _pending(connection, take.route_id)[0]
+
+
+def _pending(connection: sqlite3.Connection, route_id: int) -> tuple[int, int]:
+    spans, packed = connection.execute(sql.PENDING, (route_id,)).fetchone() or (0, 0)
+    return int(spans), int(packed)
+
+
+def _evict(connection: sqlite3.Connection, first: int, last: int, excess: int = _LAST_ID) -> int:
+    """Evict a route's oldest rows between two ids, up to `excess` bytes: one chunk; give spans."""
+    rows = connection.execute(sql.SIZES, (first, last, _CHUNK_ROWS)).fetchall()
+    if not rows:
+        return 0
+    sizes = itertools.accumulate(size for _, _, size in rows)
+    chosen = rows[: 1 + sum(1 for size in sizes if size < excess)]
+    connection.execute(sql.DELETE, (chosen[0][0], chosen[-1][0]))
+    spans = sum(int(row[1]) for row in chosen)
+    connection.execute(sql.COUNT.format("evicted"), (spans, first >> ID_BITS))
+    return spans
+
+
+def _expire(connection: sqlite3.Connection, mark: int) -> int:
+    """Evict one chunk of what had come when a mark was made; 0 when all of it is gone."""
+    route_id = mark >> ID_BITS
+    if route_id:
+        return _evict(connection, _id_range(route_id)[0], mark)
+    letter = connection.execute(sql.OLD_LETTER, (mark,)).fetchone()
+    return _drop(connection, letter[0], "evicted") if letter else 0
+
+
+def _drop(connection: sqlite3.Connection, letter_id: int, column: str) -> int:
+    """Delete a dead letter and count its spans; 0 where it is gone already."""
+    spans, route_id = _dead(connection, letter_id)
+    connection.execute(sql.COUNT.format(column), (spans, route_id))
+    connection.execute(sql.DELETE_LETTER, (letter_id,))
+    return spans
+
+
+def _run(rows: Iterable[Row], max_bytes: int) -> tuple[list[Row], bool]:
+    """Choose rows to pack, and say whether they make a whole pack: more than fit would wait.
+
+    A row that is unsound or large stands alone: it stays as it is.
+    """
+    run: list[Row] = []
+    size = 0
+    for row in rows:
+        size += row.batch.raw_bytes
+        if run and (size > max_bytes or not row.is_sound):
+            return run, True
+        run.append(row)
+        if size > max_bytes or not row.is_sound:
+            return run, True
+    return run, len(run) == _TAKE_ROWS
+
+
+def _count(rows: Sequence[Row]) -> tuple[int, float]:
+    return len(rows), sum(row.batch.spans for row in rows)
+
+
+def _is_hidden(connection: sqlite3.Connection, route_id: int) -> bool:
+    """Say whether spans are counted as pending where no row can be found: that is damage."""
+    is_found = connection.execute(sql.IS_PENDING, _id_range(route_id)).fetchone()
+    return not is_found and _pending(connection, route_id)[0] > 0
 
 
 def _is_astray(connection: sqlite3.Connection, take: Take) -> bool:
     """Say whether a reader comes to the first row of a take, and its id does not: it is damaged."""
     row_id = take.rows[0].id
     bounds = _id_range(take.route_id)
-    head = connection.execute(_SIZES, (*bounds, 1)).fetchone()
-    found = connection.execute("SELECT 1 FROM batch WHERE id = ?", (row_id,)).fetchone()
+    head = connection.execute(sql.SIZES, (*bounds, 1)).fetchone()
+    found = connection.execute(sql.IS_PENDING, (row_id, row_id)).fetchone()
     return head is not None and head[0] == row_id and found is None
 
 
@@ -500,17 +519,17 @@ def _bury(connection: sqlite3.Connection, take: Take, dead: int, now: float, rea
         payload, codec = join(take.batches, compress=False), Codec.RAW
     letter = Batch(payload, dead, take.raw_bytes, codec)
     created_at = take.rows[0].created_at
-    connection.execute(_BURY, (take.route_id, now, reason, created_at, *_values(letter)))
+    connection.execute(sql.BURY, (take.route_id, now, reason, created_at, *_values(letter)))
 
 
-def _dead(connection: sqlite3.Connection, letter: DeadLetter) -> tuple[int, int]:
-    row = connection.execute("SELECT spans, route FROM dead WHERE id = ?", (letter.id,)).fetchone()
-    return row or (0, 0)
+def _dead(connection: sqlite3.Connection, letter_id: int) -> tuple[int, int]:
+    spans, route_id = connection.execute(sql.LETTER, (letter_id,)).fetchone() or (0, 0)
+    return int(spans), int(route_id)
 
 
 def _letter(values: tuple[Any, ...]) -> DeadLetter:
     letter_id, route, died_at, reason, created_at, *batch = values
-    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(batch)[0])
+    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(*batch)[0])
 
 
 def _route(values: tuple[Any, ...]) -> Route:

@@ -13,6 +13,7 @@ import ipaddress
 import queue
 import socket
 import ssl
+import struct
 import threading
 import time
 import urllib.parse
@@ -94,6 +95,16 @@ class Connection(http.client.HTTPConnection):
         """Remember when the connection was used last."""
         self._used_at = time.monotonic()
 
+    def abort(self) -> None:
+        """Close with a reset, and drop what was not sent yet.
+
+        Otherwise the kernel goes on with a body that was given up, for minutes on a thin line: that
+        takes the line from the next request, and the server may accept it in the end.
+        """
+        if isinstance(self.sock, _Socket):
+            self.sock.reset_on_close()
+        self.close()
+
 
 class _Socket:
     """The part of a socket that http.client uses, under the connection's deadline."""
@@ -123,6 +134,11 @@ class _Socket:
         except OSError:
             return True
         return True
+
+    def reset_on_close(self) -> None:
+        """Let the kernel forget what it has not sent when the socket is closed (socket(7))."""
+        with contextlib.suppress(OSError):  # it may be closed already
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         self._users += 1

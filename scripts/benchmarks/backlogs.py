@@ -1,0 +1,244 @@
+"""Backlogs of ours: how they are made, drained, and what they cost those who only pass by."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import workload
+from benchmarks.child import ready
+from benchmarks.stores import disk_bytes, poster
+from spool import Settings
+from spool.drainer import Drainer
+from spool.keeper import Keeper
+from spool.otlp import Batch, Codec
+from spool.settings import Target
+from spool.shared import open_spool
+from spool.status import Report
+from spool.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_NO_LIMIT = 1 << 50
+_PATIENCE = 30.0
+_BURST_SECONDS = 0.01
+_LEVEL = 1  # ours
+
+# The rows of a packed backlog, before compression: what a request holds at the most; and where a
+# drainer's first request is looked at, what that holds.
+PACKED_BYTES = 4 << 20
+ROW_BYTES = 256 << 10
+
+_BODIES = 8
+_SAMPLES = 40
+_APPENDS = 10
+
+
+def fill(path: str, endpoint: str, spans: int, row_bytes: int) -> dict[str, float]:
+    """Leave a backlog: packed rows of about `row_bytes` before compression, or 0: single spans."""
+    store, target = Store(Path(path)), Target.otlp(endpoint, {})
+    store.register(target)
+    rows = _packed_rows(row_bytes) if row_bytes else _single_rows()
+    filled = raw_bytes = 0
+    while filled < spans:
+        row = next(rows)
+        store.append(target, row, time.time(), patience=_PATIENCE)
+        filled, raw_bytes = filled + row.spans, raw_bytes + row.raw_bytes
+        if store.database.wal_bytes() > 64 << 20:
+            store.database.checkpoint()
+    store.database.checkpoint()
+    store.close()
+    return {
+        "spans": filled,
+        "raw_bytes": raw_bytes / filled,
+        "disk_bytes": disk_bytes(Path(path).parent) / filled,
+    }
+
+
+def _packed_rows(row_bytes: int) -> Iterator[Batch]:
+    """Make ready what packing leaves: gzip rows of many spans. The real packing is slower here."""
+    cycle = itertools.cycle(workload.payloads(4 * workload.POOL))
+    payload, rows = next(cycle), []
+    for _ in range(_BODIES):
+        part: list[bytes] = []
+        raw_bytes = 0
+        while not part or raw_bytes + len(payload) <= row_bytes:
+            part.append(payload)
+            raw_bytes, payload = raw_bytes + len(payload), next(cycle)
+        body = gzip.compress(b"".join(part), _LEVEL, mtime=0)
+        rows.append(Batch(body, len(part), raw_bytes, Codec.GZIP))
+    return itertools.cycle(rows)
+
+
+def _single_rows() -> Iterator[Batch]:
+    return itertools.cycle([Batch(payload, 1, len(payload)) for payload in workload.payloads()])
+
+
+def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
+    """Tell how fast a backlog is drained; the file is kept small meanwhile, as it always is."""
+    settings, store, drainer = _open(path, endpoint, compression)
+    keeper = Keeper(store, settings)
+    keeper.start()
+    started, cpu_started = time.monotonic(), time.process_time()
+    drainer.drain(None, lambda: None)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu_started
+    keeper.stop(5)
+    pending = store.ledger().pending
+    store.close()
+    delivered = drainer.tally.delivered
+    return {
+        "per_second": delivered / seconds,
+        "cpu_us": cpu / delivered * 1e6,
+        "requests": drainer.tally.requests,
+        "pending": pending,
+    }
+
+
+def post_from_memory(endpoint: str, spans: int, row_bytes: int, encoding: str) -> dict[str, float]:
+    """Tell how fast the same bodies go out when they are in memory: all that HTTP itself costs."""
+    rows = list(itertools.islice(_packed_rows(row_bytes), _BODIES))
+    bodies = [gzip.decompress(r.payload) if encoding == "identity" else r.payload for r in rows]
+    counts = [row.spans for row in rows]
+    posted = 0
+    with poster(endpoint, encoding) as post:
+        post(bodies[0])
+        started = time.monotonic()
+        for number in itertools.count():
+            if posted >= spans:
+                break
+            post(bodies[number % _BODIES])
+            posted += counts[number % _BODIES]
+        seconds = time.monotonic() - started
+    return {"per_second": posted / seconds}
+
+
+def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
+    """Drain for a while, beside processes that append."""
+    settings, store, drainer = _open(path, endpoint)
+    store.register(Target.otlp(endpoint, {}))
+    ready()
+    keeper = Keeper(store, settings)
+    keeper.start()
+    drainer.start()
+    time.sleep(seconds)
+    drainer.stop(5)
+    keeper.stop(5)
+    store.close()
+    return {"delivered": drainer.tally.delivered}
+
+
+def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[str, Any]:
+    """Append single spans, ready as bytes, `rate` a second: what the exporter does with them.
+
+    0 is as fast as it goes, and then each append waits for the file as long as it takes. Tells how
+    long each took, in ms, and how many the file refused for the moment.
+    """
+    target = Target.otlp(endpoint, {})
+    settings = Settings(path=Path(path), target=target, drain=False, max_bytes=_NO_LIMIT)
+    spool = open_spool(settings, target)
+    batches = itertools.cycle([Batch(each, 1, len(each)) for each in workload.payloads()])
+    times: list[float] = []
+    refused = 0
+    ready()
+    started = time.monotonic()
+    while (now := time.monotonic()) < started + seconds:
+        if rate:
+            refused += not spool.append(target, next(batches))
+        else:
+            spool.store.append(target, next(batches), time.time(), patience=_PATIENCE)
+        times.append((time.monotonic() - now) * 1000)
+        ahead = started + len(times) / rate - time.monotonic() if rate else 0.0
+        if ahead > _BURST_SECONDS:  # a wake-up each would cost more than the append
+            time.sleep(ahead)
+    spool.release()
+    return {"times": times, "per_second": (len(times) - refused) / seconds, "refused": refused}
+
+
+def accepted(path: str) -> int:
+    """Count the spans that a spool ever took in."""
+    store = Store(Path(path))
+    try:
+        return store.ledger().accepted
+    finally:
+        store.close()
+
+
+def pass_by(small: str, large: str, endpoint: str, row_bytes: int) -> dict[str, dict[str, float]]:
+    """Tell what opening, the first request, appending and the status take, in µs.
+
+    `large` has a backlog, `small` one request of the same rows; both are visited in turn.
+    """
+    times: dict[str, dict[str, list[float]]] = {"small": {}, "large": {}}
+    request = _request(row_bytes)
+    for _ in range(_SAMPLES):
+        _refill(small, endpoint, request)
+        for name, path in (("small", small), ("large", large)):
+            for what, micros in _visit(path, endpoint).items():
+                times[name].setdefault(what, []).append(micros)
+    return {
+        name: {what: statistics.median(each) for what, each in found.items()}
+        for name, found in times.items()
+    }
+
+
+def _request(row_bytes: int) -> list[Batch]:
+    rows = _packed_rows(row_bytes) if row_bytes else _single_rows()
+    first = next(rows)
+    return [first, *itertools.islice(rows, 0 if row_bytes else ROW_BYTES // first.raw_bytes - 1)]
+
+
+def _refill(path: str, endpoint: str, request: list[Batch]) -> None:
+    """Leave just one request."""
+    _, store, drainer = _open(path, endpoint)
+    target = Target.otlp(endpoint, {})
+    store.register(target)
+    drainer.drain(None, lambda: None)
+    for batch in request:
+        store.append(target, batch, time.time())
+    store.database.checkpoint()
+    store.close()
+
+
+def _visit(path: str, endpoint: str) -> dict[str, float]:
+    target, found = Target.otlp(endpoint, {}), {}
+    _, store, drainer = _open(path, endpoint)
+    batch = next(_single_rows())
+    found["open"] = _micros(store.open)
+    found["append"] = statistics.median(
+        _micros(lambda: store.append(target, batch, time.time())) for _ in range(_APPENDS)
+    )
+    found["first request"] = _micros(drainer.send_due)
+    store.database.checkpoint()
+    store.close()
+    settings, store, drainer = _open(path, endpoint)
+    found["status"] = _micros(lambda: _status(store, drainer, settings))
+    store.close()
+    return found
+
+
+def _status(store: Store, drainer: Drainer, settings: Settings) -> str:
+    report = Report.of(store, drainer, settings.max_bytes, time.time())
+    return json.dumps(report.as_json(), indent=2)
+
+
+def _micros(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return (time.perf_counter() - started) * 1e6
+
+
+def _open(path: str, endpoint: str, compression: Any = "gzip") -> tuple[Settings, Store, Drainer]:
+    target = Target.otlp(endpoint, {})
+    settings = Settings(
+        path=Path(path), target=target, compression=compression, max_bytes=_NO_LIMIT
+    )
+    store = Store(settings.path)
+    drainer = Drainer(store, settings)
+    drainer.add(target)
+    return settings, store, drainer

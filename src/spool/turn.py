@@ -1,0 +1,69 @@
+"""The turn: which process sends now. Past one that is stopped in its turn, a deputy sends.
+
+Invariants:
+
+- At most one process has the turn, and signs for it anew each time.
+- A turn that has the same signature for longer than a turn can last is a stopped process's
+  (SIGSTOP, a frozen container). Then at most one other sends beside it, as its deputy. That costs
+  the request in flight twice, and nothing else: settling ends only what was taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from spool import place
+from spool.lock import FileLock, signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+class Turn:
+    """The turn of one spool, as one process takes it."""
+
+    def __init__(self, path: Path, create: Callable[[Path], int]) -> None:
+        self._turn = FileLock(place.beside(path, ".turn"), create)
+        self._deputy = FileLock(place.beside(path, ".deputy"), create)
+        self._seen: tuple[int, str] | None = None
+        self._seen_at = 0.0
+
+    @contextlib.contextmanager
+    def take(self, longest: float) -> Iterator[bool]:
+        """Take the turn for this block, if it is free, and say whether it was had.
+
+        `longest` is how many seconds another's turn can last at most. Raises SpoolFileError.
+        """
+        lock = self._free_lock(longest)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def pid(self) -> int | None:
+        """Give the pid of the last process that had the turn; None for none."""
+        signed = signature(self._turn.path)
+        return None if signed is None else signed[0]
+
+    def close(self) -> None:
+        """Give the descriptors back, unless they are in use."""
+        self._turn.close()
+        self._deputy.close()
+
+    def _free_lock(self, longest: float) -> FileLock | None:
+        if self._turn.acquire(timeout=0):
+            self._turn.sign()
+            return self._turn
+        if self._is_stuck(longest) and self._deputy.acquire(timeout=0):
+            return self._deputy
+        return None
+
+    def _is_stuck(self, longest: float) -> bool:
+        signed, now = signature(self._turn.path), time.monotonic()
+        if signed != self._seen:
+            self._seen, self._seen_at = signed, now
+        return now - self._seen_at > longest

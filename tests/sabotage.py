@@ -1,0 +1,213 @@
+"""Breaks one promise after another on purpose, and shows which test finds it out.
+
+`python tests/sabotage.py`: each time the package is copied, one place of the copy is changed, and
+the tests that keep that promise must fail. Prints a table; exits with 1 if one did not fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parent / "src"
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """What is broken: in a module `code` becomes `broken`; and the tests that must find it out."""
+
+    name: str
+    module: str
+    code: str
+    broken: str
+    tests: str
+
+    def commit(self, directory: Path) -> None:
+        """Break a copy of the package."""
+        shutil.copytree(SOURCE, directory, ignore=shutil.ignore_patterns("__pycache__"))
+        module = directory / "spool" / self.module
+        module.write_text(self.broken_text(module.read_text()))
+
+    def broken_text(self, text: str) -> str:
+        """Change the one place."""
+        assert text.count(self.code) == 1, f"{self.module} has no longer one place: {self.code}"
+        return text.replace(self.code, self.broken)
+
+
+SABOTAGES = [
+    Sabotage(
+        "no commit is fsynced with SPOOL_SYNC_SECONDS=0",
+        "database.py",
+        '"FULL" if self._sync_each_commit else "NORMAL"',
+        '"NORMAL"',
+        "test_crash_states.py",
+    ),
+    Sabotage(
+        "nothing is synced once an interval",
+        "database.py",
+        "                _sync_file(self._wal)\n            if",
+        "                pass\n            if",
+        "test_crash_states.py",
+    ),
+    Sabotage(
+        "spans are deleted before the answer",
+        "drainer.py",
+        "        started = time.monotonic()\n        timeout = min(",
+        "        self._store.settle(take, self._clock())\n"
+        "        started = time.monotonic()\n        timeout = min(",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "nobody waits for the mutex",
+        "lock.py",
+        "            fcntl.flock(fd, self._operation | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        "test_mutex.py test_lock.py",
+    ),
+    Sabotage(
+        "a checkpoint does not take the mutex",
+        "database.py",
+        "        with self.writing() as connection:\n            _checkpoint(connection)\n",
+        "        _checkpoint(self._current_writer())\n",
+        "test_mutex.py",
+    ),
+    Sabotage(
+        "the WAL begins anew before the main file is certain",
+        "database.py",
+        '                reader.execute("SELECT checkpoints FROM meta").fetchall()\n',
+        "",
+        "test_crash_states.py",
+    ),
+    Sabotage(
+        "checksums are not compared",
+        "store.py",
+        "checksum(spans, raw_bytes, codec, payload) == crc32",
+        "True",
+        "test_store.py test_drainer.py",
+    ),
+    Sabotage(
+        "connections cross a fork",
+        "database.py",
+        "    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child",
+        "    before=lambda: None",
+        "test_mutex.py",
+    ),
+    Sabotage(
+        "locks cross a fork",
+        "lock.py",
+        "os.register_at_fork(after_in_child=_forget_in_child)",
+        "",
+        "test_lock.py",
+    ),
+    Sabotage(
+        "the file at the path is not compared with the one that is open",
+        "database.py",
+        "            elif self._writer.identity == identity:\n",
+        "            elif True:\n",
+        "test_database.py",
+    ),
+    Sabotage(
+        "whatever says 200 has delivered",
+        "sender.py",
+        "            return Outcome(Verdict.WAIT, reason)\n    except",
+        "            return Outcome(Verdict.DELIVERED, reason)\n    except",
+        "test_sender.py",
+    ),
+    Sabotage(
+        "a bad request is dropped whole",
+        "drainer.py",
+        "            if take.spans == 1:\n                self._bury",
+        "            if take.spans:\n                self._bury",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "a held route is tried as often as any",
+        "drainer.py",
+        "HOLD_SECONDS: Final = 330.0",
+        "HOLD_SECONDS: Final = 1.0",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "waits do not outlive the process",
+        "drainer.py",
+        "        return waited >= route.wait_seconds\n",
+        "        return not self._is_in_trouble(route.name)\n",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "what was delivered and not settled is forgotten",
+        "drainer.py",
+        "        self._unsettled.setdefault(route.name, []).append((take, outcome))\n"
+        "        self._settle_again(route)\n",
+        "        self._store.settle(take, self._clock(), dead=dead)\n",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "settling ends what was packed meanwhile",
+        "store.py",
+        "    elif packed == take.packed:\n",
+        "    elif True:\n",
+        "test_store.py",
+    ),
+    Sabotage(
+        "a row that leaves is not counted",
+        "schema.py",
+        "            pending_spans = pending_spans - OLD.spans,\n"
+        "            pending_batches = pending_batches - 1,",
+        "            pending_batches = pending_batches - 1,",
+        "test_store.py test_model.py",
+    ),
+    Sabotage(
+        "a refusal of the disk is not held in memory",
+        "shared.py",
+        "        if not self.overflow.add(target, batch, now):\n",
+        "        if batch:\n",
+        "test_exporter.py",
+    ),
+    Sabotage(
+        "a request that was given up goes on",
+        "wire.py",
+        "            self.sock.reset_on_close()\n",
+        "            pass\n",
+        "test_wire.py",
+    ),
+]
+
+
+def failed_tests(sabotage: Sabotage, *arguments: str) -> list[str]:
+    """Run the tests that must find it out; give the names of those that fail."""
+    with tempfile.TemporaryDirectory(prefix="sabotage-") as directory:
+        source = Path(directory) / "src"
+        sabotage.commit(source)
+        tests = [str(HERE / name) for name in sabotage.tests.split()]
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+             *arguments, *tests],
+            env={**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode in (0, 1), ran.stdout + ran.stderr
+    return re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", ran.stdout, re.MULTILINE)
+
+
+def main() -> int:
+    """Commit every sabotage in turn; print the table."""
+    survived = 0
+    print("| broken on purpose | found out by |\n|---|---|")
+    for sabotage in SABOTAGES:
+        failed = failed_tests(sabotage)
+        survived += not failed
+        print(f"| {sabotage.name} | {failed[0] if failed else 'NOBODY'} |", flush=True)
+    print(f"\n{len(SABOTAGES)} promises broken, {survived} not found out")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spool.records import Ledger, Route, Trouble
+from spool.status import Report
+
+NOW = 1_700_000_000.0
+WELL = Route(
+    id=1, name="pk-lf-a", endpoint="https://langfuse.example", public_key="pk-lf-a",
+    pending_spans=0, pending_batches=0, pending_bytes=0, attempts=0, waited_at=0, wait_seconds=0,
+    fingerprints=(), last_error="", last_success_at=NOW, oldest_at=None,
+)  # fmt: skip
+
+
+def report(*routes: Route, trouble: Trouble | None = None) -> Report:
+    return Report(
+        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
+        routes=routes, states=("ok",) * len(routes), trouble=trouble or Trouble(None, None, None),
+        now=NOW,
+    )  # fmt: skip
+
+
+def waiting(since: float, *, delivered: float | None) -> Route:
+    last_success_at = None if delivered is None else NOW - delivered
+    return replace(
+        WELL,
+        name="pk-lf-b",
+        pending_spans=1,
+        oldest_at=NOW - since,
+        last_success_at=last_success_at,
+    )
+
+
+def test_where_nothing_is_wrong_there_is_no_concern() -> None:
+    assert report(WELL, waiting(30, delivered=40)).concerns(3600) == []
+
+
+@pytest.mark.parametrize("delivered", [None, 4000])
+def test_a_route_that_is_stuck_shows_though_another_is_delivered(delivered: float | None) -> None:
+    (concern,) = report(WELL, waiting(4000, delivered=delivered)).concerns(3600)
+    assert concern == ("route pk-lf-b: nothing was delivered for 3600 s, and older spans wait")
+
+
+def test_an_old_backlog_that_is_being_delivered_is_no_concern() -> None:
+    assert report(waiting(4000, delivered=1)).concerns(3600) == []
+
+
+@pytest.mark.parametrize("which", ["evicted_at", "refused_at", "damaged_at"])
+@pytest.mark.parametrize(("ago", "count"), [(-100, 1), (0, 1), (86_000, 1), (87_000, 0)])
+def test_what_happened_within_a_day_is_a_concern(which: str, ago: float, count: int) -> None:
+    trouble = replace(Trouble(None, None, None), **{which: NOW - ago})
+    assert len(report(WELL, trouble=trouble).concerns(3600)) == count

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spool import place
+from spool.turn import Turn
+
+NEVER = 1e9
+AT_ONCE = 0.0
+
+
+def create(path: Path) -> int:
+    return place.create(path, owner_of=path)
+
+
+@pytest.fixture
+def turns(tmp_path: Path) -> Iterator[list[Turn]]:
+    """Give four uses of one spool's turn."""
+    turns = [Turn(tmp_path / "spool.db", create) for _ in range(4)]
+    yield turns
+    for turn in turns:
+        turn.close()
+
+
+def test_one_has_the_turn_and_the_next_gets_it_after_that(turns: list[Turn]) -> None:
+    with turns[0].take(NEVER) as first, turns[1].take(NEVER) as second:
+        assert (first, second) == (True, False)
+    with turns[1].take(NEVER) as second:
+        assert second
+
+
+def test_who_has_the_turn_can_be_named(turns: list[Turn]) -> None:
+    assert turns[0].pid() is None
+    with turns[0].take(NEVER):
+        assert turns[1].pid() == os.getpid()
+
+
+def test_past_one_that_is_stuck_there_is_one_deputy(turns: list[Turn]) -> None:
+    with turns[0].take(NEVER):
+        assert not is_had(turns[1], AT_ONCE)  # seen for the first time
+        time.sleep(0.01)
+        with turns[1].take(AT_ONCE) as deputy:
+            assert deputy
+            assert not is_had(turns[2], AT_ONCE)
+            time.sleep(0.01)
+            assert not is_had(turns[2], AT_ONCE)
+        assert is_had(turns[2], AT_ONCE)
+
+
+def test_turns_that_change_hands_are_not_stuck(turns: list[Turn]) -> None:
+    for _ in range(3):
+        with turns[0].take(NEVER):
+            assert not is_had(turns[1], AT_ONCE)
+            time.sleep(0.01)
+
+
+def test_a_turn_that_may_last_is_not_stuck(turns: list[Turn]) -> None:
+    with turns[0].take(NEVER):
+        for _ in range(3):
+            assert not is_had(turns[1], NEVER)
+            time.sleep(0.01)
+
+
+def test_after_the_stopped_one_went_on_there_is_one_turn_again(turns: list[Turn]) -> None:
+    with turns[0].take(NEVER):
+        is_had(turns[1], AT_ONCE)
+        time.sleep(0.01)
+        assert is_had(turns[1], AT_ONCE)
+    with turns[1].take(NEVER) as first:
+        assert first
+        assert not is_had(turns[0], NEVER)
+
+
+def is_had(turn: Turn, longest: float) -> bool:
+    with turn.take(longest) as had:
+        return had

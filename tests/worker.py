@@ -1,0 +1,181 @@
+"""A process that uses the spool step by step, and says what becomes of it; made to be broken.
+
+`python tests/worker.py STEP...`; everything else comes from the environment. The steps:
+
+    serve               receive what is sent, here, so that it stands in one order with all else
+    unsynced            let the keeper's syncs do nothing, and say that they were done
+    export=COUNT[xSIZE] end and export spans, with so many bytes of text each
+    flush               wait until they are delivered
+    await-sync          wait until all of them were synced
+    checkpoint, keep    what the keeper does in the background, now, if the disk lets it
+    busy-checkpoint=N   so many spans end while a checkpoint waits for the disk, before and after
+                        it has copied the pages
+    sleep=SECONDS       leave it to the background threads
+    close               shut the exporter down; a later step makes another one
+
+It says on standard output, one write each: `begun ID` and then `spooled ID` or `held ID` (by what
+`export` gave), `syncing N` and `synced N`, `delivered ID...`, and `in_memory ID...` when an
+exporter is shut down. Where the exporter cannot be made it says `unusable`, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from spans import span
+from spool import SpoolError, SpoolSpanExporter, database
+from spool.keeper import Keeper
+from spool.settings import Settings
+from standin import Exchange, StandIn, spans_of
+
+
+def say(*words: object) -> None:
+    """Write one line in one call, so that it is never cut."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def say_and_answer(exchange: Exchange) -> None:
+    """Say what is accepted just before the client can know."""
+    reply = exchange.judge()
+    say("delivered", *(received.span_id.hex() for received in spans_of(reply.accepted)))
+    exchange.answer(reply)
+
+
+class Worker:
+    """Takes the steps, with one exporter at a time."""
+
+    def __init__(self) -> None:
+        self._exporter: SpoolSpanExporter | None = None
+        self._numbers = itertools.count(1)
+        self._is_synced = True
+        self._exported = 0
+        self._covered = 0
+        self._held: list[str] = []  # in the order of the overflow's numbers
+
+    def step(self, name: str, argument: str) -> None:
+        """Do one step."""
+        steps: dict[str, Callable[[], None]] = {
+            "serve": self._serve,
+            "unsynced": self._unsynced,
+            "export": lambda: self._export(argument),
+            "flush": self._flush,
+            "await-sync": self._await_sync,
+            "checkpoint": self._checkpoint,
+            "busy-checkpoint": lambda: self._busy_checkpoint(argument),
+            "keep": self._keep,
+            "sleep": lambda: time.sleep(float(argument)),
+            "close": self.close,
+        }
+        steps[name]()
+
+    def _serve(self) -> None:
+        server = StandIn()
+        server.start()
+        server.behave(say_and_answer)
+        os.environ["LANGFUSE_HOST"] = server.url
+
+    def _unsynced(self) -> None:
+        self._is_synced = False
+
+    def _open(self) -> SpoolSpanExporter:
+        if self._exporter is None:
+            try:
+                self._exporter = SpoolSpanExporter()
+            except SpoolError as error:
+                say("unusable", error)
+                sys.exit()
+            self._say_syncs(self._exporter)
+        return self._exporter
+
+    def _say_syncs(self, exporter: SpoolSpanExporter) -> None:
+        database = exporter._spool.store.database
+        sync = database.sync
+
+        def said() -> None:
+            number, covered = next(self._numbers), self._exported
+            say("syncing", number)
+            if self._is_synced:
+                sync()
+            say("synced", number)
+            self._covered = covered
+
+        database.sync = said  # type: ignore[method-assign]  # it says when, and does the same
+
+    def _export(self, argument: str) -> None:
+        count, _, size = argument.partition("x")
+        exporter = self._open()
+        for number in range(int(count)):
+            ended = span(f"span {number}", int(size or 300))
+            assert ended.context is not None
+            span_id = f"{ended.context.span_id:016x}"
+            say("begun", span_id)
+            is_spooled = exporter.export([ended]) is SpanExportResult.SUCCESS
+            self._exported += 1
+            if not is_spooled:
+                self._held.append(span_id)
+            say("spooled" if is_spooled else "held", span_id)
+
+    def _flush(self) -> None:
+        while not self._open().force_flush(1000):  # False at once while a route waits
+            time.sleep(0.01)
+
+    def _await_sync(self) -> None:
+        while self._covered < self._exported:
+            time.sleep(0.002)
+
+    def _checkpoint(self) -> None:
+        with contextlib.suppress(SpoolError):
+            self._open()._spool.store.database.checkpoint()
+
+    def _busy_checkpoint(self, argument: str) -> None:
+        used = self._open()._spool.store.database
+        sync, sync_file = used.sync, database._sync_file
+
+        def sync_before() -> None:
+            sync()
+            self._export(argument)
+
+        def sync_after(path: Path) -> None:
+            if path == used.path:
+                self._export(argument)
+            sync_file(path)
+
+        patch = mock.patch.object
+        with patch(used, "sync", sync_before), patch(database, "_sync_file", sync_after):
+            self._checkpoint()
+
+    def _keep(self) -> None:
+        store = self._open()._spool.store
+        with contextlib.suppress(SpoolError):
+            Keeper(store, Settings.from_env()).keep()
+
+    def close(self) -> None:
+        """Shut the exporter down, and say what only the memory had."""
+        if self._exporter is not None:
+            overflow = self._exporter._spool.overflow
+            self._exporter.shutdown()
+            self._exporter = None
+            say("in_memory", *(self._held[number] for number in overflow._held))
+            self._held.clear()
+
+
+def main() -> None:
+    """Take the steps."""
+    worker = Worker()
+    for step in sys.argv[1:]:
+        name, _, argument = step.partition("=")
+        worker.step(name, argument)
+    worker.close()
+
+
+if __name__ == "__main__":
+    main()
