@@ -61,6 +61,14 @@ class FileLock:
         self._thread_lock = threading.RLock()
         _all_locks.add(self)
 
+    def prepare(self) -> None:
+        """Create the file now: later the disk may take nothing more. Raises SpoolFileError."""
+        try:
+            with self._thread_lock:
+                self._fd = self._open() if self._fd is None else self._fd
+        except OSError as error:
+            raise unusable(self.path, error) from error
+
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold the lock; raise SpoolBusyError when it cannot be had within `timeout` seconds."""

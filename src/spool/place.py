@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -68,13 +69,18 @@ def check(path: Path) -> os.stat_result | None:
 def create(path: Path, owner_of: Path) -> int:
     """Open a file for reading and writing, created where absent; give its descriptor.
 
-    If we are root it is handed to the owner of the file at `owner_of`. Raises OSError.
+    On a disk that is read-only now it is for reading, which is enough to lock it. If we are root
+    it is handed to the owner of the file at `owner_of`. Raises OSError.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, flags)
+        return os.open(path, flags | os.O_RDWR)
     except FileNotFoundError:
-        fd = os.open(path, flags | os.O_CREAT, 0o600)
+        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, flags | os.O_RDONLY)
     if os.geteuid() == 0 and owner_of.exists():
         status = os.stat(owner_of)
         os.fchown(fd, status.st_uid, status.st_gid)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from spool.complaint import Complaint, logger
 from spool.database import BRIEFLY
 from spool.drainer import Drainer
-from spool.errors import SpoolDamagedError, SpoolError, SpoolFullError
+from spool.errors import SpoolDamagedError, SpoolError, SpoolFileError, SpoolFullError
 from spool.keeper import Keeper
 from spool.otlp import ROW_BYTES, pack, pieces
 from spool.overflow import Overflow
@@ -80,6 +80,8 @@ class SharedSpool:
             self.store.register(target)
         except SpoolDamagedError:
             self.store.register(target)  # it was salvaged, or is now
+        with contextlib.suppress(SpoolFileError):  # who takes it will say so
+            self.store.turn.prepare()
         self._users += 1
         with self._lock:
             self._targets[target.route] = target

@@ -31,6 +31,11 @@ class Turn:
         self._seen: tuple[int, str] | None = None
         self._seen_at = 0.0
 
+    def prepare(self) -> None:
+        """Create its files now: later the disk may take nothing more. Raises SpoolFileError."""
+        self._turn.prepare()
+        self._deputy.prepare()
+
     @contextlib.contextmanager
     def take(self, longest: float) -> Iterator[bool]:
         """Take the turn for this block, if it is free, and say whether it was had.
