@@ -311,7 +311,7 @@ def test_a_process_at_its_limit_goes_on(
     report: Callable[[Trouble], None],
 ) -> None:
     rounds = 10 if is_full else 1
-    values = {"RLIMIT_FSIZE": 300_000, "RLIMIT_NOFILE": 9}
+    values = {"RLIMIT_FSIZE": 300_000, "RLIMIT_NOFILE": 11}
     with (
         Witness() as langfuse,
         Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
