@@ -170,7 +170,7 @@ class Refusal:
 
     def recover(self) -> None:
         """Wait until the file takes spans again, and all has arrived."""
-        wait_until(lambda: not self.exporter._spool.overflow)
+        wait_until(lambda: self.end_spans(1) == [SUCCESS])
         assert self.end_spans(20) == [SUCCESS] * 20
         wait_until(lambda: self.arrived() == len(self.results))
         wait_until(lambda: not self.exporter._spool.store.ledger().pending)
@@ -225,6 +225,23 @@ def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
             wait_until(lambda: not refusal.exporter._spool.overflow)
         refusal.recover()
         report(refusal.trouble("a full disk", rounds))
+
+
+@pytest.mark.trust
+@needs_mounts
+def test_a_disk_that_the_spool_itself_has_filled_is_drained_without_anybodys_help(
+    settings: Settings, path: Path, langfuse: StandIn
+) -> None:
+    with small_disk(path.parent, 16 << 20):
+        refusal = Refusal(settings, langfuse)
+        langfuse.stop()
+        while FAILURE not in refusal.results[-100:]:
+            refusal.end_spans(100)
+        langfuse.start()
+        refusal.recover()
+        store = Store(path)
+        assert store.ledger().delivered == len(refusal.results)
+        store.close()
 
 
 @pytest.mark.trust

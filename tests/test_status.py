@@ -20,7 +20,7 @@ def report(*routes: Route, trouble: Trouble | None = None) -> Report:
     return Report(
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
         routes=routes, states=("ok",) * len(routes), trouble=trouble or Trouble(None, None, None),
-        now=NOW,
+        is_disk_cramped=False, now=NOW,
     )  # fmt: skip
 
 
@@ -47,6 +47,10 @@ def test_a_route_that_is_stuck_shows_though_another_is_delivered(delivered: floa
 
 def test_an_old_backlog_that_is_being_delivered_is_no_concern() -> None:
     assert report(waiting(4000, delivered=1)).concerns(3600) == []
+
+
+def test_a_disk_that_is_almost_full_is_a_concern() -> None:
+    assert "the disk is almost full" in replace(report(WELL), is_disk_cramped=True).concerns(60)[0]
 
 
 @pytest.mark.parametrize("which", ["evicted_at", "refused_at", "damaged_at"])

@@ -57,6 +57,10 @@ PATIENTLY: Final = 5.0
 
 LARGE_WAL: Final = 4 << 20
 
+# What is left on the disk for settling and for checkpoints: but not so much of a small one.
+_RESERVE: Final = 2 * LARGE_WAL
+_MOST_OF_A_DISK: Final = 8
+
 # An append writes whole pages. With a span a row smaller ones than SQLite's 4096 cost a fifth less
 # from commit to checkpoint, and a third less WAL; still smaller ones make large rows slow to read.
 _PAGE_BYTES: Final = 2048
@@ -175,6 +179,18 @@ class Database:
         with self.reading() as connection:
             pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
             return pages * _pragma(connection, "page_size")
+
+    def is_cramped(self) -> bool:
+        """Say whether the disk has no more room than settling and a checkpoint may need.
+
+        Free pages of the file are room: they are used again.
+        """
+        with self.file_errors():
+            disk = os.statvfs(self.path.parent)
+        with self.reading() as connection:
+            free = _pragma(connection, "freelist_count") * _pragma(connection, "page_size")
+        reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // _MOST_OF_A_DISK)
+        return disk.f_bavail * disk.f_frsize + free < reserve
 
     def checkpoint(self, larger_than: int = 0) -> None:
         """Write the WAL's pages to the main file and start the WAL anew, if it still is so large.

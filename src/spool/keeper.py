@@ -73,8 +73,9 @@ class Keeper:
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
         self._store.database.repair()
-        try:
-            self._limit_size()  # first: what is held in memory may be waiting for room
+        try:  # first: what is held in memory may be waiting for room
+            self._limit_size()
+            self._heed_disk()
         finally:
             self.save()
         self._bound_wal()
@@ -82,6 +83,10 @@ class Keeper:
             self._stopping.wait(self._interval)
         self._limit_age()
         self._shrink()
+
+    def _heed_disk(self) -> None:
+        self._store.is_cramped = False  # also where that cannot be told
+        self._store.is_cramped = self._store.database.is_cramped()
 
     def _bound_wal(self) -> None:
         if self._store.database.wal_bytes() > LARGE_WAL:

@@ -34,6 +34,7 @@ class Report:
     routes: tuple[Route, ...]
     states: tuple[str, ...]
     trouble: Trouble
+    is_disk_cramped: bool
     now: float
 
     @classmethod
@@ -51,6 +52,7 @@ class Report:
             routes=routes,
             states=tuple(_state(r, drainer.target_of(r) is not None, now) for r in routes),
             trouble=store.last_trouble(),
+            is_disk_cramped=store.database.is_cramped(),
             now=now,
         )
 
@@ -104,6 +106,8 @@ class Report:
                 f"spans are refused, {self.ledger.refused} in all; raise SPOOL_MAX_BYTES, or see "
                 "to the disk"
             )
+        if self.is_disk_cramped:
+            found.append("the disk is almost full: spans are held in memory; make room there")
         if self.ledger.pending and not self.is_running:
             found.append(
                 f"{self.ledger.pending} spans wait and no process drains; `python -m spool drain`"

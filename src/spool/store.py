@@ -48,8 +48,8 @@ class Store:
     """The spool as one process uses it: safe between threads and across forks.
 
     `turn` is held by the process that sends, for one turn; `presence` by every process that has a
-    drainer. While `is_full` nothing can be appended. All methods raise SpoolFileError, those that
-    write SpoolBusyError too.
+    drainer. While it `is_full`, or the disk `is_cramped`, nothing can be appended. All methods
+    raise SpoolFileError, those that write SpoolBusyError too.
     """
 
     def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
@@ -58,6 +58,7 @@ class Store:
         self.turn = Turn(path, create)
         self.presence = FileLock(place.beside(path, ".drainer"), create, shared=True)
         self.is_full = False
+        self.is_cramped = False
         self._refused = 0
 
     def exists(self) -> bool:
@@ -91,6 +92,8 @@ class Store:
 
         Raises SpoolFullError besides the others.
         """
+        if self.is_cramped:
+            raise SpoolFileError(f"{self.database.path}: the disk is almost full; make room there")
         if self.is_full:
             raise SpoolFullError(f"{self.database.path}: it is as large as SPOOL_MAX_BYTES allows")
         values = (now, *_values(batch), target.route)
