@@ -152,16 +152,15 @@ SABOTAGES = [
     Sabotage(
         "settling ends what was packed meanwhile",
         "store.py",
-        "    elif packed == take.packed:\n",
-        "    elif True:\n",
+        "    if packed == take.packed:\n",
+        "    if True:\n",
         "test_store.py",
     ),
     Sabotage(
         "a row that leaves is not counted",
-        "schema.py",
-        "            pending_spans = pending_spans - OLD.spans,\n"
-        "            pending_batches = pending_batches - 1,",
-        "            pending_batches = pending_batches - 1,",
+        "store.py",
+        "    connection.execute(sql.LEAVE, (*map(int, sums), first >> ID_BITS))\n",
+        "",
         "test_store.py test_model.py",
     ),
     Sabotage(

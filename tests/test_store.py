@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from spans import batch
-from spool.errors import SpoolFullError
+from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp import Batch, Codec, join, pack
 from spool.records import Ledger, Route, Take, Trouble
 from spool.settings import Target
@@ -24,7 +24,10 @@ def assert_balanced(store: Store) -> Ledger:
     assert ledger.accepted + ledger.imported == (
         gone + ledger.exported + ledger.damaged + ledger.pending
     )
-    assert ledger.pending == sum(row.batch.spans for row in store.pending())
+    pending, after = 0, 0
+    while rows := store.pending(after):
+        pending, after = pending + sum(row.batch.spans for row in rows), rows[-1].id
+    assert ledger.pending == pending
     return ledger
 
 
@@ -96,6 +99,29 @@ def test_settling_counts_delivered_and_dead(filled: Store) -> None:
     (letter,) = filled.dead_letters()
     assert (letter.route, letter.reason, letter.batch.spans) == ("pk-lf-mine", "400 no", 1)
     assert names_in(letter.batch) == list("abc")
+
+
+def test_many_rows_are_settled_in_steps_and_what_failed_of_them_can_be_settled_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = batch("a")
+    for _ in range(600):
+        store.append(MINE, one, now=100.0)
+    take, settle = take_of(store), store._settle
+    steps: list[int] = []
+
+    def failing(part: Take, now: float, dead: int, reason: str) -> int:
+        steps.append(len(part.rows))
+        if len(steps) == 2:
+            raise SpoolFileError("no space left")
+        return settle(part, now, dead, reason)
+
+    monkeypatch.setattr(store, "_settle", failing)
+    with pytest.raises(SpoolFileError):
+        store.settle(take, now=101.0)
+    assert assert_balanced(store).delivered == steps[0] < 300
+    assert store.settle(take.without_payloads(), now=102.0) == 600 - steps[0]
+    assert assert_balanced(store).delivered == 600
 
 
 def test_settling_clears_the_routes_trouble(filled: Store) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
 _SCHEMA_VERSION: Final = 100  # the hundreds are the major version
-_SCHEMA_CRC32: Final = 0x55900BD7
+_SCHEMA_CRC32: Final = 0xE173D6E5
 _SCHEMA: Final = """
     SELECT sql FROM sqlite_master
     WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'mark') AND sql <> '' ORDER BY name"""

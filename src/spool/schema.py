@@ -12,6 +12,7 @@ Within a major version migrations only add, so that an older writer goes on.
 - mark: for the age limit, how `watched` stood when no batch after an id had come yet.
 
 Triggers keep the totals, so that an append is one statement and nothing is ever counted by a scan.
+Only rows that leave are counted by the store, many at a time.
 """
 
 from __future__ import annotations
@@ -109,14 +110,6 @@ _TRIGGERS = (
             pending_batches = pending_batches + 1,
             pending_bytes = pending_bytes + NEW.raw_bytes
         WHERE id = NEW.route;
-    END""",
-    """
-    CREATE TRIGGER batch_out AFTER DELETE ON batch BEGIN
-        UPDATE route SET
-            pending_spans = pending_spans - OLD.spans,
-            pending_batches = pending_batches - 1,
-            pending_bytes = pending_bytes - OLD.raw_bytes
-        WHERE id = OLD.route;
     END""",
     """
     CREATE TRIGGER batch_cut AFTER UPDATE OF spans, raw_bytes ON batch BEGIN

@@ -19,11 +19,21 @@ APPEND: Final = f"""
 
 OLDEST: Final = f"SELECT id, {COLUMNS} FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 
+SUMS: Final = """
+    SELECT count(*), total(spans), total(raw_bytes) FROM batch WHERE id BETWEEN ? AND ?"""
+
 DELETE: Final = "DELETE FROM batch WHERE id BETWEEN ? AND ?"
+
+LEAVE: Final = """
+    UPDATE route SET
+        pending_batches = pending_batches - ?,
+        pending_spans = pending_spans - ?,
+        pending_bytes = pending_bytes - ?
+    WHERE id = ?"""
 
 IS_PENDING: Final = "SELECT 1 FROM batch WHERE id BETWEEN ? AND ? LIMIT 1"
 
-SIZES: Final = "SELECT id, spans, length(payload) FROM batch WHERE id BETWEEN ? AND ? LIMIT ?"
+SIZES: Final = "SELECT id, length(payload) FROM batch WHERE id BETWEEN ? AND ? LIMIT ?"
 
 COUNT: Final = "UPDATE route SET {0} = {0} + ? WHERE id = ?"
 
@@ -35,12 +45,8 @@ CUT: Final = f"""
     UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?)
     WHERE id = ? AND spans > ? AND spans <= ?"""
 
-DELETE_UNPACKED: Final = "DELETE FROM batch WHERE id = ? AND spans <= ?"
-
 # A run of rows becomes one, with the first one's id: so it counts for all that waited for any.
 PACK: Final = f"UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ?"
-
-RUN: Final = "SELECT count(*), total(spans) FROM batch WHERE id BETWEEN ? AND ?"
 
 PACKED: Final = "UPDATE route SET packed = ? WHERE id = ?"
 

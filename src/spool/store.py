@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +42,8 @@ _LAST_ID: Final = (1 << 63) - 1
 _TAKE_ROWS: Final = 4096
 _CHUNK_ROWS: Final = 256
 _PAGE_ROWS: Final = 64
+# Long enough for one that polls for the mutex.
+_GAP: Final = 0.0006
 _KNOWN_FINGERPRINTS: Final = 15
 
 
@@ -174,8 +177,18 @@ class Store:
         """End a request: `dead` of its spans become a dead letter, the others are delivered.
 
         Gives the number delivered. Only what was still there counts: a row that was evicted or
-        purged meanwhile is in the ledger already.
+        purged meanwhile is in the ledger already. Many rows are ended in several steps, and between
+        them others get the mutex: so a later one can fail, and all of it may be tried again.
         """
+        if dead or len(take.rows) <= _CHUNK_ROWS:
+            return self._settle(take, now, dead, reason)
+        delivered = 0
+        for part in take.parts(_CHUNK_ROWS):
+            delivered += self._settle(part, now, 0, reason)
+            time.sleep(_GAP)
+        return delivered
+
+    def _settle(self, take: Take, now: float, dead: int, reason: str) -> int:
         with self.database.transaction() as connection:
             if _salt(connection) != take.salt:  # the file was moved: these rows went with it
                 return 0
@@ -225,12 +238,12 @@ class Store:
         packed = pack([row.batch for row in run]) if len(run) > 1 else None
         with self.database.transaction() as connection:
             ids = (run[0].id, run[-1].id)
-            is_there = connection.execute(sql.RUN, ids).fetchone() == _count(run)
+            is_there = connection.execute(sql.SUMS, ids).fetchone() == _sums(run)
             if _salt(connection) != salt or not is_there:  # evicted, adopted or moved meanwhile
                 return True
             if packed is not None:
                 connection.execute(sql.PACK, (*_values(packed), ids[0]))
-                connection.execute(sql.DELETE, (ids[0] + 1, ids[1]))
+                _take_out(connection, ids[0] + 1, ids[1])
             connection.execute(sql.PACKED, (ids[1], route_id))
         return True
 
@@ -251,10 +264,9 @@ class Store:
             if not rows:
                 return 0
             bounds = (rows[0][0], rows[-1][0])
-            spans = sum(int(row[2]) for row in rows)
             connection.execute(sql.ADOPT, (*bounds, target.route))
+            spans = _take_out(connection, *bounds)
             connection.execute(sql.NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
-            connection.execute(sql.DELETE, bounds)
         return spans
 
     def retry(self, letter: DeadLetter) -> int:
@@ -436,12 +448,22 @@ def _remove(connection: sqlite3.Connection, take: Take) -> int:
     if take.rest is not None:
         spans = (take.rest.spans, first.batch.spans)
         connection.execute(sql.CUT, (*_values(take.rest), first.id, *spans))
-    elif packed == take.packed:
-        connection.execute(sql.DELETE, (first.id, take.rows[-1].id))
-    else:
-        taken = [(row.id, row.batch.spans) for row in take.rows]
-        connection.executemany(sql.DELETE_UNPACKED, taken)
-    return before - _pending(connection, take.route_id)[0]
+        return before - _pending(connection, take.route_id)[0]
+    if packed == take.packed:
+        return _take_out(connection, first.id, take.rows[-1].id)
+    return sum(
+        _take_out(connection, row.id, row.id)
+        for row in take.rows
+        if connection.execute(sql.SUMS, (row.id, row.id)).fetchone()[1] <= row.batch.spans
+    )
+
+
+def _take_out(connection: sqlite3.Connection, first: int, last: int) -> int:
+    """Delete a route's rows between two ids, and count them off; give their spans."""
+    sums = connection.execute(sql.SUMS, (first, last)).fetchone()
+    connection.execute(sql.DELETE, (first, last))
+    connection.execute(sql.LEAVE, (*map(int, sums), first >> ID_BITS))
+    return int(sums[1])
 
 
 def _pending(connection: sqlite3.Connection, route_id: int) -> tuple[int, int]:
@@ -454,10 +476,9 @@ def _evict(connection: sqlite3.Connection, first: int, last: int, excess: int = 
     rows = connection.execute(sql.SIZES, (first, last, _CHUNK_ROWS)).fetchall()
     if not rows:
         return 0
-    sizes = itertools.accumulate(size for _, _, size in rows)
+    sizes = itertools.accumulate(size for _, size in rows)
     chosen = rows[: 1 + sum(1 for size in sizes if size < excess)]
-    connection.execute(sql.DELETE, (chosen[0][0], chosen[-1][0]))
-    spans = sum(int(row[1]) for row in chosen)
+    spans = _take_out(connection, chosen[0][0], chosen[-1][0])
     connection.execute(sql.COUNT.format("evicted"), (spans, first >> ID_BITS))
     return spans
 
@@ -496,8 +517,9 @@ def _run(rows: Iterable[Row], max_bytes: int) -> tuple[list[Row], bool]:
     return run, len(run) == _TAKE_ROWS
 
 
-def _count(rows: Sequence[Row]) -> tuple[int, float]:
-    return len(rows), sum(row.batch.spans for row in rows)
+def _sums(rows: Sequence[Row]) -> tuple[int, float, float]:
+    batches = [row.batch for row in rows]
+    return len(rows), sum(one.spans for one in batches), sum(one.raw_bytes for one in batches)
 
 
 def _is_hidden(connection: sqlite3.Connection, route_id: int) -> bool:
