@@ -259,6 +259,26 @@ def test_no_append_restarts_the_wal_after_a_checkpoint(store: Store, path: Path)
         assert path.with_name("spool.db-wal").read_bytes()[16:24] == salt
 
 
+def test_after_whatever_the_keeper_does_another_that_closes_leaves_our_wal(
+    store: Store, path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from spool.store import Store\n"
+        f"store = Store(Path({str(path)!r})); store.open(); store.close()"
+    )
+    for _ in range(10):
+        store.append(MINE, batch("a", size=5000), now=1.0)
+    store.database.sync()
+    store.database.checkpoint()
+    store.database.vacuum()
+    assert store.database.file_bytes()
+    assert not store.database.is_cramped()
+    store.append(MINE, batch("b"), now=1.0)
+    wal = path.with_name("spool.db-wal").stat().st_ino
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert path.with_name("spool.db-wal").stat().st_ino == wal
+
+
 def test_a_large_wal_is_pointed_out(store: Store) -> None:
     store.register(MINE)
     assert not store.database.is_wal_large.is_set()

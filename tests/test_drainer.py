@@ -556,6 +556,26 @@ def test_what_is_delivered_but_not_settled_is_not_packed(
     assert not drainer.pack_idle()
 
 
+@pytest.mark.parametrize("trouble", [SpoolFileError("gone"), ValueError("a defect")])
+def test_no_trouble_ends_the_drainer(
+    drainer: Drainer,
+    store: Store,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+) -> None:
+    def fail() -> list[Route]:
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "routes", fail)
+        drainer.start()
+        time.sleep(0.1)
+    drainer.wake()
+    langfuse.wait_for(lambda server: len(server.names()) == 20)
+    drainer.stop(10)
+
+
 def refuse_to_settle(*_: object, **__: object) -> int:
     raise SpoolFileError("no space left")
 

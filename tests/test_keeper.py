@@ -15,6 +15,7 @@ from spans import batch
 from spool.database import LARGE_WAL
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.keeper import Keeper
+from spool.overflow import Overflow
 from spool.settings import Settings, Target
 from spool.store import Store
 
@@ -202,6 +203,54 @@ def test_with_an_age_limit_an_idle_spool_is_looked_at(store: Store, settings: Se
         wait_until(lambda: store.ledger().evicted == 1)
     finally:
         keeper.stop(10)
+
+
+def test_what_is_committed_is_synced_though_what_is_in_memory_cannot_be_moved(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    monkeypatch.setattr(store.database, "sync", lambda: syncs.append(1))
+    store.append(TARGET, batch("a"), now=1.0)
+    overflow = Overflow()
+    overflow.add(TARGET, batch("held"), 1.0)
+    monkeypatch.setattr(store, "record", lambda _: (_ for _ in ()).throw(SpoolFileError("full")))
+    with pytest.raises(SpoolFileError):
+        Keeper(store, settings, overflow).keep()
+    assert syncs
+
+
+def test_a_cramped_disk_is_looked_at_again_though_the_file_is_gone(
+    store: Store, settings: Settings, path: Path
+) -> None:
+    store.append(TARGET, batch("a"), now=1.0)
+    store.is_cramped = True
+    for file in path.parent.iterdir():
+        file.unlink()
+    with pytest.raises(SpoolFileError):
+        Keeper(store, settings).keep()
+    store.append(TARGET, batch("b"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+@pytest.mark.parametrize("trouble", [SpoolFileError("gone"), ValueError("a defect")])
+def test_no_trouble_ends_the_keeper(
+    keeper: Keeper, store: Store, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "repair", fail_with(trouble))
+        patch.setattr(store.database, "wal_bytes", fail_with(trouble))
+        store.append(TARGET, batch("a"), now=1.0)
+        time.sleep(0.4)
+    store.append(TARGET, batch("a", size=LARGE_WAL), now=1.0)
+    store.append(TARGET, batch("b"), now=1.0)
+    wait_until(lambda: store.database.wal_bytes() < 1 << 20)
+
+
+def fail_with(trouble: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise trouble
+
+    return fail
 
 
 def test_what_failed_is_done_when_it_works_again(

@@ -139,6 +139,22 @@ def test_what_shutdown_cannot_save_is_counted_as_refused(
     store.close()
 
 
+def test_what_was_sent_from_memory_is_not_counted_as_refused_at_shutdown(
+    exporter: SpoolSpanExporter, path: Path
+) -> None:
+    exporter.export([span()])
+    overflow = exporter._spool.overflow
+    overflow.add(exporter._target, batch("sent"), 1.0)
+    overflow.add(exporter._target, batch("held"), 1.0)
+    overflow.deliver(overflow.unsent(exporter._target.route, 1)[:1])
+    assert (overflow.spans, overflow.unsent_spans) == (2, 1)
+    exporter._spool.store.is_full = True
+    exporter.shutdown()
+    store = Store(path)
+    assert store.ledger().refused == 1
+    store.close()
+
+
 # Disks, mounts, limits and peers
 
 

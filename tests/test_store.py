@@ -376,6 +376,24 @@ def test_settling_a_part_of_a_row_that_was_packed_meanwhile_ends_no_other_span(
     assert names_in(*take_of(store).batches) == list("abcdefghi")
 
 
+@pytest.mark.parametrize("spans", [10, 9])
+def test_a_row_that_was_cut_and_packed_by_a_deputy_is_not_taken_for_the_one_that_was_sent(
+    store: Store, spans: int
+) -> None:
+    names = "abcdefghij"
+    store.append(MINE, batch(*names), now=100.0)
+    sent = take_of(store, max_spans=spans)
+    store.settle(take_of(store, max_spans=7), now=101.0)
+    for name in "klmn":
+        store.append(MINE, batch(name), now=102.0)
+    store.append(MINE, batch("large", size=5000), now=102.0)
+    pack_all(store, max_bytes=4000)
+    assert route_of(store).pending_batches == 2
+    store.settle(sent, now=103.0)
+    assert names_in(*take_of(store).batches)[-5:] == [*"klmn", "large"]
+    assert_balanced(store)
+
+
 def grow_older(store: Store, seconds: float, at: float, max_age: float = 60) -> int:
     store.watch(seconds, at)
     return store.expire(max_age, now=100.0)
@@ -390,6 +408,19 @@ def test_spans_that_were_watched_for_the_age_limit_are_evicted(filled: Store) ->
     assert assert_balanced(filled).evicted == 5
     assert grow_older(filled, 50, at=1110) == 1
     assert grow_older(filled, 50, at=1160) == 0
+
+
+def test_packing_makes_no_span_older(filled: Store) -> None:
+    assert grow_older(filled, 0, at=1000) == 0
+    for name in "fgh":
+        filled.append(MINE, batch(name), now=100.0)
+    assert grow_older(filled, 30, at=1030) == 0
+    filled.append(MINE, batch("large", size=5 * TWO), now=100.0)
+    pack_all(filled, max_bytes=4 * TWO)
+    assert route_of(filled).pending_batches == 2
+    assert grow_older(filled, 30, at=1060) == 0  # the pack holds f, g and h, too
+    assert grow_older(filled, 30, at=1090) == 8
+    assert_balanced(filled)
 
 
 def test_dead_letters_grow_old_too(filled: Store) -> None:

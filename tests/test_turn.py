@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spool import place
+from spool.lock import FileLock
 from spool.turn import Turn
 
 NEVER = 1e9
@@ -50,6 +51,19 @@ def test_past_one_that_is_stuck_there_is_one_deputy(turns: list[Turn]) -> None:
             time.sleep(0.01)
             assert not is_had(turns[2], AT_ONCE)
         assert is_had(turns[2], AT_ONCE)
+
+
+def test_one_that_has_the_turn_and_has_not_signed_yet_is_not_taken_for_one_seen_long_ago(
+    turns: list[Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with turns[0].take(NEVER):
+        assert not is_had(turns[1], 1.0)
+    now += 600
+    monkeypatch.setattr(FileLock, "sign", lambda _: None)
+    with turns[0].take(NEVER):
+        assert not is_had(turns[1], 1.0)
 
 
 def test_turns_that_change_hands_are_not_stuck(turns: list[Turn]) -> None:

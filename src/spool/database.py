@@ -6,8 +6,8 @@ Invariants:
   are off. (SQLite 3.7.0 to 3.51.2 can corrupt the file where two of them overlap.)
 - A checkpoint is followed by one small commit under the same hold, so that no append ever restarts
   the WAL: that would fsync its header on the application's thread.
-- What a checkpoint copies is certain in the WAL before, and stays there until it is certain in the
-  main file.
+- Nobody opens the main file but SQLite: closing it again would drop the locks that SQLite holds in
+  this process (POSIX locks belong to the process).
 - While the mutex is held nothing else runs: no encoding, no logging, no network.
 - The file at the path is the file we write: device and inode of it and of its WAL are compared
   under the mutex before each write. One that was moved is left complete, and never closed: that
@@ -166,7 +166,8 @@ class Database:
 
     def wal_bytes(self) -> int:
         """Tell the WAL's size: next to nothing after a checkpoint that met no reader."""
-        status = _status(self._wal)
+        with self.file_errors():
+            status = _status(self._wal)
         return 0 if status is None else status.st_size
 
     def file_bytes(self) -> int:
@@ -193,39 +194,11 @@ class Database:
         return disk.f_bavail * disk.f_frsize + free < reserve
 
     def checkpoint(self, larger_than: int = 0) -> None:
-        """Write the WAL's pages to the main file and start the WAL anew, if it still is so large.
-
-        The disk is waited for outside of the mutex: first the pages are copied, then synced, and
-        then there is little left to do for the checkpoint that ends in an empty WAL.
-        """
+        """Write the WAL's pages to the main file and start it anew, if it still is so large."""
         self.sync()
         with self.writing() as connection:
-            if self.wal_bytes() <= larger_than:  # another process was faster
-                return
-            self._copy_wal(connection)
-        with self.file_errors():
-            _sync_file(self.path)
-        with self.writing() as connection:
-            _checkpoint(connection)
-
-    def _copy_wal(self, connection: sqlite3.Connection) -> None:
-        """Copy the WAL's pages without a sync, but for the last ones.
-
-        What is copied must be certain in the WAL before, and stay there until it is certain in the
-        main file. Were all of it copied, the next commit would start the WAL anew: so a reader
-        keeps SQLite from copying what is committed behind its back.
-        """
-        with self.reading() as reader:
-            reader.execute("BEGIN")
-            try:
-                reader.execute("SELECT checkpoints FROM meta").fetchall()
-                _keep_wal(connection)
-                _sync_file(self._wal)
-                connection.execute("PRAGMA synchronous = OFF")
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            finally:
-                reader.execute("COMMIT")
-                self._set_synchronous(connection)
+            if self.wal_bytes() > larger_than:  # else another process was faster
+                _checkpoint(connection)
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
         level = "FULL" if self._sync_each_commit else "NORMAL"
@@ -236,20 +209,15 @@ class Database:
 
         Free pages are used again: a file that is less than three quarters empty keeps them.
         """
-        if not self._is_empty_enough():
-            return False
+        with self.reading() as connection:
+            if not _is_empty_enough(connection):
+                return False
         with self.writing() as connection:
-            if not self._is_empty_enough():  # another process was faster
+            if not _is_empty_enough(connection):  # another process was faster
                 return False
             # Not execute: on Python 3.11 it steps this statement once, which frees one page.
             connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         return True
-
-    def _is_empty_enough(self) -> bool:
-        with self.reading() as connection:
-            pages = _pragma(connection, "page_count")
-            free = _pragma(connection, "freelist_count")
-        return free > max(_SPARE_PAGES, pages * 3 // 4)
 
     # Opening
 
@@ -294,7 +262,10 @@ class Database:
             _leak(old.sqlite)
             return
         # Only the WAL was removed. Where there is another with something in it, somebody did this.
-        if self.wal_bytes() == 0 and not _empty_wal(old.sqlite):
+        if self.wal_bytes() > 0:
+            _leak(old.sqlite)  # its close would unlink that one
+            return
+        if not _empty_wal(old.sqlite):
             raise SpoolFileError(
                 f"{self._wal}: it was removed while a reader needs it; wait for it"
             )
@@ -555,13 +526,13 @@ def _pragma(sqlite: sqlite3.Connection, name: str) -> int:
     return int(sqlite.execute(f"PRAGMA {name}").fetchone()[0])
 
 
+def _is_empty_enough(sqlite: sqlite3.Connection) -> bool:
+    pages, free = _pragma(sqlite, "page_count"), _pragma(sqlite, "freelist_count")
+    return free > max(_SPARE_PAGES, pages * 3 // 4)
+
+
 def _checkpoint(sqlite: sqlite3.Connection) -> None:
     _empty_wal(sqlite)
-    _keep_wal(sqlite)
-
-
-def _keep_wal(sqlite: sqlite3.Connection) -> None:
-    """Commit a little, so that the WAL holds something that is not in the main file."""
     sqlite.execute("UPDATE meta SET checkpoints = checkpoints + 1")
 
 

@@ -20,7 +20,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from spool.settings import Settings
     from spool.store import Store
 
+_Result = TypeVar("_Result")
+
 # How often a drainer looks: so long a span waits at most before it is sent, in company.
 TICK: Final = 0.5
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
@@ -51,6 +53,7 @@ _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
 # What a turn takes at most beside its request: settling, twice as patient as it may be.
 _BESIDE_SENDING: Final = 2 * PATIENTLY
+_ROWS_BETWEEN_PACKS: Final = 64
 # Packing takes at most one part of the time in so many.
 _PACK_SHARE: Final = 4
 
@@ -104,6 +107,7 @@ class Drainer:
         self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspect] = {}
+        self._unpacked: dict[str, int] = {}
         self._complaints: dict[str, Complaint] = {}
         self._paused_at = 0.0
         self._longest_turn = settings.timeout_seconds + _BESIDE_SENDING
@@ -144,32 +148,37 @@ class Drainer:
         with self._store.present():
             while not self._stopping.is_set():
                 if not self._send_safely():
-                    self._awake.wait(self._pack_safely())
+                    self._awake.wait(self._safely(self._pack, TICK))
                     self._awake.clear()
 
-    def _pack_safely(self) -> float:
-        """Pack once, if there is something to pack; give the seconds to rest after it."""
-        started = time.monotonic()
+    def _send_safely(self) -> bool:
+        return self._safely(self._send_somehow, False)
+
+    def _safely(self, work: Callable[[], _Result], otherwise: _Result) -> _Result:
         try:
-            is_packed = self.pack_idle()
+            return work()
         except SpoolError as error:
             self._complain("the spool file", error)
-            return TICK
+        except Exception:  # noqa: BLE001 - a drainer that died would be a silent stall
+            logger.exception("langfuse-spool: a defect in the drainer; it goes on")
+        return otherwise
+
+    def _pack(self) -> float:
+        """Pack once, if there is something to pack; give the seconds to rest after it."""
+        started = time.monotonic()
+        is_packed = self.pack_idle()
         return (time.monotonic() - started) * (_PACK_SHARE - 1) if is_packed else TICK
 
-    def _send_safely(self) -> bool:
+    def _send_somehow(self) -> bool:
         try:
             if self.send_due():
                 return True
-            # It can be read, but takes nothing.
-            is_refusing = self._overflow is not None and not self._overflow.has_moved
-            return is_refusing and self._send_overflow()
         except SpoolError as error:
             self._complain("the spool file", error)
             return self._send_overflow()
-        except Exception:  # noqa: BLE001 - a drainer that died would be a silent stall
-            logger.exception("langfuse-spool: a defect in the drainer; it goes on")
-        return False
+        # It can be read, but takes nothing.
+        is_refusing = self._overflow is not None and not self._overflow.has_moved
+        return is_refusing and self._send_overflow()
 
     # By hand
 
@@ -232,19 +241,25 @@ class Drainer:
 
         Raises SpoolError.
         """
-        max_bytes = min(ROW_BYTES, self._settings.max_request_bytes)
         return any(
-            self._pack_in_turn(route.id, max_bytes)
+            self._pack_in_turn(route)
             for route in self._store.routes()
-            if route.pending_batches > 1
+            if route.pending_batches > self._unpacked.get(route.name, 1)
             and self._sendable(route) is None
             and route.name not in self._suspects
             and not self._unsettled.get(route.name)
         )
 
-    def _pack_in_turn(self, route_id: int, max_bytes: int) -> bool:
+    def _pack_in_turn(self, route: Route) -> bool:
+        max_bytes = min(ROW_BYTES, self._settings.max_request_bytes)
         with self._store.turn.take(self._longest_turn) as is_had:
-            return is_had and self._store.pack(route_id, max_bytes)
+            if not is_had:
+                return False
+            is_packed = self._store.pack(route.id, max_bytes)
+        if not is_packed:
+            # All that is not packed is read for this: not again before there is somewhat more.
+            self._unpacked[route.name] = route.pending_batches + _ROWS_BETWEEN_PACKS
+        return is_packed
 
     def _sendable(self, route: Route) -> Target | None:
         """Give the target of a route that has something to send, now; None otherwise."""
@@ -449,6 +464,7 @@ class Drainer:
         if outcome.rejected:
             self._complain(f"route {route.name}: dead letters", outcome.reason)
         self._troubles.pop(route.name, None)
+        self._unpacked.pop(route.name, None)
         dead = min(outcome.rejected, take.spans)
         self.tally.delivered += take.spans - dead
         self.tally.dead += dead

@@ -8,7 +8,6 @@ and lets everything grow older by the time that it has watched.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -74,14 +73,14 @@ class Keeper:
         """Do once what is due. Raises SpoolError."""
         self._store.database.repair()
         try:  # first: what is held in memory may be waiting for room
-            self._limit_size()
             self._heed_disk()
+            self._limit_age()
+            self._limit_size()
         finally:
             self.save()
         self._bound_wal()
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
             self._stopping.wait(self._interval)
-        self._limit_age()
         self._shrink()
 
     def _heed_disk(self) -> None:
@@ -103,10 +102,12 @@ class Keeper:
 
     def save(self) -> None:
         """Move to the file what is only in memory, and sync it. Raises SpoolError."""
-        while self._overflow is not None and self._move(self._overflow):
-            pass
-        self._store.count_refused(time.time())
-        self._store.database.sync()
+        try:
+            while self._overflow is not None and self._move(self._overflow):
+                pass
+            self._store.count_refused(time.time())
+        finally:
+            self._store.database.sync()
 
     def _move(self, overflow: Overflow) -> bool:
         # With a busy thread beside it a commit takes milliseconds: many batches become one row.
@@ -145,9 +146,8 @@ class Keeper:
 
     def _make_room(self) -> None:
         """Give the WAL's space back, where the disk may be full of it."""
-        with contextlib.suppress(SpoolError):  # what is wrong with the file has been said
-            if self._store.database.wal_bytes() > _LITTLE:
-                self._store.database.checkpoint()
+        if self._store.database.wal_bytes() > _LITTLE:
+            self._store.database.checkpoint()
 
     def _run(self) -> None:
         database = self._store.database
@@ -158,13 +158,19 @@ class Keeper:
                 return
             database.written.clear()
             database.is_wal_large.clear()
-            try:
-                self.keep()
-                continue
-            except SpoolError as error:
-                self._complaint.say(error)
-                self._make_room()
-            except Exception:  # noqa: BLE001 - a keeper that died would go unseen
-                logger.exception("langfuse-spool: a defect in the keeper; it goes on")
-            database.written.set()  # it is still to be done
-            self._stopping.wait(self._interval)
+            if not self._safely(self.keep):
+                self._safely(self._make_room)
+                database.written.set()  # it is still to be done
+                self._stopping.wait(self._interval)
+
+    def _safely(self, work: Callable[[], None]) -> bool:
+        """Do something, and say whether it was done."""
+        try:
+            work()
+        except SpoolError as error:
+            self._complaint.say(error)
+        except Exception:  # noqa: BLE001 - a keeper that died would go unseen
+            logger.exception("langfuse-spool: a defect in the keeper; it goes on")
+        else:
+            return True
+        return False

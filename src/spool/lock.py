@@ -221,7 +221,7 @@ def signature(path: Path) -> tuple[int, str] | None:
     """Give the last signature: the pid, and what is new each time; None where nobody signed."""
     try:
         pid, _, token = path.read_text().partition(" ")
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):
         return None
     return (int(pid), token.strip()) if pid.isdecimal() else None
 

@@ -71,6 +71,13 @@ class Overflow:
         with self._lock:
             return sum(held.batch.spans for held in self._held.values())
 
+    @property
+    def unsent_spans(self) -> int:
+        """Count those that were not sent from here, either."""
+        with self._lock:
+            held = self._held.values()
+            return sum(one.batch.spans for one in held if not one.is_delivered)
+
     def add(self, target: Target, batch: Batch, created_at: float) -> bool:
         """Hold a batch, if there is room for it; say whether there was."""
         with self._lock:

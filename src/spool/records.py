@@ -19,12 +19,14 @@ def checksum(spans: int, raw_bytes: int, codec: int, payload: bytes) -> int:
 class Row:
     """One stored batch: what one `export()` call wrote. Times are seconds since 1970.
 
-    `is_sound`: it is the batch that was written, by its checksum.
+    `crc32` tells it from what else may stand in its place later. `is_sound`: it is the batch that
+    was written, by that checksum.
     """
 
     id: int
     created_at: float
     batch: Batch
+    crc32: int = 0
     is_sound: bool = True
 
 

@@ -181,7 +181,8 @@ class Settings:
             "path": bool(self.path.name),
             "sync_seconds": 0 <= self.sync_seconds <= _LONGEST_SECONDS,
             "max_bytes": self.max_bytes >= _SMALLEST_SPOOL,
-            "max_age_seconds": self.max_age_seconds is None or 0 < self.max_age_seconds < math.inf,
+            "max_age_seconds": self.max_age_seconds is None
+            or 0 < self.max_age_seconds <= _LONGEST_AGE,
             "max_request_bytes": self.max_request_bytes >= _SMALLEST_REQUEST,
             "backoff_seconds": 0 < first <= largest < math.inf,
             "timeout_seconds": 0 < self.timeout_seconds <= _LONGEST_SECONDS,
@@ -251,6 +252,7 @@ def read_credentials(path: Path) -> dict[str, str]:
 
 
 _LONGEST_SECONDS: Final = 86400.0  # what threads can wait for has a limit, too
+_LONGEST_AGE: Final = 10 * 366 * 86400.0
 _SMALLEST_REQUEST: Final = 1 << 10
 _SMALLEST_SPOOL: Final = 1 << 20
 
@@ -259,7 +261,7 @@ _ALLOWED: Final = {
     "sync_seconds": "seconds, 0 or more",
     "max_bytes": "a size of 1MiB or more, such as 500MB or 2GiB",
     "when_full": "drop-oldest or drop-newest",
-    "max_age_seconds": "seconds, more than 0",
+    "max_age_seconds": "seconds, more than 0, ten years at most",
     "drain": "on or off",
     "max_request_bytes": "a size of 1KiB or more, such as 4MiB",
     "backoff_seconds": "the first and the largest in seconds, such as 1..60",

@@ -200,9 +200,9 @@ class SharedSpool:
             try:
                 Keeper(self.store, self._settings, overflow).save()
             except SpoolError as error:
-                if overflow:
-                    logger.error("langfuse-spool: %d spans are lost: %s", overflow.spans, error)
-                    self.store.refuse(overflow.spans)
+                if lost := overflow.unsent_spans:
+                    logger.error("langfuse-spool: %d spans are lost: %s", lost, error)
+                    self.store.refuse(lost)
                     with contextlib.suppress(SpoolError):  # it has been said
                         self.store.count_refused(time.time())
             self.store.close()

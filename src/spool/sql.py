@@ -39,11 +39,11 @@ COUNT: Final = "UPDATE route SET {0} = {0} + ? WHERE id = ?"
 
 PENDING: Final = "SELECT pending_spans, packed FROM route WHERE id = ?"
 
-# Another's cut, or a packing, may have come before: it is still the row that was taken while it
-# holds more spans than what is to stay of it, and no more than it held.
+CRC32: Final = "SELECT crc32 FROM batch WHERE id = ?"
+
+# Only of the row that was taken: another's cut, or a packing, may have come before.
 CUT: Final = f"""
-    UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?)
-    WHERE id = ? AND spans > ? AND spans <= ?"""
+    UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ? AND crc32 = ?"""
 
 # A run of rows becomes one, with the first one's id: so it counts for all that waited for any.
 PACK: Final = f"UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ?"
@@ -135,5 +135,7 @@ OLD_MARK: Final = """
     SELECT id FROM mark WHERE watched <= (SELECT watched FROM meta) - ? ORDER BY id LIMIT 1"""
 
 DELETE_MARK: Final = "DELETE FROM mark WHERE id = ?"
+
+NEWEST: Final = "SELECT max(id) FROM batch WHERE id BETWEEN ? AND ?"
 
 OLD_LETTER: Final = "SELECT id FROM dead WHERE id <= ? LIMIT 1"

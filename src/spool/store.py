@@ -8,7 +8,7 @@ Invariants:
 - The rows of a route are taken in the order of their ids, a row that is cut keeps its id, and rows
   that are packed keep the first one's: so all that was accepted before a moment is settled when no
   such id is pending.
-- Settling ends only what was taken: of a row that was packed with others meanwhile, nothing.
+- Settling ends only what was taken: nothing of a row that was packed with others meanwhile.
 - No wall clock decides on age: a span is as old as somebody watched it, by monotonic clocks.
 - Readers take one bounded page at a time.
 """
@@ -392,7 +392,8 @@ def _rows(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[
         if not first <= row_id <= last:  # else the same rows could be read for ever
             raise sqlite3.DatabaseError("the rows are out of order")
         first = row_id + 1
-        yield Row(row_id, created_at, *_batch(*values))
+        batch, is_sound = _batch(*values)
+        yield Row(row_id, created_at, batch, values[3], is_sound)
 
 
 def _batch(spans: Any, raw_bytes: Any, codec: Any, crc32: Any, payload: Any) -> tuple[Batch, bool]:
@@ -446,15 +447,14 @@ def _remove(connection: sqlite3.Connection, take: Take) -> int:
     before, packed = _pending(connection, take.route_id)
     first = take.rows[0]
     if take.rest is not None:
-        spans = (take.rest.spans, first.batch.spans)
-        connection.execute(sql.CUT, (*_values(take.rest), first.id, *spans))
+        connection.execute(sql.CUT, (*_values(take.rest), first.id, first.crc32))
         return before - _pending(connection, take.route_id)[0]
     if packed == take.packed:
         return _take_out(connection, first.id, take.rows[-1].id)
     return sum(
         _take_out(connection, row.id, row.id)
         for row in take.rows
-        if connection.execute(sql.SUMS, (row.id, row.id)).fetchone()[1] <= row.batch.spans
+        if connection.execute(sql.CRC32, (row.id,)).fetchone() == (row.crc32,)
     )
 
 
@@ -487,9 +487,22 @@ def _expire(connection: sqlite3.Connection, mark: int) -> int:
     """Evict one chunk of what had come when a mark was made; 0 when all of it is gone."""
     route_id = mark >> ID_BITS
     if route_id:
-        return _evict(connection, _id_range(route_id)[0], mark)
+        return _evict(connection, _id_range(route_id)[0], _last_of(connection, mark))
     letter = connection.execute(sql.OLD_LETTER, (mark,)).fetchone()
     return _drop(connection, letter[0], "evicted") if letter else 0
+
+
+def _last_of(connection: sqlite3.Connection, mark: int) -> int:
+    """Give the last row that holds nothing but what had come when a mark was made.
+
+    Of rows that were packed since, the last may hold younger spans, too.
+    """
+    route_id = mark >> ID_BITS
+    is_next_row_there = connection.execute(sql.IS_PENDING, (mark + 1, mark + 1)).fetchone()
+    if is_next_row_there or _pending(connection, route_id)[1] <= mark:
+        return mark
+    (newest,) = connection.execute(sql.NEWEST, (_id_range(route_id)[0], mark)).fetchone()
+    return int(newest or mark) - 1
 
 
 def _drop(connection: sqlite3.Connection, letter_id: int, column: str) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from spool import place
 from spool.lock import FileLock, signature
@@ -20,6 +20,9 @@ from spool.lock import FileLock, signature
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# Whoever has something to send looks more often than that.
+_SOON: Final = 5.0
 
 
 class Turn:
@@ -29,7 +32,7 @@ class Turn:
         self._turn = FileLock(place.beside(path, ".turn"), create)
         self._deputy = FileLock(place.beside(path, ".deputy"), create)
         self._seen: tuple[int, str] | None = None
-        self._seen_at = 0.0
+        self._seen_at = self._looked_at = -_SOON
 
     def prepare(self) -> None:
         """Create its files now: later the disk may take nothing more. Raises SpoolFileError."""
@@ -69,6 +72,8 @@ class Turn:
 
     def _is_stuck(self, longest: float) -> bool:
         signed, now = signature(self._turn.path), time.monotonic()
-        if signed != self._seen:
+        # What was seen long ago may have been another's turn: one that has it may sign only now.
+        if signed != self._seen or now - self._looked_at > _SOON:
             self._seen, self._seen_at = signed, now
+        self._looked_at = now
         return now - self._seen_at > longest
