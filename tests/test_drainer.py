@@ -17,7 +17,7 @@ import standin
 from spans import batch
 from spool.drainer import HOLD_SECONDS, Drainer, backoff
 from spool.errors import SpoolFileError
-from spool.otlp import Batch
+from spool.otlp import Batch, Codec
 from spool.records import Ledger, Route, Take
 from spool.settings import Settings, Target
 from spool.store import Store
@@ -522,12 +522,12 @@ def test_while_a_route_waits_its_rows_are_packed_and_then_sent_as_they_are(
     while drainer.pack_idle():
         pass
     assert route_of(store).pending_batches < 20
-    packed = [row.batch.payload for row in store.pending()]
+    packed = [r.batch.payload for r in store.pending() if r.batch.codec == Codec.GZIP]
     langfuse.behave(None)
     clock.now += 60
     drain_all(drainer)
     assert langfuse.names() == Counter(names)
-    assert b"".join(packed[:-1]) in b"".join(request.body for request in langfuse.requests[1:])
+    assert b"".join(packed) in b"".join(request.body for request in langfuse.requests[1:])
 
 
 def test_a_stranded_backlog_is_packed_too(
