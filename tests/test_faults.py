@@ -64,9 +64,12 @@ class Run:
 
     @property
     def in_memory(self) -> int:
-        """Count what only the memory had at the end: a commit that failed may yet be on disk."""
+        """Count what only the memory had at the end, and could not be counted as refused any more.
+
+        A commit that failed may yet be on disk.
+        """
         kept = {span_id for first, *ids in self.said if first == "in_memory" for span_id in ids}
-        return len(kept - self.found.spans)
+        return max(0, len(kept - self.found.spans) - self.found.ledger.refused)
 
     @property
     def lost(self) -> set[str]:

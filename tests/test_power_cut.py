@@ -8,6 +8,9 @@ The process says what it acknowledged and when a sync began and was done, so tha
 what must be there: all that was acknowledged, where `SPOOL_SYNC_SECONDS` is 0; else what was
 acknowledged before the last completed sync began, and that is what the window leaves: the keeper
 begins one each interval (test_keeper.py).
+
+What is acknowledged while the ioctl is at work is not owed: a plain loop of pwrite and fdatasync
+sometimes loses its last acknowledgement in that moment, too (3 of 60 times on Linux 6.18).
 """
 
 from __future__ import annotations
@@ -117,17 +120,12 @@ class Cut:
     """What a process had said when the power was cut, and what was there afterwards."""
 
     told: Told
+    owed: frozenset[str]
     found: Found
-    sync_seconds: str
 
     @property
-    def owed(self) -> set[str]:
-        """Give the spans that must be there, if they were not delivered."""
-        return self.told.spooled if self.sync_seconds == "0" else self.told.synced
-
-    @property
-    def lost(self) -> set[str]:
-        """Give those that are nowhere."""
+    def lost(self) -> frozenset[str]:
+        """Give those that are owed, and are nowhere."""
         return self.owed - self.found.spans - self.told.delivered
 
     def __str__(self) -> str:
@@ -149,6 +147,8 @@ def cut_power(disk: Disk, path: Path, steps: str, enough: Callable[[Told], bool]
                 told.hear(line)
                 if enough(told):
                     break
+            is_all_owed = os.environ["SPOOL_SYNC_SECONDS"] == "0"
+            owed = frozenset(told.spooled if is_all_owed else told.synced)
             disk.cut_power()
             worker.kill()
             for line in worker.stdout:  # also what it acknowledged in the very moment
@@ -157,7 +157,7 @@ def cut_power(disk: Disk, path: Path, steps: str, enough: Callable[[Told], bool]
         found = found_in(path)
     assert found.spans <= told.begun
     assert found.ledger.accepted <= len(told.begun)
-    cut = Cut(told, found, os.environ["SPOOL_SYNC_SECONDS"])
+    cut = Cut(told, owed, found)
     print(cut)
     return cut
 
