@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from spans import batch
-from spool.overflow import Overflow
+from spool.overflow import Held, Overflow
 from spool.settings import Target
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+
+
+def first_of(overflow: Overflow) -> Held | None:
+    return next(iter(overflow.oldest(1)), None)
 
 
 def test_it_holds_batches_in_the_order_they_came() -> None:
@@ -16,11 +20,11 @@ def test_it_holds_batches_in_the_order_they_came() -> None:
     assert overflow.add(OTHERS, two, 2.0)
     assert overflow
     assert overflow.spans == 3
-    first = overflow.first()
+    first = first_of(overflow)
     assert first is not None
     assert (first.target, first.batch, first.created_at) == (MINE, one, 1.0)
     overflow.forget(first)
-    second = overflow.first()
+    second = first_of(overflow)
     assert second is not None
     assert second.batch == two
 
@@ -29,7 +33,7 @@ def test_it_is_bounded_and_takes_again_what_fits() -> None:
     one = batch("one", size=1000)
     overflow = Overflow(max_bytes=2 * len(one.payload))
     assert [overflow.add(MINE, one, 1.0) for _ in range(3)] == [True, True, False]
-    first = overflow.first()
+    first = first_of(overflow)
     assert first is not None
     overflow.forget(first)
     assert overflow.add(MINE, one, 1.0)
@@ -52,7 +56,7 @@ def test_what_was_sent_from_it_makes_room_and_is_still_counted() -> None:
     overflow.deliver(overflow.unsent(MINE.route, 1 << 20))
     assert overflow.unsent(MINE.route, 1 << 20) == []
     assert overflow.spans == 1
-    receipt = overflow.first()
+    receipt = first_of(overflow)
     assert receipt is not None
     assert (receipt.is_delivered, receipt.batch.payload) == (True, b"")
     assert overflow.add(MINE, one, 2.0)

@@ -88,11 +88,6 @@ class Overflow:
             self._bytes += len(batch.payload)
             return True
 
-    def first(self) -> Held | None:
-        """Give the oldest batch, which stays here until `forget`."""
-        with self._lock:
-            return next(iter(self._held.values()), None)
-
     def oldest(self, max_bytes: int) -> list[Held]:
         """Give the oldest batch with the next of its route, as many as fit; a sent one, alone."""
         with self._lock:
