@@ -45,8 +45,8 @@ SABOTAGES = [
     Sabotage(
         "no commit is fsynced with SPOOL_SYNC_SECONDS=0",
         "database.py",
-        '"FULL" if self._sync_each_commit else "NORMAL"',
-        '"NORMAL"',
+        "'FULL' if self._sync_each_commit else 'NORMAL'",
+        "'NORMAL'",
         "test_crash_states.py",
     ),
     Sabotage(

@@ -8,7 +8,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
-from spool.otlp import Batch, Codec, join, pack
+from spool.otlp import Batch, Codec, join, merge
 from spool.records import Ledger, Route, Take, Trouble
 from spool.settings import Target
 from spool.store import Store
@@ -341,11 +341,11 @@ def test_what_was_packed_is_not_packed_again(filled: Store) -> None:
 def test_rows_that_were_evicted_while_they_were_packed_stay_evicted(
     filled: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def evict_and_pack(batches: list[Batch]) -> Batch:
+    def evict_and_merge(batches: list[Batch], *, compress: bool) -> Batch:
         filled.evict(1, 1.0)
-        return pack(batches)
+        return merge(batches, compress=compress)
 
-    monkeypatch.setattr("spool.store.pack", evict_and_pack)
+    monkeypatch.setattr("spool.store.merge", evict_and_merge)
     assert filled.pack(route_of(filled).id, TWO)
     ledger = assert_balanced(filled)
     assert (ledger.evicted, ledger.pending) == (1, 4)

@@ -194,15 +194,13 @@ class Database:
         return disk.f_bavail * disk.f_frsize + free < reserve
 
     def checkpoint(self, larger_than: int = 0) -> None:
-        """Write the WAL's pages to the main file and start it anew, if it still is so large."""
+        """Write the WAL's pages to the main file and start it anew, if it is larger than that."""
+        if self.wal_bytes() <= larger_than:
+            return
         self.sync()
         with self.writing() as connection:
             if self.wal_bytes() > larger_than:  # else another process was faster
                 _checkpoint(connection)
-
-    def _set_synchronous(self, connection: sqlite3.Connection) -> None:
-        level = "FULL" if self._sync_each_commit else "NORMAL"
-        connection.execute(f"PRAGMA synchronous = {level}")
 
     def vacuum(self) -> bool:
         """Give one chunk of free pages back to the filesystem; say whether there may be more.
@@ -281,7 +279,7 @@ class Database:
                 self._reader.sqlite.close()  # reads only: its close never checkpoints
             self._reader = None
         self._check_owner()
-        sqlite = _connect(self.path, "ro")
+        sqlite = connect(self.path, "ro")
         try:
             _check_version(self.path, sqlite)
         except BaseException:
@@ -307,7 +305,7 @@ class Database:
         elif is_absent:
             self._set_aside_orphans()
             os.close(place.create(self.path, owner_of=self.path))
-        sqlite = _connect(self.path, "rw")
+        sqlite = connect(self.path, "rw")
         try:
             self._set_up(sqlite)
         except BaseException:
@@ -318,7 +316,7 @@ class Database:
     def _set_up(self, sqlite: sqlite3.Connection) -> None:
         sqlite.execute("PRAGMA secure_delete = OFF")  # Debian's default writes deleted bytes again
         sqlite.execute("PRAGMA wal_autocheckpoint = 0")
-        self._set_synchronous(sqlite)
+        sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
         version = _check_version(self.path, sqlite)
         if version == 0:
             sqlite.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
@@ -387,7 +385,7 @@ class Database:
         for suffix in ("", "-wal", "-shm"):
             place.beside(growing, suffix).unlink(missing_ok=True)
         os.close(place.create(growing, owner_of=self.path))
-        with contextlib.closing(_connect(growing, "rw")) as sqlite:
+        with contextlib.closing(connect(growing, "rw")) as sqlite:
             self._set_up(sqlite)
             salvaged = salvage(aside, growing, sqlite)
         growing.rename(self._salvaged)
@@ -462,7 +460,8 @@ def has_sound_schema(sqlite: sqlite3.Connection) -> bool:
     return zlib.crc32("\n".join(word for (word,) in words).encode()) == _SCHEMA_CRC32
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a file that is there, `ro` or `rw`."""
     sqlite = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
         uri=True,

@@ -51,7 +51,8 @@ HOLD_SECONDS: Final = 330.0
 _SECONDS_BETWEEN_PAUSES: Final = 0.25
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
-# What a turn takes at most beside its request: settling, twice as patient as it may be.
+# What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
+# deputy sends, which costs no more than a request twice.
 _BESIDE_SENDING: Final = 2 * PATIENTLY
 _ROWS_BETWEEN_PACKS: Final = 64
 # Packing takes at most one part of the time in so many.
@@ -147,14 +148,11 @@ class Drainer:
         hide_from_instrumentation()
         with self._store.present():
             while not self._stopping.is_set():
-                if not self._send_safely():
-                    self._awake.wait(self._safely(self._pack, TICK))
+                if not self._safely(self._send_somehow, otherwise=False):
+                    self._awake.wait(self._safely(self._pack, otherwise=TICK))
                     self._awake.clear()
 
-    def _send_safely(self) -> bool:
-        return self._safely(self._send_somehow, False)
-
-    def _safely(self, work: Callable[[], _Result], otherwise: _Result) -> _Result:
+    def _safely(self, work: Callable[[], _Result], *, otherwise: _Result) -> _Result:
         try:
             return work()
         except SpoolError as error:

@@ -78,7 +78,7 @@ class Keeper:
             self._limit_size()
         finally:
             self.save()
-        self._bound_wal()
+        self._store.database.checkpoint(LARGE_WAL)
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
             self._stopping.wait(self._interval)
         self._shrink()
@@ -87,16 +87,12 @@ class Keeper:
         self._store.is_cramped = False  # also where that cannot be told
         self._store.is_cramped = self._store.database.is_cramped()
 
-    def _bound_wal(self) -> None:
-        if self._store.database.wal_bytes() > LARGE_WAL:
-            self._store.database.checkpoint(LARGE_WAL)
-
     def _shrink(self) -> None:
         """Give free pages back to the filesystem, if there are many."""
         is_smaller = False
         while not self._stopping.is_set() and self._store.database.vacuum():
             is_smaller = True
-            self._bound_wal()
+            self._store.database.checkpoint(LARGE_WAL)
         if is_smaller:
             self._store.database.checkpoint()
 
@@ -130,7 +126,7 @@ class Keeper:
         self._watched_at = now
         while evicted := self._store.expire(max_age, time.time()):
             self._expiry.say(f"{evicted} spans, {self._store.database.path}")
-            self._bound_wal()
+            self._store.database.checkpoint(LARGE_WAL)
 
     def _limit_size(self) -> None:
         """Keep the live data under the limit. The file's own size never evicts anything."""
@@ -141,13 +137,12 @@ class Keeper:
             return
         while excess > 0 and (evicted := self._store.evict(excess, time.time())):
             self._eviction.say(f"{evicted} spans, {self._store.database.path}")
-            self._bound_wal()
+            self._store.database.checkpoint(LARGE_WAL)
             excess = self._store.database.live_bytes() - limit
 
     def _make_room(self) -> None:
         """Give the WAL's space back, where the disk may be full of it."""
-        if self._store.database.wal_bytes() > _LITTLE:
-            self._store.database.checkpoint()
+        self._store.database.checkpoint(_LITTLE)
 
     def _run(self) -> None:
         database = self._store.database

@@ -78,11 +78,17 @@ def join(batches: Iterable[Batch], *, compress: bool) -> bytes:
     return b"".join(parts)
 
 
-def pack(batches: Sequence[Batch]) -> Batch:
-    """Make one batch of several, compressed. Raises PayloadError."""
+def merge(batches: Sequence[Batch], *, compress: bool) -> Batch:
+    """Make one batch of several: gzip if `compress`, else raw. Raises PayloadError.
+
+    One alone that is not to be compressed stays as it is.
+    """
+    if len(batches) == 1 and not compress:
+        return batches[0]
     spans = sum(batch.spans for batch in batches)
     raw_bytes = sum(batch.raw_bytes for batch in batches)
-    return Batch(join(batches, compress=True), spans, raw_bytes, Codec.GZIP)
+    codec = Codec.GZIP if compress else Codec.RAW
+    return Batch(join(batches, compress=compress), spans, raw_bytes, codec)
 
 
 def cut(batch: Batch, spans: int) -> tuple[Batch, Batch]:

@@ -14,11 +14,12 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from spool.otlp import Batch, join
+from spool.otlp import merge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from spool.otlp import Batch
     from spool.settings import Target
 
 MAX_BYTES: Final = 16 << 20
@@ -37,12 +38,7 @@ class Held:
     @classmethod
     def joined(cls, held: Sequence[Held]) -> Held:
         """Make one batch of several of a route, so that the file takes them as one row."""
-        if len(held) == 1:
-            return held[0]
-        batches = [one.batch for one in held]
-        raw_bytes = sum(batch.raw_bytes for batch in batches)
-        spans = sum(batch.spans for batch in batches)
-        return replace(held[0], batch=Batch(join(batches, compress=False), spans, raw_bytes))
+        return replace(held[0], batch=merge([one.batch for one in held], compress=False))
 
 
 class Overflow:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from spool import place
-from spool.database import ID_BITS, has_sound_schema
+from spool.database import ID_BITS, connect, has_sound_schema
 from spool.records import checksum
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection) -> Salva
     Raises sqlite3.Error for what is wrong with the fresh one, OSError where a copy of the damaged
     one is needed and cannot be made.
     """
-    with _readable_file(damaged, fresh_path) as path, contextlib.closing(_connect(path)) as old:
+    with (
+        _readable_file(damaged, fresh_path) as path,
+        contextlib.closing(connect(path, "rw")) as old,
+    ):
         fresh.execute("BEGIN IMMEDIATE")
         for meta in _read(old, "meta", ("salt", "refused")):
             with contextlib.suppress(sqlite3.IntegrityError):
@@ -92,12 +95,6 @@ def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection) -> Salva
 # Opening
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    sqlite = sqlite3.connect(path, isolation_level=None)
-    sqlite.text_factory = lambda text: text.decode(errors="replace")
-    return sqlite
-
-
 @contextlib.contextmanager
 def _readable_file(damaged: Path, fresh: Path) -> Iterator[Path]:
     """Give the damaged file, or a copy that has the schema of the fresh one where it has none."""
@@ -117,7 +114,7 @@ def _readable_file(damaged: Path, fresh: Path) -> Iterator[Path]:
 
 
 def _has_schema(path: Path) -> bool:
-    with contextlib.closing(_connect(path)) as sqlite, contextlib.suppress(*_UNREADABLE):
+    with contextlib.closing(connect(path, "rw")) as sqlite, contextlib.suppress(*_UNREADABLE):
         return has_sound_schema(sqlite)
     return False
 

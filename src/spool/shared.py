@@ -22,7 +22,7 @@ from spool.database import BRIEFLY
 from spool.drainer import Drainer
 from spool.errors import SpoolDamagedError, SpoolError, SpoolFileError, SpoolFullError
 from spool.keeper import Keeper
-from spool.otlp import ROW_BYTES, pack, pieces
+from spool.otlp import ROW_BYTES, merge, pieces
 from spool.overflow import Overflow
 from spool.store import Store
 
@@ -98,7 +98,7 @@ class SharedSpool:
         rows = pieces(batch, ROW_BYTES)
         # Several spans come from a processor's thread: there it costs the application nothing.
         if batch.spans > 1 and self._settings.compression == "gzip":
-            rows = [pack([row]) for row in rows]
+            rows = [merge([row], compress=True) for row in rows]
         try:
             spooled = [self._append(target, row, now) for row in rows]
             return all(spooled)

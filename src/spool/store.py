@@ -26,7 +26,7 @@ from spool import place, sql
 from spool.database import BRIEFLY, ID_BITS, PATIENTLY, Database
 from spool.errors import PayloadError, SpoolFileError, SpoolFullError
 from spool.lock import FileLock, is_held
-from spool.otlp import Batch, Codec, cut, join, pack
+from spool.otlp import Batch, Codec, cut, merge
 from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble, checksum
 from spool.settings import without_secrets
 from spool.turn import Turn
@@ -235,7 +235,7 @@ class Store:
                 run, is_whole = _run(_rows(cursor, *bounds), max_bytes)
         if not is_whole:
             return False
-        packed = pack([row.batch for row in run]) if len(run) > 1 else None
+        packed = merge([row.batch for row in run], compress=True) if len(run) > 1 else None
         with self.database.transaction() as connection:
             ids = (run[0].id, run[-1].id)
             is_there = connection.execute(sql.SUMS, ids).fetchone() == _sums(run)
@@ -551,11 +551,7 @@ def _is_astray(connection: sqlite3.Connection, take: Take) -> bool:
 
 
 def _bury(connection: sqlite3.Connection, take: Take, dead: int, now: float, reason: str) -> None:
-    payload = take.batches[0].payload
-    codec = take.batches[0].codec
-    if len(take.batches) > 1:
-        payload, codec = join(take.batches, compress=False), Codec.RAW
-    letter = Batch(payload, dead, take.raw_bytes, codec)
+    letter = replace(merge(take.batches, compress=False), spans=dead)
     created_at = take.rows[0].created_at
     connection.execute(sql.BURY, (take.route_id, now, reason, created_at, *_values(letter)))
 
