@@ -28,7 +28,7 @@ from standin import StandIn
 from test_hostile import balances, wait_until
 from test_salvage import MINE, OTHERS, ROWS, damage, fill, seed
 from trouble import Trouble
-from writer import Nursery
+from writer import Nursery, Trail
 
 # With --full it takes minutes.
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(1200)]
@@ -193,6 +193,27 @@ def ids_in(path: Path) -> set[str]:
     return found
 
 
+def eight_writers_meet(
+    times: int, trouble: Callable[[int, Nursery], None], path: Path, directory: Path
+) -> Trail:
+    """Let them write, and trouble the file again and again; give what they wrote down."""
+    with (
+        Witness() as langfuse,
+        Nursery(directory / "trails", environment_of(path, langfuse)) as nursery,
+    ):
+        for _ in range(8):
+            nursery.start(environment={"SPOOL_DRAIN": "off"})
+        for number in range(times):
+            time.sleep(0.3)
+            wait_until(path.exists)
+            trouble(number, nursery)
+        time.sleep(0.3)
+        nursery.stop()
+        assert nursery.deaths() == {}, nursery.errors()
+        assert "Traceback" not in nursery.errors(), nursery.errors()
+        return nursery.trail()
+
+
 @pytest.mark.parametrize("move", [move_away, move_directory])
 def test_a_file_that_is_moved_away_under_eight_writers_keeps_what_it_has(
     move: Callable[[Path, int], None],
@@ -202,21 +223,7 @@ def test_a_file_that_is_moved_away_under_eight_writers_keeps_what_it_has(
     report: Callable[[Trouble], None],
 ) -> None:
     moves = 50 if is_full else 4
-    with (
-        Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
-    ):
-        for _ in range(8):
-            nursery.start(environment={"SPOOL_DRAIN": "off"})
-        for number in range(moves):
-            time.sleep(0.3)
-            wait_until(path.exists)
-            move(path, number)
-        time.sleep(0.3)
-        nursery.stop()
-        assert nursery.deaths() == {}, nursery.errors()
-        assert "Traceback" not in nursery.errors(), nursery.errors()
-        trail = nursery.trail()
+    trail = eight_writers_meet(moves, lambda number, _: move(path, number), path, tmp_path)
     files = [path, *tmp_path.glob("aside-*/spool.db")]
     found = set().union(*map(ids_in, files))
     stores = [Store(file) for file in files]
@@ -242,23 +249,14 @@ def test_a_file_that_is_removed_under_eight_writers_takes_along_only_what_it_had
 ) -> None:
     removals = 50 if is_full else 4
     gone: set[str] = set()
-    with (
-        Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
-    ):
-        for _ in range(8):
-            nursery.start(environment={"SPOOL_DRAIN": "off"})
-        for _ in range(removals):
-            time.sleep(0.3)
-            wait_until(path.exists)
-            shutil.rmtree(path.parent)
-            # What was written between is in the new file, or was begun before.
-            gone = nursery.trail().begun
-        time.sleep(0.3)
-        nursery.stop()
-        assert nursery.deaths() == {}, nursery.errors()
-        assert "Traceback" not in nursery.errors(), nursery.errors()
-        trail = nursery.trail()
+
+    def remove(_: int, nursery: Nursery) -> None:
+        nonlocal gone
+        shutil.rmtree(path.parent)
+        # What was written between is in the new file, or was begun before.
+        gone = nursery.trail().begun
+
+    trail = eight_writers_meet(removals, remove, path, tmp_path)
     found = ids_in(path)
     store = Store(path)
     ledger = store.ledger()
