@@ -419,3 +419,24 @@ def test_the_checksum_of_the_schema_is_that_of_what_the_migrations_make() -> Non
         assert has_sound_schema(sqlite)
         sqlite.execute("DROP TRIGGER batch_in")
         assert not has_sound_schema(sqlite)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = Database._set_up
+
+    def set_up_and_replace(database: Database, sqlite: sqlite3.Connection) -> None:
+        set_up(database, sqlite)
+        monkeypatch.undo()
+        path.parent.rename(path.parent.with_name("aside"))
+        other.open()
+
+    monkeypatch.setattr(Database, "_set_up", set_up_and_replace)
+    store, other = Store(path), Store(path)
+    with pytest.raises(SpoolFileError, match="was replaced while it was opened"):
+        store.open()
+    store.append(MINE, batch("a"), now=1.0)
+    assert other.ledger().accepted == 1
+    store.close()
+    other.close()

@@ -21,7 +21,7 @@ pytestmark = [
 
 # Three writers and a drainer on one file, which is checkpointed often; each ends in order.
 PROCESSES = """
-import os, sys, time
+import contextlib, os, sqlite3, sys, time
 from pathlib import Path
 from spans import batch
 from spool import database, keeper
@@ -55,7 +55,7 @@ for number in range(4):
     maid.stop(60)
     store.close()
     os._exit(0)
-sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 # A child that was forked beside an open file, and comes to a normal end without having used it.
@@ -156,6 +156,7 @@ def test_a_forked_child_that_comes_to_its_end_writes_nothing(path: Path) -> None
 def test_a_checkpoint_without_the_mutex_is_found_out(path: Path) -> None:
     careless = PROCESSES.replace(
         "store.settle(take, 2.0)",
-        "database._checkpoint(store.database._current_writer())",
+        "with contextlib.suppress(sqlite3.Error):\n"
+        "                database._checkpoint(store.database._current_writer())",
     )
     assert watch(path, careless).strays

@@ -4,8 +4,8 @@ Invariants:
 
 - Every write and every checkpoint of ours holds the mutex, in any process; automatic checkpoints
   are off. (SQLite 3.7.0 to 3.51.2 can corrupt the file where two of them overlap.)
-- A checkpoint is followed by one small commit under the same hold, so that no append ever restarts
-  the WAL: that would fsync its header on the application's thread.
+- A checkpoint is followed by one small commit under the same hold, so that no other write restarts
+  the WAL: that would fsync its header, too.
 - Nobody opens the main file but SQLite: closing it again would drop the locks that SQLite holds in
   this process (POSIX locks belong to the process).
 - While the mutex is held nothing else runs: no encoding, no logging, no network.
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spool import place
 from spool.complaint import logger
 from spool.errors import SpoolDamagedError, SpoolFileError
-from spool.lock import FileLock
+from spool.lock import BRIEFLY, PATIENTLY, FileLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,27 +43,17 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
 _SCHEMA_VERSION: Final = 100  # the hundreds are the major version
-_SCHEMA_CRC32: Final = 0xE173D6E5
+_SCHEMA_CRC32: Final = 0xE7A2A3B2
 _SCHEMA: Final = """
     SELECT sql FROM sqlite_master
-    WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'mark') AND sql <> '' ORDER BY name"""
+    WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'inbox', 'mark') AND sql <> ''
+    ORDER BY name"""
 
 # An id of a batch is its route's, shifted by so many bits, and a number.
 ID_BITS: Final = 40
 
-# Seconds that a write waits for the mutex: on the application's threads, and on others.
-BRIEFLY: Final = 0.1
-PATIENTLY: Final = 5.0
-
 LARGE_WAL: Final = 4 << 20
 
-# What is left on the disk for settling and for checkpoints: but not so much of a small one.
-_RESERVE: Final = 2 * LARGE_WAL
-_MOST_OF_A_DISK: Final = 8
-
-# An append writes whole pages. With a span a row smaller ones than SQLite's 4096 cost a fifth less
-# from commit to checkpoint, and a third less WAL; still smaller ones make large rows slow to read.
-_PAGE_BYTES: Final = 2048
 _SPARE_PAGES: Final = 512
 _VACUUM_PAGES: Final = 256
 
@@ -124,9 +114,9 @@ class Database:
             self.written.set()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
         """Hold the mutex for one transaction; it is rolled back when the block raises."""
-        with self.writing() as connection:
+        with self.writing(patience) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -143,7 +133,7 @@ class Database:
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
-        self._freeze()
+        self._freeze(BRIEFLY)
         self._thaw()
         self._mutex.close()
 
@@ -159,7 +149,7 @@ class Database:
         """Make what is committed survive a power cut, without holding the mutex."""
         with self.file_errors():
             with contextlib.suppress(FileNotFoundError):  # no WAL: a checkpoint has synced all
-                _sync_file(self._wal)
+                place.sync_file(self._wal)
             if not self._are_names_synced:
                 place.sync_directory(self.path.parent)
                 self._are_names_synced = True
@@ -187,11 +177,10 @@ class Database:
         Free pages of the file are room: they are used again.
         """
         with self.file_errors():
-            disk = os.statvfs(self.path.parent)
+            room = place.room(self.path.parent)
         with self.reading() as connection:
             free = _pragma(connection, "freelist_count") * _pragma(connection, "page_size")
-        reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // _MOST_OF_A_DISK)
-        return disk.f_bavail * disk.f_frsize + free < reserve
+        return room + free < 0
 
     def checkpoint(self, larger_than: int = 0) -> None:
         """Write the WAL's pages to the main file and start it anew, if it is larger than that."""
@@ -247,10 +236,9 @@ class Database:
             else:
                 self._leave(self._writer, identity)
             self._writer = None
-        sqlite = self._open_writer()
-        self._writer = _Connection(sqlite, self._identity(), os.getpid())
+        self._writer = self._open_writer()
         self._are_names_synced = False
-        return sqlite
+        return self._writer.sqlite
 
     def _leave(self, old: _Connection, identity: _Identity) -> None:
         """Leave the files that an old connection uses complete, now that others are at the path."""
@@ -279,14 +267,22 @@ class Database:
                 self._reader.sqlite.close()  # reads only: its close never checkpoints
             self._reader = None
         self._check_owner()
+        main = self._identity()[0]
         sqlite = connect(self.path, "ro")
         try:
             _check_version(self.path, sqlite)
+            self._reader = self._connection(sqlite, main)
         except BaseException:
             sqlite.close()
             raise
-        self._reader = _Connection(sqlite, self._identity(), os.getpid())
         return sqlite
+
+    def _connection(self, sqlite: sqlite3.Connection, main: tuple[int, int] | None) -> _Connection:
+        """Say which files were opened; refuse them if another came to the path meanwhile."""
+        identity = self._identity()
+        if identity[0] != main:
+            raise SpoolFileError(f"{self.path}: it was replaced while it was opened; try again")
+        return _Connection(sqlite, identity, os.getpid())
 
     def _identity(self) -> _Identity:
         """Tell which files are at the paths now; point out a WAL that has become large."""
@@ -298,20 +294,27 @@ class Database:
             None if wal is None else (wal.st_dev, wal.st_ino),
         )
 
-    def _open_writer(self) -> sqlite3.Connection:
+    def _open_writer(self) -> _Connection:
         is_absent = place.check(self.path) is None
         if is_absent and self._salvaged.exists():
             self._put_salvaged_in_place()
         elif is_absent:
             self._set_aside_orphans()
             os.close(place.create(self.path, owner_of=self.path))
+        main = self._identity()[0]
         sqlite = connect(self.path, "rw")
         try:
             self._set_up(sqlite)
         except BaseException:
             sqlite.close()
             raise
-        return sqlite
+        try:
+            return self._connection(sqlite, main)
+        except SpoolFileError:
+            with contextlib.suppress(sqlite3.Error):  # as in `_leave`
+                _empty_wal(sqlite)
+            _leak(sqlite)
+            raise
 
     def _set_up(self, sqlite: sqlite3.Connection) -> None:
         sqlite.execute("PRAGMA secure_delete = OFF")  # Debian's default writes deleted bytes again
@@ -319,7 +322,6 @@ class Database:
         sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
         version = _check_version(self.path, sqlite)
         if version == 0:
-            sqlite.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode
         if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
@@ -415,13 +417,14 @@ class Database:
 
     # Forks
 
-    def _freeze(self, *, is_held: bool = False) -> None:
+    def _freeze(self, patience: float | None) -> None:
         """Close both connections, and keep every thread from opening another.
 
-        `is_held`: this process holds the mutex already, by another use of the same file.
+        Others are kept out of the file too, if `patience` seconds suffice for that; with None this
+        process holds the mutex already, by another use of the same file.
         """
         # In this order: a writer that repairs takes the reader's lock while it holds the mutex.
-        self._mutex.freeze(None if is_held or self._writer is None else PATIENTLY)
+        self._mutex.freeze(None if self._writer is None else patience)
         self._reader_lock.acquire()
         self._close_connections()
 
@@ -552,15 +555,6 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # macOS has no fdatasync.
-        getattr(os, "fdatasync", os.fsync)(fd)
-    finally:
-        os.close(fd)
-
-
 def _leak(sqlite: Any) -> None:
     """Keep an object from ever being finalized, at interpreter exit too."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(sqlite))
@@ -569,19 +563,24 @@ def _leak(sqlite: Any) -> None:
 _all_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
+# Those that this fork has frozen: another thread may make one meanwhile.
+_frozen: list[Database] = []
+
+
 def _before_fork() -> None:
-    frozen: set[Path] = set()
     for database in sorted(_all_databases, key=id):
-        database._freeze(is_held=database.path in frozen)  # noqa: SLF001 - this module's own class
-        frozen.add(database.path)
+        is_held = any(database.path == frozen.path for frozen in _frozen)
+        database._freeze(None if is_held else PATIENTLY)  # noqa: SLF001 - this module's own class
+        _frozen.append(database)
 
 
 def _after_in_parent() -> None:
-    for database in list(_all_databases):
-        database._thaw()  # noqa: SLF001 - as above
+    while _frozen:
+        _frozen.pop()._thaw()  # noqa: SLF001 - as above
 
 
 def _after_in_child() -> None:
+    _frozen.clear()
     for database in list(_all_databases):
         database._start_in_child()  # noqa: SLF001 - as above
 
