@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -158,6 +159,17 @@ def fill_disk(ballast: Path) -> None:
             with contextlib.suppress(OSError):
                 while True:
                     file.write(b"\0" * size)
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """Let no file of this process grow, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Round:

@@ -43,18 +43,46 @@ class Sabotage:
 
 SABOTAGES = [
     Sabotage(
-        "no commit is fsynced with SPOOL_SYNC_SECONDS=0",
-        "database.py",
-        "'FULL' if self._sync_each_commit else 'NORMAL'",
-        "'NORMAL'",
+        "no span is fsynced with SPOOL_SYNC_SECONDS=0",
+        "inbox.py",
+        "            if self._sync_each_append:\n                self._sync_append(file)\n",
+        "",
         "test_crash_states.py",
     ),
     Sabotage(
         "nothing is synced once an interval",
-        "database.py",
-        "                _sync_file(self._wal)\n            if",
-        "                pass\n            if",
+        "intake.py",
+        "    store.inbox.sync()\n    store.database.sync()\n    store.inbox.unlink(emptied)\n",
+        "    pass\n",
         "test_crash_states.py",
+    ),
+    Sabotage(
+        "an inbox is removed before what was moved of it is synced",
+        "intake.py",
+        "    store.database.sync()\n    store.inbox.unlink(emptied)\n",
+        "    store.inbox.unlink(emptied)\n",
+        "test_intake.py",
+    ),
+    Sabotage(
+        "how far an inbox was moved is not compared",
+        "store.py",
+        "moved not in (None, (chunk.start,)) or file.is_gone()",
+        "file.is_gone()",
+        "test_intake.py",
+    ),
+    Sabotage(
+        "spans are appended behind half a frame",
+        "inbox.py",
+        "            self._leave()  # its end may be half a frame\n",
+        "",
+        "test_inbox.py",
+    ),
+    Sabotage(
+        "a child keeps the inbox of its dead parent locked",
+        "inbox.py",
+        "            os.close(file.fd)\n        self._start_over()\n",
+        "            pass\n        self._start_over()\n",
+        "test_inbox.py",
     ),
     Sabotage(
         "spans are deleted before the answer",

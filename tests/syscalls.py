@@ -351,10 +351,13 @@ class Disk:
         self._changes[change] = None
 
     def _change(self, file: File, call: Call, result: int) -> None:
-        assert call.name in ("pwrite64", "ftruncate"), f"this call is not replayed: {call}"
+        assert call.name in ("pwrite64", "write", "ftruncate"), f"it is not replayed: {call}"
         change: Write | Size
         if call.name == "pwrite64":
             change = Write(int(call.arguments[-1]), call.strings[0][:result])
+        elif call.name == "write":  # only to files that are appended to
+            end = len(file.after({one: one for one in file.changes}))
+            change = Write(end, call.strings[0][:result])
         else:
             change = Size(int(call.arguments[1]))
         file.changes.append(change)

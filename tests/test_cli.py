@@ -380,3 +380,18 @@ def test_a_directory_without_rights_is_one_line(path: Path, tmp_path: Path) -> N
     (line,) = said.read_text().splitlines()
     assert str(path) in line
     assert "SPOOL_PATH" in line
+
+
+def test_what_a_process_has_in_its_inbox_is_shown_adopted_and_drained(
+    store: Store, target: Target, langfuse: StandIn
+) -> None:
+    stranded = Target.langfuse("pk-lf-old", "sk-lf-old", langfuse.url)
+    store.open()
+    store.accept(target, batch("a"), now=1_700_000_000.0)
+    store.accept(stranded, batch("b"), now=1_700_000_000.0)
+    assert json.loads(spool("status", "--json", code=1).stdout)["pending"]["spans"] == 2
+    assert [one["name"] for one in json.loads(spool("peek", "--json").stdout)] == ["a", "b"]
+    assert store.pending() == [], "reading moves nothing"
+    assert spool("adopt", "pk-lf-old").stdout.startswith("1 spans")
+    assert spool("drain").stdout.startswith("delivered 2 spans")
+    assert set(langfuse.names()) == {"a", "b"}

@@ -15,6 +15,7 @@ from freezegun import freeze_time
 
 import standin
 from spans import batch
+from spool import inbox
 from spool.drainer import HOLD_SECONDS, Drainer, backoff
 from spool.errors import SpoolFileError
 from spool.otlp import Batch, Codec
@@ -753,3 +754,33 @@ def test_overlapping_cuts_make_no_negative_dead_letters(
     store.settle(late, clock.now, dead=1, reason="400")
     ledger = store.ledger()
     assert (ledger.delivered, ledger.dead, ledger.pending) == (4, 0, 2)
+
+
+# Inboxes
+
+
+def test_it_takes_over_what_a_dead_process_left(
+    store: Store, settings: Settings, target: Target, path: Path, langfuse: StandIn, clock: Clock
+) -> None:
+    dead = Store(path)
+    dead.open()
+    dead.accept(target, batch("left"), clock.now)
+    dead.close()  # as its death does
+    drain_all(drainer_of(store, settings, target, clock))
+    assert set(langfuse.names()) == {"left"}
+    assert inbox.paths(path) == []
+
+
+def test_an_inbox_that_cannot_be_read_keeps_nothing_else_back(
+    drainer: Drainer,
+    langfuse: StandIn,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreadable(_: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(inbox, "paths", unreadable)
+    drain_all(drainer)
+    assert set(langfuse.names()) == set(NAMES)
+    assert "inboxes of other processes" in caplog.text

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 import standin
+from chaos import no_room
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
 from spool.otlp import Codec
@@ -102,12 +103,12 @@ def test_exporting_nothing_writes_nothing(settings: Settings) -> None:
     exporter.shutdown()
 
 
-def test_what_the_file_refuses_is_held_in_memory_and_written_when_it_works_again(
+def test_what_the_disk_refuses_is_held_in_memory_and_written_when_it_works_again(
     settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False, sync_seconds=0.1))
     other = Store(path)
-    with other.database.writing():
+    with no_room():
         assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
         assert exporter.export([span("c")]) is SpanExportResult.FAILURE
         assert exporter._spool.overflow.spans == 3
@@ -120,7 +121,7 @@ def test_what_the_file_refuses_is_held_in_memory_and_written_when_it_works_again
     other.close()
 
 
-def test_what_is_held_in_memory_is_sent_from_there_while_the_file_does_not_work(
+def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
     settings: Settings, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = SpoolSpanExporter(settings=settings)
@@ -129,7 +130,7 @@ def test_what_is_held_in_memory_is_sent_from_there_while_the_file_does_not_work(
     def broken(*_: object, **__: object) -> None:
         raise SpoolFileError("the disk does not answer")
 
-    for name in ("append", "routes", "record"):
+    for name in ("accept", "routes", "record"):
         monkeypatch.setattr(store, name, broken)
     for number in range(5):
         assert exporter.export([span(str(number))]) is SpanExportResult.FAILURE
@@ -144,13 +145,13 @@ def test_what_is_held_in_memory_is_sent_from_there_while_the_file_does_not_work(
     other.close()
 
 
-def test_what_neither_file_nor_memory_takes_is_a_failure_counted_and_said_and_never_raised(
+def test_what_neither_disk_nor_memory_takes_is_a_failure_counted_and_said_and_never_raised(
     settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     exporter._spool.overflow = Overflow(max_bytes=0)
     other = Store(path)
-    with other.database.writing():
+    with no_room():
         assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
     assert "spans were refused" in caplog.text
     exporter.shutdown()
@@ -329,15 +330,18 @@ def test_it_serves_a_batch_span_processor_too(settings: Settings, langfuse: Stan
     provider.shutdown()
 
 
-def test_several_spans_are_compressed_when_they_are_written_and_single_ones_are_not(
+def test_several_spans_become_one_compressed_row_and_single_ones_stay_raw(
     settings: Settings, path: Path
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    exporter.export([span("a"), span("b")])
+    exporter.export([span("a")])
+    exporter.export([span("b")])
+    exporter.shutdown()
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     exporter.export([span("c")])
     exporter.shutdown()
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False, compression="none"))
-    exporter.export([span("d"), span("e")])
+    exporter.export([span("d"), span("e")])  # as a BatchSpanProcessor does
     exporter.shutdown()
     store = Store(path)
     codecs = [row.batch.codec for row in store.pending()]
@@ -401,8 +405,11 @@ def test_a_process_forks_and_shuts_down_after_its_directory_is_gone(
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-    assert exporter.export([span("b")]) is SpanExportResult.FAILURE
+    assert exporter.export([span("b")]) is SpanExportResult.SUCCESS
     exporter.shutdown()
+    moved = Store(path.parent.with_name("gone") / path.name)
+    assert moved.ledger().accepted == 2
+    moved.close()
     names = {thread.name for thread in threading.enumerate()}
     assert "spool-keeper" not in names
 
@@ -422,7 +429,7 @@ def test_a_log_handler_that_ends_spans_does_not_recur_without_end(
     logging.getLogger("spool").addHandler(handler)
     other = Store(path)
     try:
-        with other.database.writing():
+        with no_room():
             exporter.export([span("a")])
     finally:
         logging.getLogger("spool").removeHandler(handler)

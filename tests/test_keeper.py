@@ -12,6 +12,7 @@ import pytest
 from freezegun import freeze_time
 
 from spans import batch
+from spool import inbox
 from spool.database import LARGE_WAL
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.keeper import Keeper
@@ -128,13 +129,15 @@ def test_under_load_the_files_stay_near_the_limit(
     settings: Settings,
     when_full: Literal["drop-oldest", "drop-newest"],
 ) -> None:
-    limited = Keeper(store, replace(settings, max_bytes=4 << 20, when_full=when_full))
+    limits = {"max_bytes": 4 << 20, "when_full": when_full, "compression": "none"}
+    limited = Keeper(store, replace(settings, **limits))  # type: ignore[arg-type]  # as they are
+    store.open()
     keeper.stop(10)
     limited.start()
     sizes, tried, refused = [], 3000, 0
     for number in range(tried):
         try:
-            store.append(TARGET, batch(str(number), size=20_000), now=float(number))
+            store.accept(TARGET, batch(str(number), size=20_000), now=float(number))
         except SpoolFullError:
             refused += 1
         sizes.append(store.database.file_bytes())
@@ -213,7 +216,7 @@ def test_what_is_committed_is_synced_though_what_is_in_memory_cannot_be_moved(
     store.append(TARGET, batch("a"), now=1.0)
     overflow = Overflow()
     overflow.add(TARGET, batch("held"), 1.0)
-    monkeypatch.setattr(store, "record", lambda _: (_ for _ in ()).throw(SpoolFileError("full")))
+    monkeypatch.setattr(store, "record", lambda *_: (_ for _ in ()).throw(SpoolFileError("full")))
     with pytest.raises(SpoolFileError):
         Keeper(store, settings, overflow).keep()
     assert syncs
@@ -268,3 +271,65 @@ def test_what_failed_is_done_when_it_works_again(
     store.append(TARGET, batch("a"), now=1.0)
     wait_until(lambda: bool(done))
     assert caplog.text.count("the disk is full") == 1
+
+
+# The inbox
+
+
+def test_what_comes_into_the_inbox_becomes_few_rows_soon(keeper: Keeper, store: Store) -> None:
+    store.open()
+    for number in range(200):
+        store.accept(TARGET, batch(str(number)), now=1.0)
+    wait_until(lambda: sum(row.batch.spans for row in store.pending()) == 200)
+    assert len(store.pending()) < 20
+
+
+def test_what_is_moved_from_the_inbox_counts_for_the_limit_at_once(
+    store: Store, settings: Settings
+) -> None:
+    store.open()
+    limited = replace(settings, max_bytes=1 << 20, compression="none")
+    for number in range(20):
+        store.accept(TARGET, batch(str(number), size=200_000), now=float(number))
+    Keeper(store, limited).keep()
+    assert store.database.live_bytes() < 1 << 20
+    ledger = store.ledger()
+    assert ledger.accepted == ledger.evicted + ledger.pending == 20
+
+
+def test_an_inbox_that_cannot_be_moved_is_bounded_by_the_limit_too(
+    store: Store, settings: Settings
+) -> None:
+    store.open()
+    limited = replace(settings, max_bytes=1 << 20)
+    Keeper(store, limited).keep()
+    one = batch("a", size=100_000)
+    with contextlib.suppress(SpoolFullError):
+        for _ in range(1000):
+            store.accept(TARGET, one, now=1.0)
+    assert store.inbox.unmoved_bytes < 6 << 20
+    Keeper(store, limited).keep()
+    store.accept(TARGET, one, now=1.0)
+
+
+def test_on_a_cramped_disk_the_inbox_is_moved_when_nothing_else_waits(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(TARGET, batch("first"), now=1.0)
+    store.accept(TARGET, batch("second"), now=2.0)
+    monkeypatch.setattr(store.database, "is_cramped", lambda: True)
+    Keeper(store, settings).keep()
+    assert len(store.pending()) == 1
+    take = store.oldest(1, max_bytes=1 << 20, max_spans=10)
+    assert take is not None
+    store.settle(take, now=3.0)
+    Keeper(store, settings).keep()
+    assert [row.created_at for row in store.pending()] == [2.0]
+
+
+def test_an_exit_leaves_no_inbox_behind(store: Store, settings: Settings, path: Path) -> None:
+    store.open()
+    store.accept(TARGET, batch("a"), now=1.0)
+    Keeper(store, settings).save(is_last=True)
+    assert inbox.paths(path) == []
+    assert store.ledger().pending == 1

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from spans import batch
+from spool.drainer import Drainer
 from spool.records import Ledger, Route, Trouble
+from spool.settings import Settings, Target
 from spool.status import Report
+from spool.store import Store
 
 NOW = 1_700_000_000.0
 WELL = Route(
@@ -58,3 +62,17 @@ def test_a_disk_that_is_almost_full_is_a_concern() -> None:
 def test_what_happened_within_a_day_is_a_concern(which: str, ago: float, count: int) -> None:
     trouble = replace(Trouble(None, None, None), **{which: NOW - ago})
     assert len(report(WELL, trouble=trouble).concerns(3600)) == count
+
+
+def test_what_waits_in_an_inbox_is_in_the_report(store: Store, settings: Settings) -> None:
+    known, new = settings.require_target(), Target.otlp("https://new.example/v1/traces", {})
+    store.append(known, batch("a", "b"), now=100.0)
+    store.accept(known, batch("c"), now=50.0)
+    store.accept(new, batch("d"), now=200.0)
+    said = Report.of(store, Drainer(store, settings), 1 << 30, now=210.0).as_json()
+    assert (said["pending"]["spans"], said["pending"]["batches"]) == (4, 3)
+    assert said["pending"]["oldest_seconds"] == 160.0
+    assert (said["ledger"]["accepted"], said["ledger"]["pending"]) == (4, 4)
+    spans = {route["route"]: route["pending_spans"] for route in said["routes"]}
+    assert spans == {known.route: 3, new.route: 1}
+    assert store.pending()[1:] == [], "nothing was moved"

@@ -234,7 +234,7 @@ def test_eviction_frees_no_more_than_is_asked(filled: Store) -> None:
 def test_a_full_store_refuses_the_newest(filled: Store) -> None:
     filled.is_full = True
     with pytest.raises(SpoolFullError, match="SPOOL_MAX_BYTES"):
-        filled.append(MINE, batch("f"), now=100.0)
+        filled.accept(MINE, batch("f"), now=100.0)
 
 
 def test_refused_spans_are_counted_in_the_file(filled: Store, path: Path) -> None:

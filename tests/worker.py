@@ -32,15 +32,20 @@ from unittest import mock
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from spans import span
-from spool import SpoolError, SpoolSpanExporter, database
+from spool import SpoolError, SpoolSpanExporter, intake, place
 from spool.keeper import Keeper
 from spool.settings import Settings
+from spool.store import Store
 from standin import Exchange, StandIn, spans_of
 
+_MOST_WORDS = 200
 
-def say(*words: object) -> None:
-    """Write one line in one call, so that it is never cut."""
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+def say(word: str, *more: object) -> None:
+    """Write lines in one call each, so that none is ever cut (see pipe(7), PIPE_BUF)."""
+    for start in range(0, max(1, len(more)), _MOST_WORDS):
+        words = [word, *map(str, more[start : start + _MOST_WORDS])]
+        os.write(1, (" ".join(words) + "\n").encode())
 
 
 def say_and_answer(exchange: Exchange) -> None:
@@ -60,6 +65,7 @@ class Worker:
         self._exported = 0
         self._covered = 0
         self._held: list[str] = []  # in the order of the overflow's numbers
+        self._say_syncs()
 
     def step(self, name: str, argument: str) -> None:
         """Do one step."""
@@ -93,22 +99,20 @@ class Worker:
             except SpoolError as error:
                 say("unusable", error)
                 sys.exit()
-            self._say_syncs(self._exporter)
         return self._exporter
 
-    def _say_syncs(self, exporter: SpoolSpanExporter) -> None:
-        database = exporter._spool.store.database
-        sync = database.sync
+    def _say_syncs(self) -> None:
+        sync = intake.sync
 
-        def said() -> None:
+        def said(store: Store) -> None:
             number, covered = next(self._numbers), self._exported
             say("syncing", number)
             if self._is_synced:
-                sync()
+                sync(store)
             say("synced", number)
             self._covered = covered
 
-        database.sync = said  # type: ignore[method-assign]  # it says when, and does the same
+        intake.sync = said  # it says when, and does the same
 
     def _export(self, argument: str) -> None:
         count, _, size = argument.partition("x")
@@ -118,9 +122,10 @@ class Worker:
             assert ended.context is not None
             span_id = f"{ended.context.span_id:016x}"
             say("begun", span_id)
+            held = len(exporter._spool.overflow._held)
             is_spooled = exporter.export([ended]) is SpanExportResult.SUCCESS
             self._exported += 1
-            if not is_spooled:
+            if len(exporter._spool.overflow._held) > held:
                 self._held.append(span_id)
             say("spooled" if is_spooled else "held", span_id)
 
@@ -138,7 +143,7 @@ class Worker:
 
     def _busy_checkpoint(self, argument: str) -> None:
         used = self._open()._spool.store.database
-        sync, sync_file = used.sync, database._sync_file
+        sync, sync_file = used.sync, place.sync_file
 
         def sync_before() -> None:
             sync()
@@ -150,7 +155,7 @@ class Worker:
             sync_file(path)
 
         patch = mock.patch.object
-        with patch(used, "sync", sync_before), patch(database, "_sync_file", sync_after):
+        with patch(used, "sync", sync_before), patch(place, "sync_file", sync_after):
             self._checkpoint()
 
     def _keep(self) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from spool import intake
 from spool.drainer import Drainer, Tally
 from spool.errors import SettingsError, SpoolBusyError, SpoolDamagedError, SpoolError
 from spool.keeper import Keeper
@@ -263,6 +264,10 @@ def _peek(store: Store, count: int) -> list[dict[str, Any]]:
         for row in rows:
             if row.is_sound:
                 shown.extend(map(_span_json, _spans(row.batch)))
+    inbound = store.inbound()
+    while len(shown) < count and (frame := next(inbound, None)) is not None:
+        shown.extend(map(_span_json, _spans(frame.batch)))
+    inbound.close()
     return shown[:count]
 
 
@@ -306,6 +311,8 @@ def adopt(path: str | None, route: str) -> None:
         if spool is None:
             return
         target = spool.settings.require_target()
+        is_gzip = spool.settings.is_gzip
+        intake.take_in_others(spool.store, compress=is_gzip, everything=True)
         routes = {known.name: known for known in spool.store.routes()}
         if route not in routes or route == target.route:
             others = ", ".join(name for name in routes if name != target.route) or "none"

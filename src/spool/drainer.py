@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context
 
+from spool import intake
 from spool.complaint import Complaint, logger
-from spool.database import PATIENTLY
 from spool.errors import PayloadError, SettingsError, SpoolError
+from spool.lock import BRIEFLY, PATIENTLY
 from spool.otlp import ROW_BYTES, join
 from spool.pace import Pace, Suspect
 from spool.sender import Outcome, Sender, Verdict
@@ -111,6 +112,7 @@ class Drainer:
         self._unpacked: dict[str, int] = {}
         self._complaints: dict[str, Complaint] = {}
         self._paused_at = 0.0
+        self._took_over_at = -TICK
         self._longest_turn = settings.timeout_seconds + _BESIDE_SENDING
         self._awake = threading.Event()
         self._stopping = threading.Event()
@@ -187,6 +189,8 @@ class Drainer:
         `progress` is called after each request. Raises SpoolError.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
+        is_gzip = self._settings.is_gzip
+        intake.take_in_others(self._store, compress=is_gzip, everything=True)
         tries = _FEW_TRIES if timeout is None else math.inf
         errands = {
             route.id: _Errand(target, self._store.last_id(route.name), tries)
@@ -227,12 +231,23 @@ class Drainer:
 
         Raises SpoolError when the file does not do its part.
         """
+        self._take_over()
         verdicts = [
             self._send_in_turn(route.id, target)
             for route in self._store.routes()
             if (target := self._sendable(route)) is not None
         ]
         return Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+
+    def _take_over(self) -> None:
+        """Move what dead processes left, and stopped ones hold."""
+        if time.monotonic() - self._took_over_at < TICK:
+            return
+        self._took_over_at = time.monotonic()
+        try:
+            intake.take_in_others(self._store, compress=self._settings.is_gzip, timeout=BRIEFLY)
+        except SpoolError as error:  # what is in the file can be sent all the same
+            self._complain("inboxes of other processes", error)
 
     def pack_idle(self) -> bool:
         """Pack some rows of a route that cannot be sent now; say whether there may be more at once.
@@ -357,7 +372,7 @@ class Drainer:
 
     def _post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
         try:
-            body = join(batches, compress=self._settings.compression == "gzip")
+            body = join(batches, compress=self._settings.is_gzip)
         except PayloadError as error:
             return Outcome(Verdict.SPLIT, str(error))
         sender = self._senders.get(target.route)

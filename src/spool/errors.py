@@ -19,6 +19,10 @@ class SpoolDamagedError(SpoolFileError):
     """The spool file is damaged; the next patient writer salvages it."""
 
 
+class SpoolUnsyncedError(SpoolFileError):
+    """The spans are in the spool and will be sent, but a power cut could take them."""
+
+
 class SpoolBusyError(SpoolError):
     """The spool's mutex was not to be had within the time allowed."""
 

@@ -44,12 +44,13 @@ class SpoolSpanExporter(SpanExporter):
         self._target = settings.require_target()
         self._spool = open_spool(settings, self._target)
         self._refusal = Complaint("spans were refused and are lost")
+        self._trouble = Complaint("the spool cannot be waited for")
         self._is_shut_down = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Commit the spans to the spool: SUCCESS only after the commit. Never raises.
+        """Write the spans to the spool: SUCCESS only when they are there. Never raises.
 
-        FAILURE does not mean that they are lost: what the file refuses for now is held in memory.
+        FAILURE does not mean that they are lost: what the disk refuses for now is held in memory.
         """
         if self._is_shut_down:
             self._refusal.say("the exporter is shut down")
@@ -81,8 +82,8 @@ class SpoolSpanExporter(SpanExporter):
             return False
         try:
             return self._spool.flush(self._target, timeout_millis / 1000)
-        except SpoolError as error:
-            self._refusal.say(error)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            self._trouble.say(error)
             return False
 
     def shutdown(self) -> None:
@@ -92,5 +93,5 @@ class SpoolSpanExporter(SpanExporter):
         self._is_shut_down = True
         try:
             self._spool.release()
-        except SpoolError as error:
-            self._refusal.say(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._trouble.say(error)

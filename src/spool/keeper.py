@@ -1,20 +1,23 @@
-"""The keeper: a thread that makes the file survive power cuts, and keeps it small.
+"""The keeper: a thread that brings spans from the inbox to the file, and looks after both.
 
-It sleeps while nothing is written. Otherwise it syncs once an interval, checkpoints when the WAL
-has grown, and gives free pages back, so that no thread of the application ever does. What the file
-had refused it moves there as soon as that works. Where there is an age limit it wakes by itself,
-and lets everything grow older by the time that it has watched.
+It sleeps while nothing is written. Otherwise it moves what has come together, syncs once an
+interval, checkpoints when the WAL has grown, and gives free pages back, so that no thread of the
+application ever does. What the disk had refused it writes as soon as that works. Where there is an
+age limit it wakes by itself, and lets everything grow older by the time that it has watched.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from spool import intake
 from spool.complaint import Complaint, logger
 from spool.database import LARGE_WAL
 from spool.errors import SpoolError
+from spool.lock import BRIEFLY, PATIENTLY
 from spool.otlp import ROW_BYTES
 from spool.overflow import Held
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from spool.settings import Settings
     from spool.store import Store
 
+# So long spans come together in the inbox before they are moved.
+_GATHER_SECONDS: Final = 0.2
 _SHORTEST_INTERVAL: Final = 0.1
 # What a checkpoint leaves of the WAL.
 _LITTLE: Final = 64 << 10
@@ -47,6 +52,9 @@ class Keeper:
         self._overflow = overflow
         self._settings = settings
         self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
+        self._gather_seconds = min(_GATHER_SECONDS, self._interval / 2)
+        self._is_owed = False
+        self._kept_at = -self._interval
         self._monotonic = monotonic
         self._watched_at = monotonic()
         self._look_seconds = None
@@ -71,6 +79,7 @@ class Keeper:
 
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
+        self._kept_at = time.monotonic()
         self._store.database.repair()
         try:  # first: what is held in memory may be waiting for room
             self._heed_disk()
@@ -78,6 +87,8 @@ class Keeper:
             self._limit_size()
         finally:
             self.save()
+        intake.take_in_others(self._store, compress=self._settings.is_gzip)
+        self._limit_size()  # what has come out of the inbox counts, too
         self._store.database.checkpoint(LARGE_WAL)
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
             self._stopping.wait(self._interval)
@@ -96,24 +107,40 @@ class Keeper:
         if is_smaller:
             self._store.database.checkpoint()
 
-    def save(self) -> None:
-        """Move to the file what is only in memory, and sync it. Raises SpoolError."""
-        try:
-            while self._overflow is not None and self._move(self._overflow):
-                pass
-            self._store.count_refused(time.time())
-        finally:
-            self._store.database.sync()
+    def save(self, *, is_last: bool = False) -> None:
+        """Write what is only in memory, move what is in the inbox, and sync. Raises SpoolError.
 
-    def _move(self, overflow: Overflow) -> bool:
-        # With a busy thread beside it a commit takes milliseconds: many batches become one row.
+        `is_last`: the process ends. Then the mutex is waited for only briefly: what is in the inbox
+        is safe.
+        """
+        try:
+            if is_last:
+                self._store.inbox.leave()
+            self._move(BRIEFLY if is_last else math.inf)
+        finally:
+            try:
+                self._write_down(BRIEFLY if is_last else PATIENTLY)
+            finally:
+                intake.sync(self._store)
+
+    def _write_down(self, patience: float) -> None:
+        while self._overflow is not None and self._write_one_down(self._overflow, patience):
+            pass
+        self._store.count_refused(time.time(), patience)
+
+    def _write_one_down(self, overflow: Overflow, patience: float) -> bool:
         with overflow.moving:  # shutdown saves too, perhaps while the thread still does
             held = overflow.oldest(ROW_BYTES)
-            if held:
-                self._store.record(Held.joined(held))
+            if held:  # a full file may have free pages where the disk has none
+                self._store.record(Held.joined(held), patience)
             for one in held:
                 overflow.forget(one)
         return bool(held)
+
+    def _move(self, timeout: float = math.inf) -> None:
+        if self._store.is_cramped and any(one.pending_spans for one in self._store.routes()):
+            return  # what is settled makes room for it
+        intake.take_in(self._store, compress=self._settings.is_gzip, timeout=timeout)
 
     def _limit_age(self) -> None:
         max_age = self._settings.max_age_seconds
@@ -130,10 +157,12 @@ class Keeper:
 
     def _limit_size(self) -> None:
         """Keep the live data under the limit. The file's own size never evicts anything."""
-        limit = self._settings.max_bytes
+        limit, unmoved = self._settings.max_bytes, self._store.inbox.unmoved_bytes
+        self._store.inbox.limit = limit
         excess = self._store.database.live_bytes() - limit
         if self._settings.when_full == "drop-newest":
-            self._store.is_full = excess > 0
+            self._store.inbox.limit = max(0, -excess)
+            self._store.is_full = excess + unmoved > 0
             return
         while excess > 0 and (evicted := self._store.evict(excess, time.time())):
             self._eviction.say(f"{evicted} spans, {self._store.database.path}")
@@ -145,18 +174,27 @@ class Keeper:
         self._store.database.checkpoint(_LITTLE)
 
     def _run(self) -> None:
-        database = self._store.database
         while not self._stopping.is_set():
-            database.written.wait(self._look_seconds)
-            database.is_wal_large.wait(self._interval)
+            is_due = self._wait()
             if self._stopping.is_set():
                 return
-            database.written.clear()
-            database.is_wal_large.clear()
-            if not self._safely(self.keep):
+            self._is_owed = not is_due
+            if not self._safely(self.keep if is_due else self._move):
                 self._safely(self._make_room)
-                database.written.set()  # it is still to be done
+                self._store.database.written.set()  # it is still to be done
                 self._stopping.wait(self._interval)
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; say whether that is more than to move spans."""
+        database = self._store.database
+        rest = self._kept_at + self._interval - time.monotonic()
+        if database.written.wait(max(0.0, rest) if self._is_owed else self._look_seconds):
+            database.is_wal_large.wait(self._gather_seconds)
+        rest = self._kept_at + self._interval - time.monotonic()
+        is_due = rest < self._gather_seconds or database.is_wal_large.is_set()
+        database.written.clear()
+        database.is_wal_large.clear()
+        return is_due
 
     def _safely(self, work: Callable[[], None]) -> bool:
         """Do something, and say whether it was done."""

@@ -19,7 +19,7 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 try:
     import fcntl
@@ -34,6 +34,10 @@ from spool.place import unusable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# Seconds to wait for a lock: on the application's threads, and on others.
+BRIEFLY: Final = 0.1
+PATIENTLY: Final = 5.0
 
 _SHORTEST_SLEEP = 0.0001
 # Who sleeps longer loses to those who come later, and the lock lies idle meanwhile.
@@ -190,6 +194,54 @@ class FileLock:
         self._thread_lock = threading.RLock()
 
 
+class ThreadLock:
+    """A lock between the threads of this process, that a signal handler cannot be caught by.
+
+    It is refused in the middle of this thread's own use, and `release` frees only what this thread
+    has: so an exception at any moment leaves no doubt. Use it as `hold` does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def is_ours(self) -> bool:
+        """Say whether this thread has it."""
+        return _is_ours(self._lock)
+
+    def acquire(self, timeout: float) -> bool:
+        """Take it within `timeout` seconds; say whether it was had. Only where it is not ours."""
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        """Free it, if this thread has it."""
+        if _is_ours(self._lock):
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def hold(self, timeout: float) -> Iterator[None]:
+        """Hold it; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
+        busy = SpoolBusyError(f"another use in this process lasted for more than {timeout:g} s")
+        if self.is_ours():
+            raise busy
+        try:
+            if not self.acquire(timeout):
+                raise busy
+            yield
+        finally:
+            try:
+                self.release()
+            finally:  # again, if an exception out of a signal handler kept it from that
+                self.release()
+
+    def freeze(self) -> None:
+        """Keep all other threads out while this one forks."""
+        self._lock.acquire()
+
+    def thaw(self) -> None:
+        """End a `freeze`, in the parent."""
+        self._lock.release()
+
+
 def _is_ours(lock: threading.RLock) -> bool:
     """Say whether this thread holds the lock: so an exception at any moment leaves no doubt."""
     # What Condition relies on, too.
@@ -203,18 +255,25 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not any(_can_lock(fd) for _ in range(_PROBES))
+        return not any(_can_lock_soon(fd) for _ in range(_PROBES))
     finally:
         os.close(fd)
 
 
-def _can_lock(fd: int) -> bool:
+def can_lock(fd: int) -> bool:
+    """Lock an open file, if nobody else has; say whether it was had. Raises OSError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        time.sleep(_LONGEST_SLEEP)  # it may only be another one's probe
         return False
     return True
+
+
+def _can_lock_soon(fd: int) -> bool:
+    is_had = can_lock(fd)
+    if not is_had:
+        time.sleep(_LONGEST_SLEEP)  # it may only be another one's probe
+    return is_had
 
 
 def signature(path: Path) -> tuple[int, str] | None:

@@ -1,6 +1,6 @@
-"""The overflow: spans that the file refuses for now, in memory, bounded.
+"""The overflow: spans that the disk refuses for now, in memory, bounded.
 
-While anything is in it all spans go there, so that nobody waits for the mutex again. The keeper
+While anything is in it all spans go there, so that nobody waits for the disk again. The keeper
 moves them to the file as soon as that works; while it does not, the drainer sends them from here.
 
 Invariant: what was added is here until it is in the file: as pending, or as delivered if it was
@@ -55,7 +55,7 @@ class Overflow:
         self._bytes = 0
         self._held: dict[int, Held] = {}
         self._numbers = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may add while its thread adds
 
     def __bool__(self) -> bool:
         """Whether anything is here."""

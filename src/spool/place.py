@@ -17,13 +17,17 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from spool.errors import SpoolFileError
+from spool.errors import SpoolFileError, SpoolFullError
 
 # SQLite's WAL needs shared memory between the processes, which these cannot give
 # (https://www.sqlite.org/wal.html, "Disadvantages").
 _NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph"}
 )
+
+# What is left on the disk for settling and for checkpoints: but not so much of a small one.
+_RESERVE: Final = 8 << 20
+_MOST_OF_A_DISK: Final = 8
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -87,6 +91,21 @@ def create(path: Path, owner_of: Path) -> int:
     return fd
 
 
+def sync(fd: int) -> None:
+    """Make an open file's content survive a power cut. Raises OSError."""
+    # macOS has no fdatasync.
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a power cut. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -94,6 +113,26 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def room(at: Path | int) -> int:
+    """Tell how many bytes a disk has left for spans; negative where none. Raises OSError.
+
+    The disk is a path's or an open file's. The rest is kept for settling and for checkpoints.
+    """
+    disk = os.statvfs(at)
+    reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // _MOST_OF_A_DISK)
+    return disk.f_bavail * disk.f_frsize - reserve
+
+
+def cramped(path: Path) -> SpoolFileError:
+    """Say that the disk has no room."""
+    return SpoolFileError(f"{path}: the disk is almost full; make room there")
+
+
+def full(path: Path) -> SpoolFullError:
+    """Say that the spool may hold no more."""
+    return SpoolFullError(f"{path}: it is as large as SPOOL_MAX_BYTES allows")
 
 
 def unusable(path: Path, error: OSError) -> SpoolFileError:

@@ -96,6 +96,11 @@ class Route:
     last_success_at: float | None
     oldest_at: float | None
 
+    @classmethod
+    def unknown(cls, name: str, endpoint: str, public_key: str | None) -> Route:
+        """Make one of which the file knows nothing yet."""
+        return cls(0, name, endpoint, public_key, 0, 0, 0, 0, 0.0, 0.0, (), "", None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:

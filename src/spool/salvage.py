@@ -75,6 +75,10 @@ def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection) -> Salva
             with contextlib.suppress(sqlite3.IntegrityError):
                 fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
         fresh.execute("UPDATE meta SET damaged_at = ?", (time.time(),))
+        for inbox in _read(old, "inbox", ("name", "moved")):
+            if isinstance(inbox["moved"], int) and inbox["moved"] >= 0:
+                with contextlib.suppress(sqlite3.IntegrityError):
+                    fresh.execute("INSERT INTO inbox (name, moved) VALUES (:name, :moved)", inbox)
         found = _routes(old)
         routes = [route for route in found if _is_copied(fresh, "route", _IDENTITY, route)]
         for route in routes or _guessed_routes():

@@ -6,9 +6,10 @@ Within a major version migrations only add, so that an older writer goes on.
   `watched` is for the age limit; `evicted_at` and its kin tell when that happened last.
 - route: one row an identity, with its share of the ledger and its backoff. `next` counts the
   batches it ever took in; the rows up to the id `packed` need no packing any more.
-- batch: one row an `export()` call. Its id is `route.id << 40 | number`: the rows of a route stand
-  together in order, without an index, and an id is never used twice.
+- batch: spans of one route that came together, as one request. Its id is `route.id << 40 | number`:
+  the rows of a route stand together in order, without an index, and an id is never used twice.
 - dead: the dead letters, with the receiver's words.
+- inbox: how far each inbox was moved into `batch`, in bytes, by the name of its file.
 - mark: for the age limit, how `watched` stood when no batch after an id had come yet.
 
 Triggers keep the totals, so that an append is one statement and nothing is ever counted by a scan.
@@ -35,7 +36,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 @migrations()
 def create_tables(db: Database) -> None:
     """Make the first version's tables and triggers."""
-    for statement in (_META, _ROUTE, _BATCH, _DEAD, _MARK, *_TRIGGERS):
+    for statement in (_META, _ROUTE, _BATCH, _DEAD, _INBOX, _MARK, *_TRIGGERS):
         db.execute(statement)
     db.execute("INSERT INTO meta (salt) VALUES (randomblob(16))")
 
@@ -97,6 +98,8 @@ _DEAD = f"""
         reason TEXT NOT NULL,
         {_PAYLOAD}
     )"""
+
+_INBOX = "CREATE TABLE inbox (name TEXT PRIMARY KEY, moved INTEGER NOT NULL) WITHOUT ROWID"
 
 _MARK = "CREATE TABLE mark (id INTEGER PRIMARY KEY, watched REAL NOT NULL)"
 

@@ -141,7 +141,7 @@ class Sender:
 
     def _headers(self, connection: Connection) -> dict[str, str]:
         headers = {"content-type": "application/x-protobuf", "user-agent": _user_agent()}
-        if self._settings.compression == "gzip":
+        if self._settings.is_gzip:
             headers["content-encoding"] = "gzip"
         if self.target.public_key is not None:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"

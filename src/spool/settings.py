@@ -194,6 +194,11 @@ class Settings:
                 shown = "..".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
                 _refuse(f"SPOOL_{name.upper()}", shown, _ALLOWED[name])
 
+    @property
+    def is_gzip(self) -> bool:
+        """Whether requests, and the rows that they are made of, are compressed."""
+        return self.compression == "gzip"
+
     @classmethod
     def from_env(
         cls,

@@ -17,11 +17,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from spool import intake
 from spool.complaint import Complaint, logger
-from spool.database import BRIEFLY
 from spool.drainer import Drainer
-from spool.errors import SpoolDamagedError, SpoolError, SpoolFileError, SpoolFullError
+from spool.errors import (
+    SpoolDamagedError,
+    SpoolError,
+    SpoolFileError,
+    SpoolFullError,
+    SpoolUnsyncedError,
+)
 from spool.keeper import Keeper
+from spool.lock import BRIEFLY
 from spool.otlp import ROW_BYTES, merge, pieces
 from spool.overflow import Overflow
 from spool.store import Store
@@ -63,6 +70,7 @@ class SharedSpool:
         self._targets: dict[str, Target] = {}
         self._users = 0
         self._complaint = Complaint("the background threads cannot be started")
+        self._unsynced = Complaint("spans are spooled, but a power cut could take them")
         self._holding = Complaint("the spool file refuses spans for now, they are held in memory")
         self._refusal = Complaint("spans were refused and are lost")
         self._start_over()
@@ -89,30 +97,35 @@ class SharedSpool:
                 self._drainer.add(target)
 
     def append(self, target: Target, batch: Batch) -> bool:
-        """Commit a batch, and say whether all of it is spooled.
+        """Append a batch to the inbox, and say whether it is spooled.
 
         What the file refuses for now is held in memory. What finds no room there either is counted
         as refused, and said.
         """
         now = time.time()
-        rows = pieces(batch, ROW_BYTES)
-        # Several spans come from a processor's thread: there it costs the application nothing.
-        if batch.spans > 1 and self._settings.compression == "gzip":
-            rows = [merge([row], compress=True) for row in rows]
         try:
-            spooled = [self._append(target, row, now) for row in rows]
+            if batch.spans == 1:
+                return self._append(target, batch, now)
+            spooled = [self._append(target, one, now) for one in self._divided(batch)]
             return all(spooled)
         finally:
             if not self._is_running:
                 self._run()
+
+    def _divided(self, batch: Batch) -> list[Batch]:
+        # Several spans come from a processor's thread: there it costs the application nothing.
+        is_gzip = self._settings.is_gzip
+        return [merge([one], compress=is_gzip) for one in pieces(batch, ROW_BYTES)]
 
     def _append(self, target: Target, batch: Batch, now: float) -> bool:
         # While something is held all is held, as long as there is room.
         if self.overflow and self._hold(target, batch, now, f"{batch.spans} spans"):
             return False
         try:
-            patience = BRIEFLY if self.overflow.has_moved else 0.0
-            self.store.append(target, batch, now, patience=patience)
+            self.store.accept(target, batch, now)
+        except SpoolUnsyncedError as error:
+            self._unsynced.say(error)
+            return False
         except SpoolError as error:
             is_full = isinstance(error, SpoolFullError)
             self.overflow.has_moved = self.overflow.has_moved and is_full
@@ -140,8 +153,9 @@ class SharedSpool:
         Gives up at once where nobody could settle it soon: a route in trouble, or no drainer
         anywhere. Raises SpoolError.
         """
-        last_id = self.store.last_id(target.route)
         deadline = time.monotonic() + timeout
+        self._take_in(timeout)
+        last_id = self.store.last_id(target.route)
         while not self.store.is_settled(last_id):
             if self._is_hopeless(target) or time.monotonic() >= deadline:
                 return False
@@ -149,6 +163,9 @@ class SharedSpool:
                 self._drainer.wake()
             time.sleep(_POLL)
         return True
+
+    def _take_in(self, timeout: float) -> None:
+        intake.take_in(self.store, compress=self._settings.is_gzip, timeout=timeout)
 
     def _is_hopeless(self, target: Target) -> bool:
         routes = self.store.routes()
@@ -193,12 +210,14 @@ class SharedSpool:
             self._start_over()
         try:
             if drainer is not None:
+                with contextlib.suppress(SpoolError):  # what is not moved is safe in the inbox
+                    self._take_in(BRIEFLY)
                 _finish(drainer, self._settings.shutdown_seconds)
         finally:
             if keeper is not None:
                 keeper.stop(_STOP_SECONDS)
             try:
-                Keeper(self.store, self._settings, overflow).save()
+                Keeper(self.store, self._settings, overflow).save(is_last=True)
             except SpoolError as error:
                 if lost := overflow.unsent_spans:
                     logger.error("langfuse-spool: %d spans are lost: %s", lost, error)

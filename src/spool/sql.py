@@ -95,11 +95,31 @@ ROUTES: Final = f"""
 LEDGER: Final = """
     SELECT total(accepted), total(imported), total(delivered), total(dead), total(evicted),
            total(purged), total(exported), total(damaged), total(pending_spans),
-           (SELECT refused FROM meta) FROM route"""
+           (SELECT refused FROM meta),
+           (SELECT group_concat(name || ' ' || moved, char(10)) FROM inbox) FROM route"""
 
 DEAD: Final = f"""
     SELECT dead.id, name, died_at, reason, {COLUMNS}
     FROM dead JOIN route ON route.id = dead.route WHERE dead.id >= ? ORDER BY dead.id LIMIT ?"""
+
+# How far the inboxes were moved.
+
+MOVED: Final = "SELECT moved FROM inbox WHERE name = ?"
+
+MOVE: Final = """
+    INSERT INTO inbox (name, moved) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET moved = excluded.moved"""
+
+INBOXES: Final = "SELECT name, moved FROM inbox"
+
+FORGET: Final = "DELETE FROM inbox WHERE name = ?"
+
+LOSE: Final = """
+    UPDATE route SET accepted = accepted + ?, damaged = damaged + ? WHERE name = ?"""
+
+ANY_ROUTE: Final = "SELECT name FROM route LIMIT 1"
+
+DAMAGED: Final = "UPDATE meta SET damaged_at = ?"
 
 LAST_ID: Final = f"SELECT (id << {ID_BITS}) + next FROM route WHERE name = ?"
 

@@ -5,14 +5,19 @@ The shape of `Report.as_json` is public: people script against its keys.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from spool.inbox import identity_of
+from spool.records import Route
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from spool.drainer import Drainer
-    from spool.records import Ledger, Route, Trouble
+    from spool.inbox import Frame
+    from spool.records import Ledger, Trouble
     from spool.store import Store
 
 # A span that nobody sends for so long, though a drainer runs, waits for somebody with the secret.
@@ -41,7 +46,7 @@ class Report:
     def of(cls, store: Store, drainer: Drainer, max_bytes: int, now: float) -> Report:
         """Read a spool's state; `drainer` knows whose secrets this environment holds."""
         is_running, pid = store.drainer()
-        routes = tuple(store.routes())
+        routes = tuple(_with_inbound(store.routes(), store.inbound()))
         return cls(
             path=store.database.path,
             file_bytes=store.database.file_bytes(),
@@ -137,6 +142,23 @@ class Report:
     def _is_recent(self, at: float | None) -> bool:
         since = self._since(at)
         return since is not None and since < _A_DAY
+
+
+def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable[Route]:
+    """Add to the routes what waits in the inboxes for them."""
+    by_name = {route.name: route for route in routes}
+    for frame in inbound:
+        name, endpoint, public_key = identity_of(frame)
+        route = by_name.get(name) or Route.unknown(name, endpoint, public_key)
+        oldest_at = frame.created_at if route.oldest_at is None else route.oldest_at
+        by_name[name] = replace(
+            route,
+            pending_spans=route.pending_spans + frame.batch.spans,
+            pending_batches=route.pending_batches + 1,
+            pending_bytes=route.pending_bytes + frame.batch.raw_bytes,
+            oldest_at=min(oldest_at, frame.created_at),
+        )
+    return by_name.values()
 
 
 def _state(route: Route, is_secret_known: bool, now: float) -> str:

@@ -2,7 +2,8 @@
 
 Invariants:
 
-- What `append` returned from is committed.
+- What `accept` returned from is in the inbox; what `append` or `take_in` did, in the file. Nothing
+  is in both: how far an inbox was moved is committed with its rows.
 - The ledger balances, in spans: accepted + imported = delivered + dead + evicted + purged +
   exported + damaged + pending. What leaves `pending` is counted in the same transaction.
 - The rows of a route are taken in the order of their ids, a row that is cut keeps its id, and rows
@@ -22,19 +23,20 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from spool import place, sql
-from spool.database import BRIEFLY, ID_BITS, PATIENTLY, Database
-from spool.errors import PayloadError, SpoolFileError, SpoolFullError
-from spool.lock import FileLock, is_held
+from spool import inbox, place, sql
+from spool.database import ID_BITS, Database
+from spool.errors import PayloadError, SpoolFileError
+from spool.inbox import identity_of
+from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
 from spool.otlp import Batch, Codec, cut, merge
 from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble, checksum
-from spool.settings import without_secrets
 from spool.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from spool.inbox import Chunk, File, Frame, Identity
     from spool.overflow import Held
     from spool.settings import Target
 
@@ -50,14 +52,16 @@ _KNOWN_FINGERPRINTS: Final = 15
 class Store:
     """The spool as one process uses it: safe between threads and across forks.
 
-    `turn` is held by the process that sends, for one turn; `presence` by every process that has a
-    drainer. While it `is_full`, or the disk `is_cramped`, nothing can be appended. All methods
-    raise SpoolFileError, those that write SpoolBusyError too.
+    `inbox` takes what the application's threads bring. `turn` is held by the process that sends,
+    for one turn; `presence` by every process that has a drainer. While it `is_full`, or the disk
+    `is_cramped`, nothing is accepted. All methods raise SpoolFileError, those that write to the
+    file SpoolBusyError too.
     """
 
     def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
         self.database = Database(path, sync_each_commit=sync_each_commit)
         create = self.database.create_beside
+        self.inbox = inbox.Inbox(path, create, sync_each_append=sync_each_commit)
         self.turn = Turn(path, create)
         self.presence = FileLock(place.beside(path, ".drainer"), create, shared=True)
         self.is_full = False
@@ -77,42 +81,44 @@ class Store:
 
     def close(self) -> None:
         """Close what is open; the next call opens it again."""
+        self.inbox.close()
         self.database.close()
         self.turn.close()
         self.presence.close()
 
     # Writing: the application's threads
 
+    def accept(self, target: Target, batch: Batch, now: float) -> None:
+        """Append one batch to the inbox. It is spooled when this returns.
+
+        Raises SpoolFileError, SpoolFullError.
+        """
+        if self.is_full or self.is_cramped:
+            self._check_room()
+        self.inbox.append(target, batch, now)
+        if not self.database.written.is_set():
+            self.database.written.set()
+
     def register(self, target: Target) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
         with self.database.writing() as connection:
-            connection.execute(sql.REGISTER, _identity(target))
+            connection.execute(sql.REGISTER, inbox.identity(target))
 
-    def append(
-        self, target: Target, batch: Batch, now: float, *, patience: float = BRIEFLY
-    ) -> None:
-        """Commit one batch: one statement, one transaction. It is spooled when this returns.
-
-        Raises SpoolFullError besides the others.
-        """
+    def _check_room(self) -> None:
         if self.is_cramped:
-            raise SpoolFileError(f"{self.database.path}: the disk is almost full; make room there")
+            raise place.cramped(self.database.path)
         if self.is_full:
-            raise SpoolFullError(f"{self.database.path}: it is as large as SPOOL_MAX_BYTES allows")
-        values = (now, *_values(batch), target.route)
-        with self.database.writing(patience) as connection:
-            if connection.execute(sql.APPEND, values).rowcount != 1:  # a fresh file: ours was moved
-                connection.execute(sql.REGISTER, _identity(target))
-                connection.execute(sql.APPEND, values)
+            raise place.full(self.database.path)
 
-    def record(self, held: Held) -> None:
+    def record(self, held: Held, patience: float = PATIENTLY) -> None:
         """Take over a batch from the overflow: pending, or delivered if it was sent from there."""
         if not held.is_delivered:
-            self.append(held.target, held.batch, held.created_at, patience=PATIENTLY)
+            self._check_room()
+            self.append(held.target, held.batch, held.created_at, patience=patience)
             return
         spans = held.batch.spans
-        with self.database.writing() as connection:
-            connection.execute(sql.REGISTER, _identity(held.target))
+        with self.database.writing(patience) as connection:
+            connection.execute(sql.REGISTER, inbox.identity(held.target))
             connection.execute(sql.CREDIT, (spans, spans, held.target.route))
 
     def refuse(self, spans: int) -> None:
@@ -120,16 +126,54 @@ class Store:
         self._refused += spans
         self.database.written.set()
 
-    def count_refused(self, now: float) -> None:
+    def count_refused(self, now: float, patience: float = PATIENTLY) -> None:
         """Write down how many spans were refused since the last time."""
         if not self._refused:
             return
-        with self.database.writing() as connection:
+        with self.database.writing(patience) as connection:
             counted = self._refused
             connection.execute(sql.REFUSED, (counted, now))
         self._refused -= counted
 
     # Writing: the keeper
+
+    def append(
+        self, target: Target, batch: Batch, now: float, *, patience: float = PATIENTLY
+    ) -> None:
+        """Commit one batch as a row."""
+        with self.database.transaction(patience) as connection:
+            _append(connection, inbox.identity(target), batch, now)
+
+    def moved(self, name: str) -> int:
+        """Tell up to which offset an inbox was moved."""
+        with self.database.reading() as connection:
+            row = connection.execute(sql.MOVED, (name,)).fetchone()
+            return _offset(row[0]) if row else 0
+
+    def take_in(self, file: File, chunk: Chunk, rows: Iterable[Frame], patience: float) -> bool:
+        """Commit a chunk of an inbox, made into rows; False where another process has moved it."""
+        name = file.path.name
+        with self.database.transaction(patience) as connection:
+            moved = connection.execute(sql.MOVED, (name,)).fetchone()
+            if moved not in (None, (chunk.start,)) or file.is_gone():
+                return False
+            for row in rows:
+                _append(connection, identity_of(row), row.batch, row.created_at)
+            if chunk.lost:
+                _lose(connection, chunk)
+            connection.execute(sql.MOVE, (name, chunk.end))
+        return True
+
+    def inboxes(self) -> dict[str, int]:
+        """Tell how far each inbox was moved of which something was, by name."""
+        with self.database.reading() as connection:
+            rows = connection.execute(sql.INBOXES).fetchall()
+            return {name: _offset(moved) for name, moved in rows}
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget inboxes that are gone."""
+        with self.database.transaction() as connection:
+            connection.executemany(sql.FORGET, [(name,) for name in names])
 
     def evict(self, excess: int, now: float) -> int:
         """Delete the oldest spans, pending or dead, to free up to `excess` bytes: one chunk.
@@ -327,10 +371,20 @@ class Store:
         return [_route(row) for row in rows]
 
     def ledger(self) -> Ledger:
-        """Give the totals."""
-        with self.database.reading() as connection:
-            row = connection.execute(sql.LEDGER).fetchone()
-        return Ledger(*map(int, row))
+        """Give the totals, with what is in the inboxes."""
+        with self.database.file_errors(), inbox.opened(self.database.path) as files:
+            with self.database.reading() as connection:  # one moment: not a span is counted twice
+                *row, moved = connection.execute(sql.LEDGER).fetchone()
+            ledger = Ledger(*map(int, row))
+            spans = sum(frame.batch.spans for frame in _unmoved(files, moved))
+        return replace(ledger, accepted=ledger.accepted + spans, pending=ledger.pending + spans)
+
+    def inbound(self) -> Generator[Frame]:
+        """Give what is in the inboxes, any process's, and not in the file yet."""
+        with self.database.file_errors(), inbox.opened(self.database.path) as files:
+            with self.database.reading() as connection:
+                *_, moved = connection.execute(sql.LEDGER).fetchone()
+            yield from _unmoved(files, moved)
 
     def last_trouble(self) -> Trouble:
         """Tell when what a person should look at happened last."""
@@ -378,12 +432,44 @@ def _salt(connection: sqlite3.Connection) -> bytes:
     return bytes(connection.execute(sql.SALT).fetchone()[0])
 
 
-def _identity(target: Target) -> tuple[str, str, str | None]:
-    return target.route, without_secrets(target.endpoint), target.public_key
-
-
 def _id_range(route_id: int) -> tuple[int, int]:
     return (route_id << ID_BITS) + 1, (route_id + 1 << ID_BITS) - 1
+
+
+def _append(
+    connection: sqlite3.Connection, identity: Identity, batch: Batch, created_at: float
+) -> None:
+    values = (created_at, *_values(batch), identity[0])
+    if connection.execute(sql.APPEND, values).rowcount != 1:  # a fresh file: ours was moved
+        connection.execute(sql.REGISTER, identity)
+        connection.execute(sql.APPEND, values)
+
+
+def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
+    """Count spans that were damaged in an inbox: as those of the next one's route, or of any."""
+    if chunk.frames:
+        name = identity_of(chunk.frames[0])[0]
+    else:
+        (name,) = connection.execute(sql.ANY_ROUTE).fetchone() or ("",)
+    connection.execute(sql.LOSE, (chunk.lost, chunk.lost, name))
+    connection.execute(sql.DAMAGED, (time.time(),))
+
+
+def _unmoved(files: Iterable[File], moved: str | None) -> Iterator[Frame]:
+    """Give what is in inboxes behind the offsets that `sql.LEDGER` tells."""
+    said = (line.rsplit(" ", 1) for line in (moved or "").splitlines())
+    offsets = {name: _offset(offset) for name, offset in said}
+    for file in files:
+        name = file.path.name
+        if name in offsets or not file.is_gone():
+            yield from inbox.frames(replace(file, moved=offsets.get(name, 0)))
+
+
+def _offset(moved: Any) -> int:
+    """Read how far an inbox was moved. Raises sqlite3.DatabaseError for damage."""
+    if not str(moved).isdecimal():
+        raise sqlite3.DatabaseError("how far an inbox was moved is damaged")
+    return int(moved)
 
 
 def _rows(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:

@@ -1,0 +1,139 @@
+"""The intake: inbox → store. It moves what the inboxes hold into rows, many spans to a row.
+
+Each process moves its own inboxes (the keeper does). What a dead process left, or one that is
+stopped, is moved by whoever drains.
+
+Invariants:
+
+- Reading, merging and compressing are done before the mutex is taken.
+- An inbox is unlinked only when what was moved of it is synced, and only by its process, or by who
+  holds a dead process's lock; the store forgets its name only when the unlinking is certain.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from spool import inbox, place
+from spool.complaint import logger
+from spool.lock import PATIENTLY, can_lock
+from spool.otlp import ROW_BYTES, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from spool.inbox import Chunk, File, Frame
+    from spool.store import Store
+
+# A living process moves its own within a second: one whose inbox stands still for so long is
+# stopped.
+_STALE_SECONDS: Final = 5.0
+
+
+def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
+    """Move this process's inboxes into rows, gzip if `compress`, within `timeout` seconds.
+
+    What is appended meanwhile may be moved too, but is not waited for. Raises SpoolError.
+    """
+    end = time.monotonic() + timeout
+    with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
+        store.inbox.turn_over()
+        for file in store.inbox.files():
+            _move(store, file, end, compress=compress)
+
+
+def take_in_others(
+    store: Store, *, compress: bool, everything: bool = False, timeout: float = math.inf
+) -> None:
+    """Move the inboxes of dead and of stopped processes, or of all. Raises SpoolError."""
+    end = time.monotonic() + timeout
+    with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
+        known = store.inboxes()
+        own = {file.path for file in store.inbox.files()}
+        with inbox.opened(store.database.path) as files:
+            others = [file for file in files if file.path not in own]
+            for file in others:
+                file.moved = known.get(file.path.name, 0)
+                file.is_final = can_lock(file.fd)  # its process is dead
+                if file.is_final or everything or _is_stale(file):
+                    _move(store, file, end, compress=compress)
+            _remove(store, [file for file in others if file.is_final])
+        there = {file.path.name for file in files if file.path in own or not file.is_final}
+        _forget(store, known.keys() - there)
+
+
+def _remove(store: Store, dead: Sequence[File]) -> None:
+    """Remove what was moved of dead processes, while nobody else can have their locks."""
+    if dead:
+        store.database.sync()
+    for file in dead:
+        file.path.unlink(missing_ok=True)
+
+
+def _forget(store: Store, gone: Collection[str]) -> None:
+    """Forget the names of inboxes that were removed, when that is certain."""
+    if gone:
+        place.sync_directory(store.database.path.parent)
+        store.forget(gone)
+
+
+def _is_stale(file: File) -> bool:
+    return abs(time.time() - os.fstat(file.fd).st_mtime) > _STALE_SECONDS
+
+
+def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
+    """Move what is in a file by now, until the monotonic time `end`."""
+    size = os.fstat(file.fd).st_size
+    while file.moved < size:
+        chunk = inbox.read(file.fd, file.moved, is_final=file.is_final)
+        if chunk is None:
+            if file.is_final:
+                file.moved = size  # half a frame, which was never acknowledged
+            return
+        rows = list(_rows(chunk, compress=compress))
+        patience = min(PATIENTLY, max(0.0, end - time.monotonic()))
+        if store.take_in(file, chunk, rows, patience):
+            file.moved = chunk.end
+            if chunk.lost:
+                logger.error("langfuse-spool: %s: %d spans were damaged", file.path, chunk.lost)
+        elif file.is_gone():
+            return
+        else:  # another process was faster
+            file.moved = store.moved(file.path.name)
+
+
+def _rows(chunk: Chunk, *, compress: bool) -> Iterator[Frame]:
+    """Make rows of a chunk: one of each route, or several where they would be large."""
+    routes: dict[bytes, list[Frame]] = {}
+    for frame in chunk.frames:
+        routes.setdefault(frame.identity, []).append(frame)
+    for frames in routes.values():
+        for run in _runs(frames):
+            batch = merge([frame.batch for frame in run], compress=compress and len(run) > 1)
+            yield replace(run[0], batch=batch)
+
+
+def _runs(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
+    """Divide frames into runs that are no larger than a row may be."""
+    first = size = 0
+    for number, frame in enumerate(frames):
+        size += frame.batch.raw_bytes
+        if size > ROW_BYTES and number > first:
+            yield frames[first:number]
+            first, size = number, frame.batch.raw_bytes
+    yield frames[first:]
+
+
+def sync(store: Store) -> None:
+    """Make all that was appended survive a power cut, and let go of what was moved.
+
+    Raises SpoolError.
+    """
+    emptied = store.inbox.emptied()
+    store.inbox.sync()
+    store.database.sync()
+    store.inbox.unlink(emptied)

@@ -1,0 +1,490 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from chaos import no_room
+from spans import batch
+from spool import inbox, place
+from spool.errors import SpoolBusyError, SpoolFileError, SpoolFullError, SpoolUnsyncedError
+from spool.inbox import LARGE, Inbox
+from spool.lock import can_lock
+from spool.settings import Target
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.otlp("https://user:secret@collector.example/v1/traces?token=1", {})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a spool whose directory is there."""
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def mine(path: Path) -> Iterator[Inbox]:
+    """Use an inbox of this process."""
+    mine = made(path)
+    yield mine
+    mine.close()
+
+
+def made(path: Path, *, sync_each_append: bool = False) -> Inbox:
+    return Inbox(path, lambda new: place.create(new, path), sync_each_append=sync_each_append)
+
+
+def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
+    """Give the payloads' sizes and times of a file's frames, and how many spans are lost."""
+    fd = os.open(path, os.O_RDONLY)
+    found, lost, offset = [], 0, 0
+    while (chunk := inbox.read(fd, offset, is_final=is_final)) is not None:
+        found += [f"{len(one.batch.payload)} at {one.created_at:g}" for one in chunk.frames]
+        lost, offset = lost + chunk.lost, chunk.end
+    os.close(fd)
+    return found, lost
+
+
+def the_file(path: Path) -> Path:
+    (file,) = inbox.paths(path)
+    return file
+
+
+def fill(mine: Inbox, count: int = 5) -> list[str]:
+    """Append so many frames; give what `read` will say of them."""
+    appended = []
+    for number in range(count):
+        one = batch(f"s{number}", size=100 * number)
+        mine.append(MINE, one, float(number))
+        appended.append(f"{len(one.payload)} at {number}")
+    return appended
+
+
+def starts_of(content: bytes) -> list[int]:
+    """Find where frames start."""
+    return [at for at in range(len(content)) if content.startswith(inbox._MARK, at)]
+
+
+# Frames
+
+
+def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(
+    mine: Inbox, path: Path
+) -> None:
+    one = batch("a", "b")
+    mine.append(OTHERS, one, 1.5)
+    mine.append(MINE, one, 2.5)
+    content = the_file(path).read_bytes()
+    with inbox.opened(path) as (file,):
+        first, second = inbox.frames(file)
+    assert (first.batch, first.created_at, second.created_at) == (one, 1.5, 2.5)
+    endpoint = "https://collector.example/v1/traces"
+    assert inbox.identity_of(first) == (endpoint, endpoint, None)
+    assert inbox.identity_of(second) == (MINE.route, MINE.endpoint, MINE.public_key)
+    assert b"secret" not in content
+    assert b"token" not in content
+
+
+def test_a_frame_that_was_cut_short_is_passed_over(mine: Inbox, path: Path) -> None:
+    appended = fill(mine)
+    file = the_file(path)
+    content = file.read_bytes()
+    last = starts_of(content)[-1]
+    for end in (*range(last, last + 40), len(content) - 1):
+        file.write_bytes(content[:end])
+        assert read(file, is_final=True) == (appended[:-1], 0)
+
+
+def test_damage_anywhere_in_a_frame_hides_no_other(mine: Inbox, path: Path) -> None:
+    appended = fill(mine)
+    file = the_file(path)
+    content = file.read_bytes()
+    first, second, third = starts_of(content)[1:4]
+    for at in (*range(second, second + 40), third - 1):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        found, lost = read(file)
+        assert found == appended[:2] + appended[3:], f"at {at - second}"
+        assert 1 <= lost <= len(content) // 40  # the damage may be in the very count
+    file.write_bytes(content[:first] + content[third - 5 :])
+    assert read(file) == ([appended[0], *appended[3:]], 1)
+
+
+def test_a_damaged_last_frame_is_lost_when_nobody_can_still_be_writing_it(
+    mine: Inbox, path: Path
+) -> None:
+    appended = fill(mine)
+    mine.append(MINE, batch("a", "b", "c"), 1.0)
+    file = the_file(path)
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert read(file) == (appended, 0)
+    assert read(file, is_final=True) == (appended, 3)
+
+
+def test_frames_and_damage_that_are_larger_than_what_is_read_at_once(
+    mine: Inbox, path: Path
+) -> None:
+    large = batch("large", size=3 * inbox._CHUNK)
+    mine.append(MINE, large, 1.0)
+    mine.append(MINE, large, 2.0)
+    mine.append(MINE, batch("small"), 3.0)
+    file = the_file(path)
+    found, lost = read(file)
+    assert (len(found), lost) == (3, 0)
+    content = file.read_bytes()
+    file.write_bytes(bytes(len(large.payload)) + content[len(large.payload) :])
+    assert read(file) == (found[1:], 1)
+    # A length of gigabytes hides nothing either.
+    file.write_bytes(content[:8] + b"\xff" * 4 + content[12:])
+    assert read(file) == (found[1:], 1)
+
+
+def test_a_damaged_length_makes_nobody_read_more_than_there_is(
+    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        mine.append(MINE, batch("a", size=3000), float(number))
+    file = the_file(path)
+    content = bytearray(file.read_bytes())
+    content[11] = 0xFF  # the length's highest byte
+    file.write_bytes(content)
+    asked: list[int] = []
+    pread = os.pread
+
+    def noting(fd: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", noting)
+    found, lost = read(file)
+    assert (len(found), lost) == (199, 1)
+    assert max(asked) <= len(content) + 1
+
+
+def test_an_empty_file_holds_nothing(path: Path) -> None:
+    empty = path.with_name("empty")
+    empty.touch()
+    assert read(empty, is_final=True) == ([], 0)
+
+
+# Appending
+
+
+def test_a_new_inbox_makes_no_file_before_something_is_appended(mine: Inbox, path: Path) -> None:
+    assert inbox.paths(path) == []
+    fill(mine, 1)
+    assert the_file(path).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_the_disk_cuts_short_is_refused_and_spoils_nothing(mine: Inbox, path: Path) -> None:
+    appended = fill(mine)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = the_file(path).stat().st_size + 50
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(SpoolFileError, match="No space left"):
+            mine.append(MINE, batch("too much"), 1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = fill(mine, 2)
+    first, second = sorted(inbox.paths(path), key=lambda file: file.stat().st_mtime_ns)
+    assert (read(first), read(second)) == ((appended, 0), (again, 0))
+
+
+def test_a_full_disk_is_an_error_and_no_more_files(mine: Inbox, path: Path) -> None:
+    with no_room():
+        for _ in range(3):
+            with pytest.raises(SpoolFileError, match=str(path)):
+                mine.append(MINE, batch("a"), 1.0)
+    fill(mine, 1)
+    mine.unlink(mine.emptied())
+    assert len(inbox.paths(path)) == 1
+
+
+def test_no_file_is_begun_on_a_disk_without_room_or_beyond_the_limit(
+    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended = fill(mine)
+    mine.leave()
+    mine.limit = 10
+    with pytest.raises(SpoolFullError, match="SPOOL_MAX_BYTES"):
+        fill(mine)
+    mine.limit = 1 << 20
+    with monkeypatch.context() as patched:
+        patched.setattr(place, "room", lambda _: 0)
+        with pytest.raises(SpoolFileError, match="make room there"):
+            fill(mine)
+    assert read(the_file(path)) == (appended, 0)
+
+
+def test_a_file_grows_no_further_than_the_room_that_there_was(
+    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "room", lambda _: 10_000)
+    for _ in range(30):
+        mine.append(MINE, batch("a", size=1000), 1.0)
+    assert len(inbox.paths(path)) == 4
+
+
+def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = made(path, sync_each_append=True)
+    appended = fill(mine, 1)
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, "sync", broken)
+        with pytest.raises(SpoolUnsyncedError, match="Input/output error"):
+            fill(mine, 1)
+    assert read(the_file(path)) == (appended * 2, 0)
+    mine.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_handler_is_refused_in_the_middle_of_an_append_and_spoils_nothing(
+    mine: Inbox, path: Path
+) -> None:
+    appended, refused = 0, 0
+
+    def append(*_: object) -> None:
+        nonlocal appended, refused
+        try:
+            mine.append(MINE, batch("of the handler"), 1.0)
+            appended += 1
+        except SpoolBusyError:
+            refused += 1
+        mine.close()  # whatever else a handler does
+        mine.unlink(mine.files())
+
+    before = signal.signal(signal.SIGALRM, append)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    try:
+        while refused < 20:
+            mine.append(MINE, batch("of the program"), 1.0)
+            appended += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    found = [read(file) for file in inbox.paths(path)]
+    assert sum(len(frames) for frames, _ in found) == appended
+    assert sum(lost for _, lost in found) == 0
+
+
+@pytest.mark.timeout(60)
+def test_an_exception_out_of_a_signal_handler_leaves_no_lock_behind(mine: Inbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    one, interrupted = batch("a"), 0
+    try:
+        while interrupted < 100:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + interrupted * 0.000007)
+                while True:
+                    mine.append(MINE, one, 1.0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            with ThreadPoolExecutor() as others:
+                others.submit(mine.append, MINE, one, 2.0).result()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# Files
+
+
+def test_what_is_not_an_inbox_is_none_of_ours(mine: Inbox, path: Path) -> None:
+    fill(mine, 1)
+    name = the_file(path).name
+    for other in (f"{name}.bak", "spool.db.inbox-notes", "spool.db.inbox-1-0123456789abX"):
+        path.with_name(other).write_text("mine")
+    path.with_name("spool.db.inbox-1-0123456789ab").mkdir()
+    path.with_name("spool.db.inbox-2-0123456789ab").symlink_to("elsewhere")
+    assert [file.name for file in inbox.paths(path)] == [name]
+
+
+def test_a_large_file_is_left_for_a_new_one(mine: Inbox, path: Path) -> None:
+    mine.append(MINE, batch("a", size=LARGE), 1.0)
+    first = the_file(path)
+    mine.turn_over()
+    mine.append(MINE, batch("b"), 2.0)
+    mine.turn_over()
+    (second,) = set(inbox.paths(path)) - {first}
+    assert len(read(second)[0]) == 1
+
+
+def test_a_file_that_was_removed_is_still_this_processs_to_move(mine: Inbox, path: Path) -> None:
+    fill(mine)
+    the_file(path).unlink()
+    mine.turn_over()
+    fill(mine)
+    assert [len(list(inbox.frames(file))) for file in mine.files()] == [5, 5]
+
+
+def test_a_file_that_was_moved_away_belongs_to_where_it_is_now(
+    mine: Inbox, path: Path, tmp_path: Path
+) -> None:
+    appended = fill(mine)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    moved = the_file(path).rename(aside / the_file(path).name)
+    mine.turn_over()
+    fill(mine, 2)
+    assert [len(list(inbox.frames(file))) for file in mine.files()] == [2]
+    assert read(moved) == (appended, 0)
+    fd = os.open(moved, os.O_RDONLY)
+    assert can_lock(fd), "it is for others to move now"
+    os.close(fd)
+
+
+def test_only_what_is_left_and_was_moved_can_go(mine: Inbox, path: Path) -> None:
+    fill(mine)
+    (file,) = mine.files()
+    file.moved = the_file(path).stat().st_size
+    assert mine.emptied() == []
+    mine.leave()
+    assert mine.emptied() == [file]
+    file.moved -= 1
+    assert mine.emptied() == []
+    file.moved += 1
+    mine.unlink([file])
+    mine.unlink([file])  # as two threads would
+    assert (inbox.paths(path), mine.files()) == ([], [])
+
+
+def test_two_inboxes_of_one_spool_have_files_of_their_own(path: Path) -> None:
+    one, two = made(path), made(path)
+    fill(one, 1)
+    fill(two, 2)
+    assert sorted(len(read(file)[0]) for file in inbox.paths(path)) == [1, 2]
+    one.close()
+    two.close()
+
+
+def test_a_file_that_another_takes_for_a_dead_processs_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def create(new: Path) -> int:
+        fd = place.create(new, path)
+        if len(taken) == 0:  # locked by another, just now
+            taken.append(os.open(new, os.O_RDONLY))
+            assert can_lock(taken[0])
+        elif len(taken) == 1:  # or even removed
+            new.unlink()
+            taken.append(0)
+        return fd
+
+    mine = Inbox(path, create)
+    fill(mine, 1)
+    assert [len(read(file)[0]) for file in mine_files(mine)] == [1]
+    mine.close()
+    os.close(taken[0])
+
+
+def mine_files(mine: Inbox) -> list[Path]:
+    return [file.path for file in mine.files()]
+
+
+# Processes
+
+
+def test_the_lock_says_whether_its_process_lives(path: Path) -> None:
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        fill(made(path))
+        os.write(writes, b".")
+        signal.pause()
+        os._exit(1)
+    os.read(reads, 1)
+    fd = os.open(the_file(path), os.O_RDONLY)
+    assert not can_lock(fd)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert can_lock(fd)
+    for one in (fd, reads, writes):
+        os.close(one)
+
+
+def test_a_forked_child_has_an_inbox_of_its_own_and_does_not_keep_its_parents_alive(
+    path: Path,
+) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from test_inbox import fill, made
+mine = made(Path(sys.argv[1]))
+fill(mine, 3)
+if os.fork() == 0:
+    fill(mine, 2)
+    print("forked", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os._exit(0)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"forked\n"
+        os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
+        frames = {}
+        for file in inbox.paths(path):
+            fd = os.open(file, os.O_RDONLY)
+            frames[can_lock(fd)] = len(read(file)[0])
+            os.close(fd)
+        assert frames == {True: 3, False: 2}
+
+
+def test_an_inbox_that_is_made_while_another_thread_forks_is_in_nobodys_way(path: Path) -> None:
+    first = made(path)
+    inbox._before_fork()
+    second = made(path)
+    inbox._after_in_parent()
+    with ThreadPoolExecutor() as others:
+        for one in (first, second):
+            others.submit(fill, one).result()
+            one.close()
+
+
+def test_a_child_does_not_keep_what_its_parent_borrowed(path: Path) -> None:
+    dead = made(path)
+    fill(dead)
+    dead.close()
+    with inbox.opened(path) as (file,):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.fstat(file.fd)
+            except OSError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert inbox._borrowed == set()
+
+
+def test_a_fork_that_runs_no_handlers_is_noticed(
+    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(mine, 3)
+    parents = the_file(path)
+    with monkeypatch.context() as patched:  # as if fork(2) had been called in C
+        patched.setattr(os, "getpid", lambda: 1)
+        fill(mine, 2)
+    (childs,) = set(inbox.paths(path)) - {parents}
+    assert (len(read(parents)[0]), len(read(childs)[0])) == (3, 2)

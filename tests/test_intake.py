@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spans import batch
+from spool import inbox, intake
+from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
+from spool.inbox import LARGE
+from spool.otlp import ROW_BYTES, Codec, unpack
+from spool.records import Ledger
+from spool.settings import Target
+from spool.store import Store
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[Store]:
+    """Use the spool as another process does."""
+    other = Store(path)
+    yield other
+    other.close()
+
+
+def accept(store: Store, *names: str, target: Target = MINE, size: int = 0) -> None:
+    for number, name in enumerate(names):
+        store.accept(target, batch(name, size=size), float(number))
+
+
+def balanced(ledger: Ledger) -> bool:
+    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.exported
+    return ledger.accepted + ledger.imported == gone + ledger.damaged + ledger.pending
+
+
+def die(path: Path, *names: str) -> None:
+    """Let a process end spans and be killed."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from test_intake import accept
+from spool.store import Store
+store = Store(Path(sys.argv[1]))
+store.open()
+accept(store, *sys.argv[2:])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", code, str(path), *names]
+    done = subprocess.run(command, cwd=Path(__file__).parent, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+# This process's own
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_what_came_together_becomes_one_row_of_each_route(store: Store, *, compress: bool) -> None:
+    batches = [batch(name) for name in "abcd"]
+    for one, target in zip(batches, (MINE, MINE, OTHERS, MINE), strict=True):
+        store.accept(target, one, 1.0)
+    intake.take_in(store, compress=compress)
+    mine, others = sorted(store.pending(), key=lambda row: -row.batch.spans)
+    assert (mine.batch.spans, others.batch.spans) == (3, 1)
+    # A single span does not become smaller.
+    assert mine.batch.codec == (Codec.GZIP if compress else Codec.RAW)
+    assert others.batch.codec == Codec.RAW
+    assert unpack(mine.batch) == b"".join(batches[number].payload for number in (0, 1, 3))
+    assert [route.pending_spans for route in store.routes()] == [3, 1]
+
+
+def test_a_span_is_in_the_ledger_once_before_and_after_it_is_moved(
+    store: Store, other: Store
+) -> None:
+    accept(store, "a", "b")
+    store.open()
+    before = store.ledger()
+    assert [frame.batch.spans for frame in other.inbound()] == [1, 1]
+    intake.take_in(store, compress=True)
+    assert before == store.ledger() == other.ledger() == Ledger(accepted=2, pending=2)
+    assert list(other.inbound()) == []
+    accept(store, "c")
+    intake.take_in(store, compress=True)
+    intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_rows_are_as_large_as_they_may_be_cut_and_no_larger(store: Store) -> None:
+    accept(store, *map(str, range(40)), size=ROW_BYTES // 10)
+    intake.take_in(store, compress=True)
+    sizes = [row.batch.raw_bytes for row in store.pending()]
+    assert max(sizes) <= ROW_BYTES
+    assert store.ledger().pending == 40
+
+
+def test_a_large_inbox_is_removed_when_what_was_moved_is_synced(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(store, "a", size=LARGE)
+    (first,) = (file.path for file in store.inbox.files())
+    intake.take_in(store, compress=True)
+    accept(store, "b")
+    intake.take_in(store, compress=True)
+
+    def broken() -> None:
+        raise SpoolFileError("the disk does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.database, "sync", broken)
+        with pytest.raises(SpoolFileError):
+            intake.sync(store)
+    assert first.exists()
+    intake.sync(store)
+    assert not first.exists()
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_what_cannot_be_moved_for_now_stays(store: Store, other: Store) -> None:
+    accept(store, "a")
+    with other.database.writing(), pytest.raises(SpoolBusyError):
+        intake.take_in(store, compress=True, timeout=0.0)
+    assert other.ledger() == Ledger(accepted=1, pending=1)
+    intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_an_inbox_that_was_removed_under_its_process_is_moved_all_the_same(
+    store: Store, path: Path
+) -> None:
+    accept(store, "a")
+    shutil.rmtree(path.parent)
+    accept(store, "b")
+    intake.take_in(store, compress=True)
+    accept(store, "c")
+    intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_what_was_moved_away_is_in_one_place(store: Store, path: Path) -> None:
+    accept(store, "a")
+    intake.take_in(store, compress=True)
+    accept(store, "b")
+    aside = path.parent.rename(path.parent.with_name("aside"))
+    accept(store, "c")
+    intake.take_in(store, compress=True)
+    accept(store, "d")
+    intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+    moved = Store(aside / path.name)
+    intake.take_in_others(moved, compress=True)
+    assert moved.ledger() == Ledger(accepted=3, pending=3)
+    moved.close()
+
+
+def test_what_is_moved_away_while_it_is_read_is_in_one_place(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.open()
+    accept(store, "a")
+    read = inbox.read
+
+    def read_and_rename(*how: int, **more: bool) -> inbox.Chunk | None:
+        chunk = read(*how, **more)
+        path.parent.rename(path.parent.with_name("aside"))
+        return chunk
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox, "read", read_and_rename)
+        intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger()
+    moved = Store(path.parent.with_name("aside") / path.name)
+    assert moved.ledger() == Ledger(accepted=1, pending=1)
+    moved.close()
+
+
+def test_a_file_that_is_replaced_gets_only_what_comes_then(store: Store, path: Path) -> None:
+    accept(store, "a")
+    intake.take_in(store, compress=True)
+    path.rename(path.with_name("aside.db"))
+    accept(store, "b")
+    intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_half_a_frame_of_a_refused_append_does_not_keep_its_file(store: Store, path: Path) -> None:
+    accept(store, "a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (file,) = inbox.paths(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, hard))
+    try:
+        with pytest.raises(SpoolFileError):
+            accept(store, "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    accept(store, "c")
+    intake.take_in(store, compress=True)
+    intake.sync(store)
+    assert not file.exists()
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_nobody_waits_longer_than_was_asked_for_while_another_thread_moves(store: Store) -> None:
+    accept(store, "a")
+    is_moving, is_over = threading.Event(), threading.Event()
+
+    def move() -> None:
+        with store.inbox.moving.hold(1):
+            is_moving.set()
+            is_over.wait(30)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    is_moving.wait(30)
+    with pytest.raises(SpoolBusyError):
+        intake.take_in(store, compress=True, timeout=0.0)
+    is_over.set()
+    mover.join()
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_handler_that_flushes_in_the_middle_of_an_append_does_not_hang(
+    store: Store,
+) -> None:
+    is_over = threading.Event()
+
+    def keep() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(SpoolBusyError):
+                intake.take_in(store, compress=True)
+
+    flushes = 0
+
+    def flush(*_: object) -> None:
+        nonlocal flushes
+        flushes += 1
+        with contextlib.suppress(SpoolBusyError):
+            intake.take_in(store, compress=True, timeout=0.01)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    before = signal.signal(signal.SIGALRM, flush)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    one, appended = batch("a"), 0
+    try:
+        while flushes < 200:
+            store.accept(MINE, one, 1.0)
+            appended += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        is_over.set()
+        keeper.join()
+    intake.take_in(store, compress=True)
+    assert store.ledger().accepted == appended
+
+
+# Others'
+
+
+def test_what_a_dead_process_left_is_moved_and_its_inbox_goes(path: Path, store: Store) -> None:
+    die(path, "a", "b")
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    intake.take_in_others(store, compress=True)
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    assert [row.batch.spans for row in store.pending()] == [2]
+    assert inbox.paths(path) == []
+    intake.take_in_others(store, compress=True)
+    assert store.inboxes() == {}
+
+
+def test_a_dead_processs_inbox_stays_until_what_was_moved_is_synced(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(path, "a")
+
+    def broken() -> None:
+        raise SpoolFileError("the disk does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.database, "sync", broken)
+        with pytest.raises(SpoolFileError):
+            intake.take_in_others(store, compress=True)
+    assert len(inbox.paths(path)) == 1
+    intake.take_in_others(store, compress=True)
+    assert (inbox.paths(path), store.ledger()) == ([], Ledger(accepted=1, pending=1))
+
+
+def test_what_a_living_process_has_is_left_to_it(store: Store, other: Store, path: Path) -> None:
+    store.open()
+    accept(store, "a")
+    intake.take_in_others(other, compress=True)
+    assert other.pending() == []
+
+
+def test_what_stands_still_is_moved_though_its_process_lives(
+    store: Store, other: Store, path: Path
+) -> None:
+    store.open()
+    accept(store, "a")
+    (file,) = inbox.paths(path)
+    an_hour_ago = time.time() - 3600
+    os.utime(file, (an_hour_ago, an_hour_ago))
+    intake.take_in_others(other, compress=True)
+    assert len(other.pending()) == 1
+    accept(store, "b")
+    intake.take_in(store, compress=True)  # it goes on
+    assert file.exists()
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_by_hand_everything_is_moved(store: Store, other: Store) -> None:
+    store.open()
+    accept(store, "a")
+    intake.take_in_others(other, compress=True, everything=True)
+    assert len(other.pending()) == 1
+
+
+def test_however_many_move_it_each_span_is_moved_once(path: Path) -> None:
+    stores = [Store(path) for _ in range(4)]
+    stores[0].open()
+    is_over = threading.Event()
+    trouble: list[BaseException] = []
+
+    def move(store: Store) -> None:
+        try:
+            while not is_over.is_set():
+                intake.take_in(store, compress=True)
+                intake.take_in_others(store, compress=True, everything=True)
+        except BaseException as error:  # noqa: BLE001 - for the test to see
+            trouble.append(error)
+
+    movers = [threading.Thread(target=move, args=(store,)) for store in stores]
+    for mover in movers:
+        mover.start()
+    for number in range(2000):
+        accept(stores[number % 4], str(number))
+    is_over.set()
+    for mover in movers:
+        mover.join()
+    assert trouble == []
+    for store in stores:
+        intake.take_in(store, compress=True)
+    assert stores[0].ledger() == Ledger(accepted=2000, pending=2000)
+    rows, after = 0, 0
+    while page := stores[0].pending(after):
+        rows, after = rows + sum(row.batch.spans for row in page), page[-1].id
+    assert rows == 2000
+    for store in stores:
+        store.close()
+
+
+def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
+    path: Path, store: Store, other: Store
+) -> None:
+    die(path, "a")
+    with inbox.opened(path) as (file,):
+        chunk = inbox.read(file.fd, 0)
+        assert chunk is not None
+        intake.take_in_others(other, compress=True)
+        intake.take_in_others(other, compress=True)
+        assert other.inboxes() == {}
+        assert not store.take_in(file, chunk, chunk.frames, 5.0)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_damage_of_how_far_an_inbox_was_moved_is_damage_of_the_file(
+    path: Path, store: Store
+) -> None:
+    accept(store, "a")
+    intake.take_in(store, compress=True)
+    with store.database.writing() as connection:
+        connection.execute("UPDATE inbox SET moved = 'garbage'")
+    for read in (store.ledger, store.inboxes):
+        with pytest.raises(SpoolDamagedError):
+            read()
+    store.database.repair()
+    assert store.ledger().accepted >= 1
+    assert balanced(store.ledger())
+
+
+@pytest.mark.parametrize("is_first_damaged", [True, False])
+def test_what_is_damaged_in_an_inbox_is_counted_and_the_ledger_balances(
+    path: Path, store: Store, caplog: pytest.LogCaptureFixture, *, is_first_damaged: bool
+) -> None:
+    die(path, "a", "b")
+    (file,) = inbox.paths(path)
+    content = bytearray(file.read_bytes())
+    content[30 if is_first_damaged else -1] ^= 0xFF
+    file.write_bytes(content)
+    intake.take_in_others(store, compress=True)
+    ledger = store.ledger()
+    assert (ledger.accepted, ledger.pending, ledger.damaged) == (2, 1, 1)
+    assert balanced(ledger)
+    assert store.last_trouble().damaged_at is not None
+    assert "1 spans were damaged" in caplog.text
