@@ -51,6 +51,12 @@ SCENARIOS = {
     "a busy life": "export=4 await-sync busy-checkpoint=3 export=3 busy-checkpoint=2 close",
     "a life": "serve export=6 flush export=3x9000 await-sync checkpoint export=4 flush keep close",
     "one more use": "serve export=3 close export=3 await-sync export=2 close",
+    "one at a time": "serve "
+    + "export=1 sleep=0.3 " * 8
+    + "flush "
+    + "export=2 await-sync " * 3
+    + "close",
+    "large inboxes": "export=3x600000 sleep=0.5 export=3x600000 await-sync export=4x600000 close",
     "vacuum": "export=16x90000 close serve export=1 flush keep export=2 close",
 }
 FEW_POINTS = 40

@@ -13,14 +13,13 @@ import pytest
 
 from chaos import no_room
 from spans import batch
-from spool import inbox, place
+from spool import frames, inbox, place
 from spool.errors import SpoolBusyError, SpoolFileError, SpoolFullError, SpoolUnsyncedError
 from spool.inbox import LARGE, Inbox
 from spool.lock import can_lock
 from spool.settings import Target
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
-OTHERS = Target.otlp("https://user:secret@collector.example/v1/traces?token=1", {})
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
     """Give the payloads' sizes and times of a file's frames, and how many spans are lost."""
     fd = os.open(path, os.O_RDONLY)
     found, lost, offset = [], 0, 0
-    while (chunk := inbox.read(fd, offset, is_final=is_final)) is not None:
+    while (chunk := frames.read(fd, offset, is_final=is_final)) is not None:
         found += [f"{len(one.batch.payload)} at {one.created_at:g}" for one in chunk.frames]
         lost, offset = lost + chunk.lost, chunk.end
     os.close(fd)
@@ -65,113 +64,6 @@ def fill(mine: Inbox, count: int = 5) -> list[str]:
         mine.append(MINE, one, float(number))
         appended.append(f"{len(one.payload)} at {number}")
     return appended
-
-
-def starts_of(content: bytes) -> list[int]:
-    """Find where frames start."""
-    return [at for at in range(len(content)) if content.startswith(inbox._MARK, at)]
-
-
-# Frames
-
-
-def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(
-    mine: Inbox, path: Path
-) -> None:
-    one = batch("a", "b")
-    mine.append(OTHERS, one, 1.5)
-    mine.append(MINE, one, 2.5)
-    content = the_file(path).read_bytes()
-    with inbox.opened(path) as (file,):
-        first, second = inbox.frames(file)
-    assert (first.batch, first.created_at, second.created_at) == (one, 1.5, 2.5)
-    endpoint = "https://collector.example/v1/traces"
-    assert inbox.identity_of(first) == (endpoint, endpoint, None)
-    assert inbox.identity_of(second) == (MINE.route, MINE.endpoint, MINE.public_key)
-    assert b"secret" not in content
-    assert b"token" not in content
-
-
-def test_a_frame_that_was_cut_short_is_passed_over(mine: Inbox, path: Path) -> None:
-    appended = fill(mine)
-    file = the_file(path)
-    content = file.read_bytes()
-    last = starts_of(content)[-1]
-    for end in (*range(last, last + 40), len(content) - 1):
-        file.write_bytes(content[:end])
-        assert read(file, is_final=True) == (appended[:-1], 0)
-
-
-def test_damage_anywhere_in_a_frame_hides_no_other(mine: Inbox, path: Path) -> None:
-    appended = fill(mine)
-    file = the_file(path)
-    content = file.read_bytes()
-    first, second, third = starts_of(content)[1:4]
-    for at in (*range(second, second + 40), third - 1):
-        file.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
-        found, lost = read(file)
-        assert found == appended[:2] + appended[3:], f"at {at - second}"
-        assert 1 <= lost <= len(content) // 40  # the damage may be in the very count
-    file.write_bytes(content[:first] + content[third - 5 :])
-    assert read(file) == ([appended[0], *appended[3:]], 1)
-
-
-def test_a_damaged_last_frame_is_lost_when_nobody_can_still_be_writing_it(
-    mine: Inbox, path: Path
-) -> None:
-    appended = fill(mine)
-    mine.append(MINE, batch("a", "b", "c"), 1.0)
-    file = the_file(path)
-    content = file.read_bytes()
-    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert read(file) == (appended, 0)
-    assert read(file, is_final=True) == (appended, 3)
-
-
-def test_frames_and_damage_that_are_larger_than_what_is_read_at_once(
-    mine: Inbox, path: Path
-) -> None:
-    large = batch("large", size=3 * inbox._CHUNK)
-    mine.append(MINE, large, 1.0)
-    mine.append(MINE, large, 2.0)
-    mine.append(MINE, batch("small"), 3.0)
-    file = the_file(path)
-    found, lost = read(file)
-    assert (len(found), lost) == (3, 0)
-    content = file.read_bytes()
-    file.write_bytes(bytes(len(large.payload)) + content[len(large.payload) :])
-    assert read(file) == (found[1:], 1)
-    # A length of gigabytes hides nothing either.
-    file.write_bytes(content[:8] + b"\xff" * 4 + content[12:])
-    assert read(file) == (found[1:], 1)
-
-
-def test_a_damaged_length_makes_nobody_read_more_than_there_is(
-    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(200):
-        mine.append(MINE, batch("a", size=3000), float(number))
-    file = the_file(path)
-    content = bytearray(file.read_bytes())
-    content[11] = 0xFF  # the length's highest byte
-    file.write_bytes(content)
-    asked: list[int] = []
-    pread = os.pread
-
-    def noting(fd: int, size: int, offset: int) -> bytes:
-        asked.append(size)
-        return pread(fd, size, offset)
-
-    monkeypatch.setattr(os, "pread", noting)
-    found, lost = read(file)
-    assert (len(found), lost) == (199, 1)
-    assert max(asked) <= len(content) + 1
-
-
-def test_an_empty_file_holds_nothing(path: Path) -> None:
-    empty = path.with_name("empty")
-    empty.touch()
-    assert read(empty, is_final=True) == ([], 0)
 
 
 # Appending
@@ -276,7 +168,7 @@ def test_a_signal_handler_is_refused_in_the_middle_of_an_append_and_spoils_nothi
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     found = [read(file) for file in inbox.paths(path)]
-    assert sum(len(frames) for frames, _ in found) == appended
+    assert sum(len(whole) for whole, _ in found) == appended
     assert sum(lost for _, lost in found) == 0
 
 
@@ -330,7 +222,7 @@ def test_a_file_that_was_removed_is_still_this_processs_to_move(mine: Inbox, pat
     the_file(path).unlink()
     mine.turn_over()
     fill(mine)
-    assert [len(list(inbox.frames(file))) for file in mine.files()] == [5, 5]
+    assert [len(list(inbox.unmoved(file))) for file in mine.files()] == [5, 5]
 
 
 def test_a_file_that_was_moved_away_belongs_to_where_it_is_now(
@@ -342,7 +234,7 @@ def test_a_file_that_was_moved_away_belongs_to_where_it_is_now(
     moved = the_file(path).rename(aside / the_file(path).name)
     mine.turn_over()
     fill(mine, 2)
-    assert [len(list(inbox.frames(file))) for file in mine.files()] == [2]
+    assert [len(list(inbox.unmoved(file))) for file in mine.files()] == [2]
     assert read(moved) == (appended, 0)
     fd = os.open(moved, os.O_RDONLY)
     assert can_lock(fd), "it is for others to move now"
@@ -443,12 +335,12 @@ os._exit(0)
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"forked\n"
         os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
-        frames = {}
+        whole = {}
         for file in inbox.paths(path):
             fd = os.open(file, os.O_RDONLY)
-            frames[can_lock(fd)] = len(read(file)[0])
+            whole[can_lock(fd)] = len(read(file)[0])
             os.close(fd)
-        assert frames == {True: 3, False: 2}
+        assert whole == {True: 3, False: 2}
 
 
 def test_an_inbox_that_is_made_while_another_thread_forks_is_in_nobodys_way(path: Path) -> None:

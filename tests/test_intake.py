@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool import inbox, intake
+from spool import frames, inbox, intake
 from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
 from spool.inbox import LARGE
 from spool.otlp import ROW_BYTES, Codec, unpack
@@ -168,15 +168,15 @@ def test_what_is_moved_away_while_it_is_read_is_in_one_place(
 ) -> None:
     store.open()
     accept(store, "a")
-    read = inbox.read
+    read = frames.read
 
-    def read_and_rename(*how: int, **more: bool) -> inbox.Chunk | None:
+    def read_and_rename(*how: int, **more: bool) -> frames.Chunk | None:
         chunk = read(*how, **more)
         path.parent.rename(path.parent.with_name("aside"))
         return chunk
 
     with monkeypatch.context() as patched:
-        patched.setattr(inbox, "read", read_and_rename)
+        patched.setattr(frames, "read", read_and_rename)
         intake.take_in(store, compress=True)
     assert store.ledger() == Ledger()
     moved = Store(path.parent.with_name("aside") / path.name)
@@ -366,7 +366,7 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
 ) -> None:
     die(path, "a")
     with inbox.opened(path) as (file,):
-        chunk = inbox.read(file.fd, 0)
+        chunk = frames.read(file.fd, 0)
         assert chunk is not None
         intake.take_in_others(other, compress=True)
         intake.take_in_others(other, compress=True)

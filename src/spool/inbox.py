@@ -6,8 +6,6 @@ moves what is here into the store, many spans to a row; where the process is dea
 Invariants:
 
 - What `append` returned from is in the file: the death of the process leaves it there.
-- A frame tells all of itself, and its checksum says whether it is whole. One that was cut short was
-  never acknowledged; one that is damaged hides no other.
 - One process appends to an inbox, and holds its lock as long as it lives: who can take the lock
   knows that the process is dead.
 - A name is never used twice, and a file only grows. How much of it was moved is in the store,
@@ -20,26 +18,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import math
 import os
 import re
-import struct
 import weakref
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from spool import place
+from spool import frames, place
 from spool.errors import SpoolBusyError, SpoolError, SpoolUnsyncedError
 from spool.lock import BRIEFLY, PATIENTLY, ThreadLock, can_lock
-from spool.otlp import Batch, Codec
-from spool.settings import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from spool.frames import Frame
+    from spool.otlp import Batch
     from spool.settings import Target
 
 _SUFFIX: Final = ".inbox-"
@@ -49,43 +44,7 @@ _SUFFIX: Final = ".inbox-"
 LARGE: Final = 1 << 20
 _LARGEST: Final = 4 * LARGE
 
-# What is read at once, and becomes one row of a route.
-_CHUNK: Final = 256 << 10
-
-# A mark that UTF-8 text never holds, and the checksum of what follows it; then the sizes of payload
-# and identity, the batch's codec, spans and raw bytes, and the time in seconds since 1970.
-_MARK: Final = b"\xf5\xffSP"
-_HEAD: Final = struct.Struct("<4sI")
-_NUMBERS: Final = struct.Struct("<IHBIId")
-_HEAD_BYTES: Final = _HEAD.size + _NUMBERS.size
-_WHOLE_HEAD: Final = struct.Struct(_HEAD.format + _NUMBERS.format[1:]).unpack_from
-# Its ids and times alone take more (opentelemetry/proto/trace/v1/trace.proto).
-_SMALLEST_SPAN: Final = 40
 _TRIES: Final = 3
-
-Identity = tuple[str, str, "str | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One `export()` call's spans: whose they are (`identity_of`), and when they came."""
-
-    identity: bytes
-    batch: Batch
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Frames that follow each other, between two offsets.
-
-    `lost` spans between them, or before, cannot be read: they were damaged on disk.
-    """
-
-    frames: tuple[Frame, ...]
-    start: int
-    end: int
-    lost: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -160,7 +119,7 @@ class Inbox:
     def append(self, target: Target, batch: Batch, now: float) -> None:
         """Append a batch: one write. Refused in the middle of this thread's own append."""
         said = self._identities.get((target.route, target.endpoint)) or self._said(target)
-        frame = _frame(said, batch, now)
+        frame = frames.make(said, batch, now)
         if self._pid != os.getpid():  # a fork that ran no handlers (in C, say)
             self._start_over_in_child()
         lock = self._lock
@@ -200,7 +159,7 @@ class Inbox:
             raise SpoolUnsyncedError(f"{file.path}: cannot be synced: {error.strerror}") from error
 
     def _said(self, target: Target) -> bytes:
-        said = json.dumps(identity(target)).encode()
+        said = frames.identify(target)
         self._identities[target.route, target.endpoint] = said
         return said
 
@@ -385,119 +344,12 @@ def opened(spool: Path) -> Iterator[list[File]]:
         yield files
 
 
-def frames(file: File) -> Iterator[Frame]:
+def unmoved(file: File) -> Iterator[Frame]:
     """Give what a file holds that was not moved. Raises OSError."""
     offset = file.moved
-    while (chunk := read(file.fd, offset)) is not None:
+    while (chunk := frames.read(file.fd, offset)) is not None:
         yield from chunk.frames
         offset = chunk.end
-
-
-def identity(target: Target) -> Identity:
-    """Give what `route` knows of a target, without a secret."""
-    return target.route, without_secrets(target.endpoint), target.public_key
-
-
-def identity_of(frame: Frame) -> Identity:
-    """Give what `route` knows of a frame's target: route, endpoint and public key."""
-    route, endpoint, public_key = json.loads(frame.identity)
-    return route, endpoint, public_key
-
-
-def read(fd: int, offset: int, *, is_final: bool = False) -> Chunk | None:
-    """Read the next frames from an offset on; None where there is no whole one (yet).
-
-    `is_final`: nobody appends any more, so what cannot be read now never can. Raises OSError.
-    """
-    size = _CHUNK
-    while True:
-        data = os.pread(fd, size, offset)
-        is_end = len(data) < size
-        frames, length, lost = _parse(data, is_end=is_end, is_final=is_final)
-        if frames or lost:
-            return Chunk(frames, offset, offset + length, lost)
-        if is_end:
-            return None
-        # A large frame, or much that is damaged; and a damaged length may claim gigabytes.
-        size = min(max(2 * size, _size_at(data, 0)), os.fstat(fd).st_size - offset + 1)
-
-
-def _frame(identity: bytes, batch: Batch, now: float) -> bytes:
-    payload, spans, raw_bytes = batch.payload, batch.spans, batch.raw_bytes
-    said = _NUMBERS.pack(len(payload), len(identity), batch.codec, spans, raw_bytes, now) + identity
-    checksum = zlib.crc32(payload, zlib.crc32(said))
-    return b"".join((_HEAD.pack(_MARK, checksum), said, payload))
-
-
-def _parse(data: bytes, *, is_end: bool, is_final: bool) -> tuple[tuple[Frame, ...], int, int]:
-    """Give the frames in the data, the length up to the last one's end, and how many are lost."""
-    frames: list[Frame] = []
-    position = lost = 0
-    while position < len(data):
-        frame = _frame_at(data, position)
-        if frame is not None:
-            frames.append(frame)
-            position += _HEAD_BYTES + len(frame.identity) + len(frame.batch.payload)
-            continue
-        if not is_end and (frames or _may_go_on(data, position)):
-            break  # its rest is behind what was read
-        behind = _next_frame(data, position)
-        if behind is None:
-            if is_final and is_end and _is_whole(data, position):
-                lost, position = lost + _claimed_spans(data, position), len(data)
-            break
-        lost, position = lost + _claimed_spans(data, position), behind
-    return tuple(frames), position, lost
-
-
-def _frame_at(data: bytes, position: int) -> Frame | None:
-    """Give the frame that begins there, if it is whole and sound."""
-    if not data.startswith(_MARK, position) or position + _HEAD_BYTES > len(data):
-        return None
-    _, checksum, payload_bytes, identity_bytes, codec, spans, raw_bytes, now = _WHOLE_HEAD(
-        data, position
-    )
-    middle = position + _HEAD_BYTES + identity_bytes
-    end = middle + payload_bytes
-    if end > len(data) or zlib.crc32(data[position + _HEAD.size : end]) != checksum:
-        return None
-    batch = Batch(data[middle:end], spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
-    return Frame(data[position + _HEAD_BYTES : middle], batch, now)
-
-
-def _size_at(data: bytes, position: int) -> int:
-    """Give the size that a frame that begins there claims; 0 where none begins."""
-    if not data.startswith(_MARK, position) or position + _HEAD_BYTES > len(data):
-        return 0
-    payload_bytes, identity_bytes, *_ = _NUMBERS.unpack_from(data, position + _HEAD.size)
-    return _HEAD_BYTES + int(payload_bytes) + int(identity_bytes)
-
-
-def _may_go_on(data: bytes, position: int) -> bool:
-    """Say whether a frame that begins there could end behind the data."""
-    is_begun = data.startswith(_MARK[: len(data) - position], position)
-    return is_begun and not _is_whole(data, position)
-
-
-def _is_whole(data: bytes, position: int) -> bool:
-    """Say whether a frame begins there, and has as many bytes as it claims."""
-    return 0 < _size_at(data, position) <= len(data) - position
-
-
-def _next_frame(data: bytes, position: int) -> int | None:
-    """Find the next sound frame behind a damaged one."""
-    while (position := data.find(_MARK, position + 1)) >= 0:
-        if _frame_at(data, position) is not None:
-            return position
-    return None
-
-
-def _claimed_spans(data: bytes, position: int) -> int:
-    """Count the spans of a damaged frame, by what it says; one at the least."""
-    if not _is_whole(data, position):
-        return 1
-    *_, spans, raw_bytes, _ = _NUMBERS.unpack_from(data, position + _HEAD.size)
-    return max(1, min(int(spans), int(raw_bytes) // _SMALLEST_SPAN))
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:

@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from spool import inbox, place
+from spool import frames, inbox, place
 from spool.complaint import logger
 from spool.lock import PATIENTLY, can_lock
 from spool.otlp import ROW_BYTES, merge
@@ -26,7 +26,8 @@ from spool.otlp import ROW_BYTES, merge
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from spool.inbox import Chunk, File, Frame
+    from spool.frames import Chunk, Frame
+    from spool.inbox import File
     from spool.store import Store
 
 # A living process moves its own within a second: one whose inbox stands still for so long is
@@ -89,7 +90,7 @@ def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
     """Move what is in a file by now, until the monotonic time `end`."""
     size = os.fstat(file.fd).st_size
     while file.moved < size:
-        chunk = inbox.read(file.fd, file.moved, is_final=file.is_final)
+        chunk = frames.read(file.fd, file.moved, is_final=file.is_final)
         if chunk is None:
             if file.is_final:
                 file.moved = size  # half a frame, which was never acknowledged
@@ -111,21 +112,21 @@ def _rows(chunk: Chunk, *, compress: bool) -> Iterator[Frame]:
     routes: dict[bytes, list[Frame]] = {}
     for frame in chunk.frames:
         routes.setdefault(frame.identity, []).append(frame)
-    for frames in routes.values():
-        for run in _runs(frames):
+    for mine in routes.values():
+        for run in _runs(mine):
             batch = merge([frame.batch for frame in run], compress=compress and len(run) > 1)
             yield replace(run[0], batch=batch)
 
 
-def _runs(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
+def _runs(mine: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
     """Divide frames into runs that are no larger than a row may be."""
     first = size = 0
-    for number, frame in enumerate(frames):
+    for number, frame in enumerate(mine):
         size += frame.batch.raw_bytes
         if size > ROW_BYTES and number > first:
-            yield frames[first:number]
+            yield mine[first:number]
             first, size = number, frame.batch.raw_bytes
-    yield frames[first:]
+    yield mine[first:]
 
 
 def sync(store: Store) -> None:

@@ -62,13 +62,16 @@ class FileLock:
         self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd: int | None = None
         self._identity = (0, 0)
-        self._thread_lock = threading.RLock()
+        self._thread_lock = ThreadLock()
         _all_locks.add(self)
 
     def prepare(self) -> None:
-        """Create the file now: later the disk may take nothing more. Raises SpoolFileError."""
+        """Create the file now: later the disk may take nothing more.
+
+        Raises SpoolFileError, SpoolBusyError.
+        """
         try:
-            with self._thread_lock:
+            with self._thread_lock.hold(PATIENTLY):
                 self._fd = self._open() if self._fd is None else self._fd
         except OSError as error:
             raise unusable(self.path, error) from error
@@ -76,25 +79,19 @@ class FileLock:
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold the lock; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
-        busy = SpoolBusyError(f"{self.path}: it was held elsewhere for more than {timeout:g} s")
-        if _is_ours(self._thread_lock):
-            raise busy
-        try:
-            if not self.acquire(timeout):
-                raise busy
+        with _held(self, timeout, f"{self.path}: it was held elsewhere"):
             yield
-        finally:
-            try:
-                self.release()
-            finally:  # again, if an exception out of a signal handler kept it from that
-                self.release()
+
+    def is_ours(self) -> bool:
+        """Say whether this thread has it."""
+        return self._thread_lock.is_ours()
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock within `timeout` seconds; say whether it was had. Raises SpoolFileError."""
         deadline = time.monotonic() + timeout
-        if _is_ours(self._thread_lock):  # a signal handler, in the middle of its thread's own use
+        if self.is_ours():  # a signal handler, in the middle of its thread's own use
             return False
-        if not self._thread_lock.acquire(timeout=max(0.0, timeout)):
+        if not self._thread_lock.acquire(max(0.0, timeout)):
             return False
         is_had = False
         try:
@@ -108,7 +105,7 @@ class FileLock:
 
     def release(self) -> None:
         """Free the lock for the next one, if this thread holds it."""
-        if not _is_ours(self._thread_lock):
+        if not self.is_ours():
             return
         try:
             if self._fd is not None:
@@ -128,7 +125,7 @@ class FileLock:
 
         Other processes too, if `timeout` seconds suffice for that; with None they are not asked.
         """
-        self._thread_lock.acquire()
+        self._thread_lock.freeze()
         if timeout is not None:
             # Without the file there is nobody to keep out.
             with contextlib.suppress(OSError, SpoolError):
@@ -183,7 +180,7 @@ class FileLock:
 
     def close(self) -> None:
         """Give the descriptor back, unless it is in use; the next `acquire` opens it again."""
-        if self._thread_lock.acquire(blocking=False):
+        if self._thread_lock.acquire(0):
             try:
                 self._close()
             finally:
@@ -191,7 +188,7 @@ class FileLock:
 
     def _forget(self) -> None:
         self._close()
-        self._thread_lock = threading.RLock()
+        self._thread_lock = ThreadLock()
 
 
 class ThreadLock:
@@ -206,7 +203,8 @@ class ThreadLock:
 
     def is_ours(self) -> bool:
         """Say whether this thread has it."""
-        return _is_ours(self._lock)
+        # What Condition relies on, too.
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as above
 
     def acquire(self, timeout: float) -> bool:
         """Take it within `timeout` seconds; say whether it was had. Only where it is not ours."""
@@ -214,24 +212,14 @@ class ThreadLock:
 
     def release(self) -> None:
         """Free it, if this thread has it."""
-        if _is_ours(self._lock):
+        if self.is_ours():
             self._lock.release()
 
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold it; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
-        busy = SpoolBusyError(f"another use in this process lasted for more than {timeout:g} s")
-        if self.is_ours():
-            raise busy
-        try:
-            if not self.acquire(timeout):
-                raise busy
+        with _held(self, timeout, "it was in use in this process"):
             yield
-        finally:
-            try:
-                self.release()
-            finally:  # again, if an exception out of a signal handler kept it from that
-                self.release()
 
     def freeze(self) -> None:
         """Keep all other threads out while this one forks."""
@@ -242,10 +230,20 @@ class ThreadLock:
         self._lock.release()
 
 
-def _is_ours(lock: threading.RLock) -> bool:
-    """Say whether this thread holds the lock: so an exception at any moment leaves no doubt."""
-    # What Condition relies on, too.
-    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+@contextlib.contextmanager
+def _held(lock: FileLock | ThreadLock, timeout: float, trouble: str) -> Iterator[None]:
+    busy = SpoolBusyError(f"{trouble} for more than {timeout:g} s")
+    if lock.is_ours():
+        raise busy
+    try:
+        if not lock.acquire(timeout):
+            raise busy
+        yield
+    finally:
+        try:
+            lock.release()
+        finally:  # again, if an exception out of a signal handler kept it from that
+            lock.release()
 
 
 def is_held(path: Path) -> bool:

@@ -21,6 +21,7 @@ from spool import intake
 from spool.complaint import Complaint, logger
 from spool.drainer import Drainer
 from spool.errors import (
+    SpoolBusyError,
     SpoolDamagedError,
     SpoolError,
     SpoolFileError,
@@ -88,7 +89,7 @@ class SharedSpool:
             self.store.register(target)
         except SpoolDamagedError:
             self.store.register(target)  # it was salvaged, or is now
-        with contextlib.suppress(SpoolFileError):  # who takes it will say so
+        with contextlib.suppress(SpoolFileError, SpoolBusyError):  # who takes it will say so
             self.store.turn.prepare()
         self._users += 1
         with self._lock:

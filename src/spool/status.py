@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from spool.inbox import identity_of
+from spool.frames import identity_of
 from spool.records import Route
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spool.drainer import Drainer
-    from spool.inbox import Frame
+    from spool.frames import Frame
     from spool.records import Ledger, Trouble
     from spool.store import Store
 

@@ -23,10 +23,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from spool import inbox, place, sql
+from spool import frames, inbox, place, sql
 from spool.database import ID_BITS, Database
 from spool.errors import PayloadError, SpoolFileError
-from spool.inbox import identity_of
+from spool.frames import identity_of
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
 from spool.otlp import Batch, Codec, cut, merge
 from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble, checksum
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from spool.inbox import Chunk, File, Frame, Identity
+    from spool.frames import Chunk, Frame, Identity
+    from spool.inbox import File
     from spool.overflow import Held
     from spool.settings import Target
 
@@ -102,7 +103,7 @@ class Store:
     def register(self, target: Target) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
         with self.database.writing() as connection:
-            connection.execute(sql.REGISTER, inbox.identity(target))
+            connection.execute(sql.REGISTER, frames.identity(target))
 
     def _check_room(self) -> None:
         if self.is_cramped:
@@ -118,7 +119,7 @@ class Store:
             return
         spans = held.batch.spans
         with self.database.writing(patience) as connection:
-            connection.execute(sql.REGISTER, inbox.identity(held.target))
+            connection.execute(sql.REGISTER, frames.identity(held.target))
             connection.execute(sql.CREDIT, (spans, spans, held.target.route))
 
     def refuse(self, spans: int) -> None:
@@ -142,7 +143,7 @@ class Store:
     ) -> None:
         """Commit one batch as a row."""
         with self.database.transaction(patience) as connection:
-            _append(connection, inbox.identity(target), batch, now)
+            _append(connection, frames.identity(target), batch, now)
 
     def moved(self, name: str) -> int:
         """Tell up to which offset an inbox was moved."""
@@ -462,7 +463,7 @@ def _unmoved(files: Iterable[File], moved: str | None) -> Iterator[Frame]:
     for file in files:
         name = file.path.name
         if name in offsets or not file.is_gone():
-            yield from inbox.frames(replace(file, moved=offsets.get(name, 0)))
+            yield from inbox.unmoved(replace(file, moved=offsets.get(name, 0)))
 
 
 def _offset(moved: Any) -> int:

@@ -35,7 +35,10 @@ class Turn:
         self._seen_at = self._looked_at = -_SOON
 
     def prepare(self) -> None:
-        """Create its files now: later the disk may take nothing more. Raises SpoolFileError."""
+        """Create its files now: later the disk may take nothing more.
+
+        Raises SpoolFileError, SpoolBusyError.
+        """
         self._turn.prepare()
         self._deputy.prepare()
 

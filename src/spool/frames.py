@@ -1,0 +1,179 @@
+"""Frames: what `export()` calls bring, one behind the other in a file that only grows.
+
+Invariants:
+
+- A frame tells all of itself, and its checksum says whether it is whole.
+- One that was cut short was never acknowledged, and is passed over; one that is damaged hides no
+  other, and its spans are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from spool.otlp import Batch, Codec
+from spool.settings import without_secrets
+
+if TYPE_CHECKING:
+    from spool.settings import Target
+
+# What is read at once, and becomes one row of a route.
+_CHUNK: Final = 256 << 10
+
+# A mark that UTF-8 text never holds, and the checksum of what follows it; then the sizes of payload
+# and identity, the batch's codec, spans and raw bytes, and the time in seconds since 1970.
+_MARK: Final = b"\xf5\xffSP"
+_HEAD: Final = struct.Struct("<4sI")
+_NUMBERS: Final = struct.Struct("<IHBIId")
+_HEAD_BYTES: Final = _HEAD.size + _NUMBERS.size
+_WHOLE_HEAD: Final = struct.Struct(_HEAD.format + _NUMBERS.format[1:]).unpack_from
+# Its ids and times alone take more (opentelemetry/proto/trace/v1/trace.proto).
+_SMALLEST_SPAN: Final = 40
+
+Identity = tuple[str, str, "str | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One `export()` call's spans: whose they are (`identity_of`), and when they came."""
+
+    identity: bytes
+    batch: Batch
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Frames that follow each other, between two offsets.
+
+    `lost` spans between them, or before, cannot be read: they were damaged on disk.
+    """
+
+    frames: tuple[Frame, ...]
+    start: int
+    end: int
+    lost: int = 0
+
+
+# Making
+
+
+def identity(target: Target) -> Identity:
+    """Give what `route` knows of a target, without a secret."""
+    return target.route, without_secrets(target.endpoint), target.public_key
+
+
+def identify(target: Target) -> bytes:
+    """Say whose a frame is."""
+    return json.dumps(identity(target)).encode()
+
+
+def identity_of(frame: Frame) -> Identity:
+    """Give what `route` knows of a frame's target: route, endpoint and public key."""
+    route, endpoint, public_key = json.loads(frame.identity)
+    return route, endpoint, public_key
+
+
+def make(identity: bytes, batch: Batch, now: float) -> bytes:
+    """Make a frame's bytes, of a batch and whose it is (`identify`)."""
+    payload, spans, raw_bytes = batch.payload, batch.spans, batch.raw_bytes
+    said = _NUMBERS.pack(len(payload), len(identity), batch.codec, spans, raw_bytes, now) + identity
+    checksum = zlib.crc32(payload, zlib.crc32(said))
+    return b"".join((_HEAD.pack(_MARK, checksum), said, payload))
+
+
+# Reading
+
+
+def read(fd: int, offset: int, *, is_final: bool = False) -> Chunk | None:
+    """Read the next frames from an offset on; None where there is no whole one (yet).
+
+    `is_final`: nobody appends any more, so what cannot be read now never can. Raises OSError.
+    """
+    size = _CHUNK
+    while True:
+        data = os.pread(fd, size, offset)
+        is_end = len(data) < size
+        found, length, lost = _parse(data, is_end=is_end, is_final=is_final)
+        if found or lost:
+            return Chunk(found, offset, offset + length, lost)
+        if is_end:
+            return None
+        # A large frame, or much that is damaged; and a damaged length may claim gigabytes.
+        size = min(max(2 * size, _size_at(data, 0)), os.fstat(fd).st_size - offset + 1)
+
+
+def _parse(data: bytes, *, is_end: bool, is_final: bool) -> tuple[tuple[Frame, ...], int, int]:
+    """Give the frames in the data, the length up to the last one's end, and how many are lost."""
+    found: list[Frame] = []
+    position = lost = 0
+    while position < len(data):
+        frame = _frame_at(data, position)
+        if frame is not None:
+            found.append(frame)
+            position += _HEAD_BYTES + len(frame.identity) + len(frame.batch.payload)
+            continue
+        if not is_end and (found or _may_go_on(data, position)):
+            break  # its rest is behind what was read
+        behind = _next_frame(data, position)
+        if behind is None:
+            if is_final and is_end and _is_whole(data, position):
+                lost, position = lost + _claimed_spans(data, position), len(data)
+            break
+        lost, position = lost + _claimed_spans(data, position), behind
+    return tuple(found), position, lost
+
+
+def _frame_at(data: bytes, position: int) -> Frame | None:
+    """Give the frame that begins there, if it is whole and sound."""
+    if not data.startswith(_MARK, position) or position + _HEAD_BYTES > len(data):
+        return None
+    _, checksum, payload_bytes, identity_bytes, codec, spans, raw_bytes, now = _WHOLE_HEAD(
+        data, position
+    )
+    middle = position + _HEAD_BYTES + identity_bytes
+    end = middle + payload_bytes
+    if end > len(data) or zlib.crc32(data[position + _HEAD.size : end]) != checksum:
+        return None
+    batch = Batch(data[middle:end], spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
+    return Frame(data[position + _HEAD_BYTES : middle], batch, now)
+
+
+def _size_at(data: bytes, position: int) -> int:
+    """Give the size that a frame that begins there claims; 0 where none begins."""
+    if not data.startswith(_MARK, position) or position + _HEAD_BYTES > len(data):
+        return 0
+    payload_bytes, identity_bytes, *_ = _NUMBERS.unpack_from(data, position + _HEAD.size)
+    return _HEAD_BYTES + int(payload_bytes) + int(identity_bytes)
+
+
+def _may_go_on(data: bytes, position: int) -> bool:
+    """Say whether a frame that begins there could end behind the data."""
+    is_begun = data.startswith(_MARK[: len(data) - position], position)
+    return is_begun and not _is_whole(data, position)
+
+
+def _is_whole(data: bytes, position: int) -> bool:
+    """Say whether a frame begins there, and has as many bytes as it claims."""
+    return 0 < _size_at(data, position) <= len(data) - position
+
+
+def _next_frame(data: bytes, position: int) -> int | None:
+    """Find the next sound frame behind a damaged one."""
+    while (position := data.find(_MARK, position + 1)) >= 0:
+        if _frame_at(data, position) is not None:
+            return position
+    return None
+
+
+def _claimed_spans(data: bytes, position: int) -> int:
+    """Count the spans of a damaged frame, by what it says; one at the least."""
+    if not _is_whole(data, position):
+        return 1
+    *_, spans, raw_bytes, _ = _NUMBERS.unpack_from(data, position + _HEAD.size)
+    return max(1, min(int(spans), int(raw_bytes) // _SMALLEST_SPAN))

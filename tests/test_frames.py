@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from spans import batch
+from spool import frames
+from spool.frames import Frame
+from spool.settings import Target
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.otlp("https://user:secret@collector.example/v1/traces?token=1", {})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a file of frames."""
+    return tmp_path / "frames"
+
+
+def made(*names: str, size: int = 100, now: float = 1.0, target: Target = MINE) -> bytes:
+    return frames.make(frames.identify(target), batch(*names, size=size), now)
+
+
+def five() -> list[bytes]:
+    return [made(f"s{number}", size=100 * number, now=float(number)) for number in range(5)]
+
+
+def read(path: Path, content: bytes, *, is_final: bool = False) -> tuple[list[Frame], int]:
+    """Write a file, and read it: the frames, and how many spans are lost."""
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDONLY)
+    found: list[Frame] = []
+    lost = offset = 0
+    while (chunk := frames.read(fd, offset, is_final=is_final)) is not None:
+        assert chunk.start == offset
+        found += chunk.frames
+        lost, offset = lost + chunk.lost, chunk.end
+    os.close(fd)
+    return found, lost
+
+
+def times(found: list[Frame]) -> list[float]:
+    return [frame.created_at for frame in found]
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) -> None:
+    one = batch("a", "b")
+    written = frames.make(frames.identify(OTHERS), one, 1.5)
+    (first, second), lost = read(path, written + made("c", now=2.5))
+    assert (first.batch, first.created_at, second.created_at, lost) == (one, 1.5, 2.5, 0)
+    endpoint = "https://collector.example/v1/traces"
+    assert frames.identity_of(first) == (endpoint, endpoint, None)
+    assert frames.identity_of(second) == (MINE.route, MINE.endpoint, MINE.public_key)
+    assert b"secret" not in written
+    assert b"token" not in written
+
+
+def test_a_frame_that_was_cut_short_is_passed_over(path: Path) -> None:
+    *whole, last = five()
+    for end in (*range(40), len(last) - 1):
+        found, lost = read(path, b"".join(whole) + last[:end], is_final=True)
+        assert (times(found), lost) == ([0, 1, 2, 3], 0)
+
+
+def test_damage_anywhere_in_a_frame_hides_no_other(path: Path) -> None:
+    written = five()
+    for at in (*range(40), len(written[2]) - 1):
+        damaged = [*written[:2], flipped(written[2], at), *written[3:]]
+        found, lost = read(path, b"".join(damaged))
+        assert times(found) == [0, 1, 3, 4], f"at {at}"
+        assert 1 <= lost <= len(written[2]) // 40  # the damage may be in the very count
+
+
+def test_half_a_frame_hides_no_other(path: Path) -> None:
+    written = five()
+    found, lost = read(path, b"".join([*written[:2], written[2][-50:], *written[3:]]))
+    assert (times(found), lost) == ([0, 1, 3, 4], 1)
+
+
+def test_a_damaged_last_frame_is_lost_when_nobody_can_still_be_writing_it(path: Path) -> None:
+    last = made("a", "b", "c")
+    content = b"".join(five()) + flipped(last, len(last) - 1)
+    found, lost = read(path, content)
+    assert (len(found), lost) == (5, 0)
+    found, lost = read(path, content, is_final=True)
+    assert (len(found), lost) == (5, 3)
+
+
+@pytest.fixture
+def large() -> list[bytes]:
+    """Make frames that are larger than what is read at once, and a small one."""
+    size = 3 * frames._CHUNK
+    return [made("a", size=size, now=1.0), made("b", size=size, now=2.0), made("c", now=3.0)]
+
+
+def test_frames_and_damage_may_be_larger_than_what_is_read_at_once(
+    path: Path, large: list[bytes]
+) -> None:
+    found, lost = read(path, b"".join(large))
+    assert (times(found), lost) == ([1, 2, 3], 0)
+    found, lost = read(path, b"".join([bytes(len(large[0])), *large[1:]]))
+    assert (times(found), lost) == ([2, 3], 1)
+
+
+def test_a_damaged_length_hides_nothing_and_makes_nobody_read_more_than_there_is(
+    path: Path, large: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    pread = os.pread
+
+    def noting(fd: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", noting)
+    gigabytes = large[0][:8] + b"\xff" * 4 + large[0][12:]
+    content = b"".join([gigabytes, *large[1:]])
+    found, lost = read(path, content)
+    assert (times(found), lost) == ([2, 3], 1)
+    assert max(asked) <= len(content) + 1
+
+
+def test_an_empty_file_holds_nothing(path: Path) -> None:
+    assert read(path, b"", is_final=True) == ([], 0)
