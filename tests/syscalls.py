@@ -42,6 +42,7 @@ _LINKS = ("link", "linkat")
 _WHOLE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+|\?)")
 _BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
 _ENDED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)\) += (-?\d+|\?)")
+_STRING = re.compile(r'"[^"]*"')
 _OTHER = re.compile(r"\d+ +(\+\+\+|---) ")
 
 has_strace = (
@@ -70,7 +71,7 @@ class Call:
     @property
     def strings(self) -> list[bytes]:
         """Give the arguments that are strings."""
-        return [_decoded(one) for one in self.arguments if one.startswith('"')]
+        return [_decoded(one) for one in _STRING.findall(", ".join(self.arguments))]
 
     @property
     def paths(self) -> list[str]:
@@ -351,13 +352,13 @@ class Disk:
         self._changes[change] = None
 
     def _change(self, file: File, call: Call, result: int) -> None:
-        assert call.name in ("pwrite64", "write", "ftruncate"), f"it is not replayed: {call}"
+        assert call.name in ("pwrite64", "writev", "ftruncate"), f"it is not replayed: {call}"
         change: Write | Size
         if call.name == "pwrite64":
             change = Write(int(call.arguments[-1]), call.strings[0][:result])
-        elif call.name == "write":  # only to files that are appended to
+        elif call.name == "writev":  # only to files that are appended to
             end = len(file.after({one: one for one in file.changes}))
-            change = Write(end, call.strings[0][:result])
+            change = Write(end, b"".join(call.strings)[:result])
         else:
             change = Size(int(call.arguments[1]))
         file.changes.append(change)

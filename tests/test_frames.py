@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def made(*names: str, size: int = 100, now: float = 1.0, target: Target = MINE) -> bytes:
-    return frames.make(frames.identify(target), batch(*names, size=size), now)
+    return b"".join(frames.make(frames.identify(target), batch(*names, size=size), now))
 
 
 def five() -> list[bytes]:
@@ -52,7 +52,7 @@ def flipped(content: bytes, at: int) -> bytes:
 
 def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) -> None:
     one = batch("a", "b")
-    written = frames.make(frames.identify(OTHERS), one, 1.5)
+    written = b"".join(frames.make(frames.identify(OTHERS), one, 1.5))
     (first, second), lost = read(path, written + made("c", now=2.5))
     assert (first.batch, first.created_at, second.created_at, lost) == (one, 1.5, 2.5, 0)
     endpoint = "https://collector.example/v1/traces"

@@ -79,12 +79,12 @@ def identity_of(frame: Frame) -> Identity:
     return route, endpoint, public_key
 
 
-def make(identity: bytes, batch: Batch, now: float) -> bytes:
-    """Make a frame's bytes, of a batch and whose it is (`identify`)."""
+def make(identity: bytes, batch: Batch, now: float) -> tuple[bytes, bytes]:
+    """Make a frame of a batch and whose it is (`identify`): two parts, the payload as it is."""
     payload, spans, raw_bytes = batch.payload, batch.spans, batch.raw_bytes
     said = _NUMBERS.pack(len(payload), len(identity), batch.codec, spans, raw_bytes, now) + identity
     checksum = zlib.crc32(payload, zlib.crc32(said))
-    return b"".join((_HEAD.pack(_MARK, checksum), said, payload))
+    return _HEAD.pack(_MARK, checksum) + said, payload
 
 
 # Reading

@@ -133,15 +133,17 @@ class Inbox:
             try:
                 lock.release()
             finally:
-                lock.release()
+                if lock.is_ours():
+                    lock.release()
 
-    def _append(self, frame: bytes) -> None:
+    def _append(self, frame: tuple[bytes, bytes]) -> None:
         try:
             file = self._files.current
             if file is None or file.room <= 0:
                 file = self._next_file()
-            file.room -= len(frame)
-            if os.write(file.fd, frame) != len(frame):
+            size = len(frame[0]) + len(frame[1])
+            file.room -= size
+            if os.writev(file.fd, frame) != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._spool)  # noqa: TRY301 - as write itself would
             if self._sync_each_append:
                 self._sync_append(file)

@@ -195,16 +195,13 @@ class ThreadLock:
     """A lock between the threads of this process, that a signal handler cannot be caught by.
 
     It is refused in the middle of this thread's own use, and `release` frees only what this thread
-    has: so an exception at any moment leaves no doubt. Use it as `hold` does.
+    has (`is_ours`): so an exception at any moment leaves no doubt. Use it as `hold` does.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-
-    def is_ours(self) -> bool:
-        """Say whether this thread has it."""
         # What Condition relies on, too.
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        self.is_ours: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001 - as above
 
     def acquire(self, timeout: float) -> bool:
         """Take it within `timeout` seconds; say whether it was had. Only where it is not ours."""
@@ -218,7 +215,7 @@ class ThreadLock:
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold it; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
-        with _held(self, timeout, "it was in use in this process"):
+        with _held(self, timeout, "the inbox was in use in this process"):
             yield
 
     def freeze(self) -> None:
