@@ -105,36 +105,16 @@ class Store:
         with self.database.writing() as connection:
             connection.execute(sql.REGISTER, frames.identity(target))
 
-    def _check_room(self) -> None:
-        if self.is_cramped:
-            raise place.cramped(self.database.path)
-        if self.is_full:
-            raise place.full(self.database.path)
-
-    def record(self, held: Held, patience: float = PATIENTLY) -> None:
-        """Take over a batch from the overflow: pending, or delivered if it was sent from there."""
-        if not held.is_delivered:
-            self._check_room()
-            self.append(held.target, held.batch, held.created_at, patience=patience)
-            return
-        spans = held.batch.spans
-        with self.database.writing(patience) as connection:
-            connection.execute(sql.REGISTER, frames.identity(held.target))
-            connection.execute(sql.CREDIT, (spans, spans, held.target.route))
-
     def refuse(self, spans: int) -> None:
         """Remember to count spans that could not be appended; see `count_refused`."""
         self._refused += spans
         self.database.written.set()
 
-    def count_refused(self, now: float, patience: float = PATIENTLY) -> None:
-        """Write down how many spans were refused since the last time."""
-        if not self._refused:
-            return
-        with self.database.writing(patience) as connection:
-            counted = self._refused
-            connection.execute(sql.REFUSED, (counted, now))
-        self._refused -= counted
+    def _check_room(self) -> None:
+        if self.is_cramped:
+            raise place.cramped(self.database.path)
+        if self.is_full:
+            raise place.full(self.database.path)
 
     # Writing: the keeper
 
@@ -175,6 +155,26 @@ class Store:
         """Forget inboxes that are gone."""
         with self.database.transaction() as connection:
             connection.executemany(sql.FORGET, [(name,) for name in names])
+
+    def record(self, held: Held, patience: float = PATIENTLY) -> None:
+        """Take over a batch from the overflow: pending, or delivered if it was sent from there."""
+        if not held.is_delivered:
+            self._check_room()
+            self.append(held.target, held.batch, held.created_at, patience=patience)
+            return
+        spans = held.batch.spans
+        with self.database.writing(patience) as connection:
+            connection.execute(sql.REGISTER, frames.identity(held.target))
+            connection.execute(sql.CREDIT, (spans, spans, held.target.route))
+
+    def count_refused(self, now: float, patience: float = PATIENTLY) -> None:
+        """Write down how many spans were refused since the last time."""
+        if not self._refused:
+            return
+        with self.database.writing(patience) as connection:
+            counted = self._refused
+            connection.execute(sql.REFUSED, (counted, now))
+        self._refused -= counted
 
     def evict(self, excess: int, now: float) -> int:
         """Delete the oldest spans, pending or dead, to free up to `excess` bytes: one chunk.
