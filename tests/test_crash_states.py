@@ -33,6 +33,7 @@ from spool.settings import Target
 from spool.store import Store
 from standin import spans_of
 from syscalls import Call, Disk, Image, Snapshot, calls, has_strace, record, snapshot
+from test_intake import die
 from test_kill import seed
 from trouble import Trouble
 
@@ -346,6 +347,18 @@ def test_a_salvage_can_be_cut_off_anywhere(
     for cut in recording.cuts(MOST_POINTS if is_full else FEW_POINTS, random.Random(seed())):
         judge.judge(cut)
     report(judge.row(f"crash in a salvage, {'with' if has_wal else 'without'} a WAL"))
+
+
+def test_taking_over_from_a_dead_process_can_be_cut_off_anywhere(
+    root: Path, path: Path, images: Path, is_full: bool, report: Callable[[Trouble], None]
+) -> None:
+    die(path, *map(str, range(10)))
+    Disk(root, snapshot(root)).all_kept().write(images / "before")
+    judge = Judge(images, "1", before=found_in(images / "before" / "spool" / "spool.db"))
+    recording = Recording.of("take over", root, "serve export=2 await-sync flush export=1 close")
+    for cut in recording.cuts(MOST_POINTS if is_full else FEW_POINTS, random.Random(seed())):
+        judge.judge(cut)
+    report(judge.row("crash while a dead process's spans are taken over"))
 
 
 def test_a_salvage_that_was_killed_half_way_is_not_taken_for_done(
