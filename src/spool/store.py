@@ -238,6 +238,10 @@ class Store:
             if _salt(connection) != take.salt:  # the file was moved: these rows went with it
                 return 0
             gone = _remove(connection, take)
+            if gone > sum(row.batch.spans for row in take.rows):
+                raise sqlite3.DatabaseError("several rows have one id")
+            if _pending(connection, take.route_id)[0] < 0:
+                raise sqlite3.DatabaseError("there are more rows than were counted")
             if not gone and _is_astray(connection, take):
                 raise sqlite3.DatabaseError("a row is not where its id says")
             buried = max(0, min(dead, gone))
