@@ -16,7 +16,7 @@ from benchmarks.stores import disk_bytes, poster
 from spool import Settings, intake
 from spool.drainer import Drainer
 from spool.keeper import Keeper
-from spool.otlp import Batch, Codec
+from spool.otlp import ROW_BYTES, Batch, Codec
 from spool.settings import Target
 from spool.shared import open_spool
 from spool.status import Report
@@ -30,10 +30,9 @@ _PATIENCE = 30.0
 _BURST_SECONDS = 0.01
 _LEVEL = 1  # ours
 
-# The rows of a packed backlog, before compression: what a request holds at the most; and where a
-# drainer's first request is looked at, what that holds.
+# The rows of a packed backlog, before compression: what a request holds at the most. Where a
+# drainer's first request is looked at, they are what that holds: otlp.ROW_BYTES.
 PACKED_BYTES = 4 << 20
-ROW_BYTES = 256 << 10
 
 _BODIES = 8
 _SAMPLES = 40

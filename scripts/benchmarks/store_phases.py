@@ -10,6 +10,7 @@ from benchmarks.plan import Found, Plan, fill, in_turn, samples
 from benchmarks.receiver import Receiver
 from benchmarks.results import Row, Samples
 from benchmarks.stores import DURABLE
+from spool.otlp import ROW_BYTES
 
 if TYPE_CHECKING:
     from benchmarks.plan import Program
@@ -181,7 +182,7 @@ def backlog(plan: Plan) -> list[Row]:
     """What a backlog costs those who only pass by, against a spool with one request."""
     rows: list[Row] = []
     for what, spans, row_bytes in (
-        (f"{plan.packed:,} packed spans", plan.packed, backlogs.ROW_BYTES),
+        (f"{plan.packed:,} packed spans", plan.packed, ROW_BYTES),
         (f"{plan.unpacked:,} single spans", plan.unpacked, 0),
     ):
         plan.say(f"filling: {what}")
