@@ -139,25 +139,36 @@ def varint(number: int) -> bytes:
     return bytes(reversed(groups))
 
 
-@pytest.mark.parametrize("bit", [1 << 33, 1 << 41])
-def test_a_row_whose_id_is_damaged_does_not_stall_the_drain(
-    bit: int, store: Store, path: Path, langfuse: StandIn
-) -> None:
+def hold_three(store: Store, langfuse: StandIn) -> Target:
+    """Hold the spans s0 to s2 in a closed file, a row each."""
     target = target_of(MINE, langfuse)
     for number in range(3):
         store.append(target, batch(f"s{number}"), now=float(number))
     store.close()
+    return target
+
+
+def drain_and_repair(store: Store, target: Target) -> None:
+    """Send what can be sent; who meets damage says so, and then it is salvaged."""
+    drainer = Drainer(store, Settings(path=store.database.path, target=target))
+    drainer.add(target)
+    for _ in range(5):
+        with contextlib.suppress(SpoolDamagedError):
+            drainer.send_due()
+        store.database.repair()
+
+
+@pytest.mark.parametrize("bit", [1 << 33, 1 << 41])
+def test_a_row_whose_id_is_damaged_does_not_stall_the_drain(
+    bit: int, store: Store, path: Path, langfuse: StandIn
+) -> None:
+    target = hold_three(store, langfuse)
     first = (1 << 40) + 1
     content = path.read_bytes()
     assert content.count(varint(first)) == 1
     content = content.replace(varint(first), varint(first + bit))
     path.write_bytes(content.replace(b"s0", b"t0"))
-    drainer = Drainer(store, Settings(path=path, target=target))
-    drainer.add(target)
-    for _ in range(5):  # whoever meets it says so; the keeper salvages
-        with contextlib.suppress(SpoolDamagedError):
-            drainer.send_due()
-        store.database.repair()
+    drain_and_repair(store, target)
     assert set(langfuse.names()) == {"s1", "s2"}
     ledger = store.ledger()
     assert (ledger.delivered, ledger.damaged, ledger.pending) == (2, 1, 0)
@@ -166,22 +177,14 @@ def test_a_row_whose_id_is_damaged_does_not_stall_the_drain(
 def test_two_rows_of_one_id_are_not_both_ended_with_the_first(
     store: Store, path: Path, langfuse: StandIn
 ) -> None:
-    target = target_of(MINE, langfuse)
-    for number in range(3):
-        store.append(target, batch(f"s{number}"), now=float(number))
-    store.close()
+    target = hold_three(store, langfuse)
     third = (1 << 40) + 3
     content = path.read_bytes()
     assert content.count(varint(third)) == 1
     # The second row is taken alone, for its checksum does not match; the third has its id.
     content = content.replace(varint(third), varint(third - 1)).replace(b"s1", b"t1")
     path.write_bytes(content)
-    drainer = Drainer(store, Settings(path=path, target=target))
-    drainer.add(target)
-    for _ in range(5):
-        with contextlib.suppress(SpoolDamagedError):
-            drainer.send_due()
-        store.database.repair()
+    drain_and_repair(store, target)
     ledger = store.ledger()
     assert ledger.delivered == len(langfuse.names()) > 0
     assert ledger.pending == 0

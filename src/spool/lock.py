@@ -215,7 +215,7 @@ class ThreadLock:
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold it; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
-        with _held(self, timeout, "the inbox was in use in this process"):
+        with _held(self, timeout, "another thread of this process had it"):
             yield
 
     def freeze(self) -> None:

@@ -94,8 +94,7 @@ class Store:
 
         Raises SpoolFileError, SpoolFullError.
         """
-        if self.is_full or self.is_cramped:
-            self._check_room()
+        self._check_room()
         self.inbox.append(target, batch, now)
         if not self.database.written.is_set():
             self.database.written.set()
