@@ -7,6 +7,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from spans import batch
+from spool import sql
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp import Batch, Codec, join, merge
 from spool.records import Ledger, Route, Take, Trouble
@@ -101,27 +102,28 @@ def test_settling_counts_delivered_and_dead(filled: Store) -> None:
     assert names_in(letter.batch) == list("abc")
 
 
-def test_many_rows_are_settled_in_steps_and_what_failed_of_them_can_be_settled_again(
+def test_a_settling_that_fails_leaves_every_row_and_can_be_done_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = batch("a")
     for _ in range(600):
         store.append(MINE, one, now=100.0)
-    take, settle = take_of(store), store._settle
-    steps: list[int] = []
-
-    def failing(part: Take, now: float, dead: int, reason: str) -> int:
-        steps.append(len(part.rows))
-        if len(steps) == 2:
-            raise SpoolFileError("no space left")
-        return settle(part, now, dead, reason)
-
-    monkeypatch.setattr(store, "_settle", failing)
-    with pytest.raises(SpoolFileError):
-        store.settle(take, now=101.0)
-    assert assert_balanced(store).delivered == steps[0] < 300
-    assert store.settle(take.without_payloads(), now=102.0) == 600 - steps[0]
+    take = take_of(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(sql, "SUCCEED", "UPDATE nothing SET at = ? WHERE id = ?")
+        with pytest.raises(SpoolFileError):
+            store.settle(take, now=101.0)
+    assert assert_balanced(store).pending == 600
+    assert store.settle(take.without_payloads(), now=102.0) == 600
     assert assert_balanced(store).delivered == 600
+
+
+def test_a_request_that_is_nearly_full_reads_no_further_row(store: Store) -> None:
+    large, small = batch(*"abcdefgh"), batch("i")
+    store.append(MINE, large, now=100.0)
+    store.append(MINE, small, now=100.0)
+    assert len(take_of(store, max_bytes=large.raw_bytes + small.raw_bytes).rows) == 1
+    assert len(take_of(store, max_bytes=2 * large.raw_bytes).rows) == 2
 
 
 def test_settling_clears_the_routes_trouble(filled: Store) -> None:

@@ -30,20 +30,17 @@ _PATIENCE = 30.0
 _BURST_SECONDS = 0.01
 _LEVEL = 1  # ours
 
-# The rows of a packed backlog, before compression: what a request holds at the most. Where a
-# drainer's first request is looked at, they are what that holds: otlp.ROW_BYTES.
-PACKED_BYTES = 4 << 20
-
 _BODIES = 8
+_REQUEST_BYTES = 4 << 20  # the default of SPOOL_MAX_REQUEST_BYTES
 _SAMPLES = 40
 _APPENDS = 10
 
 
-def fill(path: str, endpoint: str, spans: int, row_bytes: int) -> dict[str, float]:
-    """Leave a backlog: packed rows of about `row_bytes` before compression, or 0: single spans."""
+def fill(path: str, endpoint: str, spans: int, is_packed: bool) -> dict[str, float]:
+    """Leave a backlog: of packed rows, or of single spans."""
     store, target = Store(Path(path)), Target.otlp(endpoint, {})
     store.register(target)
-    rows = _packed_rows(row_bytes) if row_bytes else _single_rows()
+    rows = _packed_rows() if is_packed else _single_rows()
     filled = raw_bytes = 0
     while filled < spans:
         row = next(rows)
@@ -60,7 +57,7 @@ def fill(path: str, endpoint: str, spans: int, row_bytes: int) -> dict[str, floa
     }
 
 
-def _packed_rows(row_bytes: int) -> Iterator[Batch]:
+def _packed_rows(row_bytes: int = ROW_BYTES) -> Iterator[Batch]:
     """Make ready what packing leaves: gzip rows of many spans. The real packing is slower here."""
     cycle = itertools.cycle(workload.payloads(4 * workload.POOL))
     payload, rows = next(cycle), []
@@ -99,9 +96,9 @@ def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
     }
 
 
-def post_from_memory(endpoint: str, spans: int, row_bytes: int, encoding: str) -> dict[str, float]:
+def post_from_memory(endpoint: str, spans: int, encoding: str) -> dict[str, float]:
     """Tell how fast the same bodies go out when they are in memory: all that HTTP itself costs."""
-    rows = list(itertools.islice(_packed_rows(row_bytes), _BODIES))
+    rows = list(itertools.islice(_packed_rows(_REQUEST_BYTES), _BODIES))
     bodies = [gzip.decompress(r.payload) if encoding == "identity" else r.payload for r in rows]
     counts = [row.spans for row in rows]
     posted = 0
@@ -166,13 +163,13 @@ def accepted(path: str) -> int:
         store.close()
 
 
-def pass_by(small: str, large: str, endpoint: str, row_bytes: int) -> dict[str, dict[str, float]]:
+def pass_by(small: str, large: str, endpoint: str, is_packed: bool) -> dict[str, dict[str, float]]:
     """Tell what opening, the first request, appending and the status take, in µs.
 
     `large` has a backlog, `small` one request of the same rows; both are visited in turn.
     """
     times: dict[str, dict[str, list[float]]] = {"small": {}, "large": {}}
-    request = _request(row_bytes)
+    request = _request(is_packed)
     for _ in range(_SAMPLES):
         _refill(small, endpoint, request)
         for name, path in (("small", small), ("large", large)):
@@ -184,10 +181,10 @@ def pass_by(small: str, large: str, endpoint: str, row_bytes: int) -> dict[str, 
     }
 
 
-def _request(row_bytes: int) -> list[Batch]:
-    rows = _packed_rows(row_bytes) if row_bytes else _single_rows()
+def _request(is_packed: bool) -> list[Batch]:
+    rows = _packed_rows() if is_packed else _single_rows()
     first = next(rows)
-    return [first, *itertools.islice(rows, 0 if row_bytes else ROW_BYTES // first.raw_bytes - 1)]
+    return [first, *itertools.islice(rows, 0 if is_packed else ROW_BYTES // first.raw_bytes - 1)]
 
 
 def _refill(path: str, endpoint: str, request: list[Batch]) -> None:
@@ -207,10 +204,10 @@ def _visit(path: str, endpoint: str) -> dict[str, float]:
     _, store, drainer = _open(path, endpoint)
     batch = next(_single_rows())
     found["open"] = _micros(store.open)
+    found["first request"] = _micros(drainer.send_due)
     found["append"] = statistics.median(
         _micros(lambda: store.accept(target, batch, time.time())) for _ in range(_APPENDS)
     )
-    found["first request"] = _micros(drainer.send_due)
     found["move"] = _micros(lambda: intake.take_in(store, compress=True))
     store.inbox.leave()
     intake.sync(store)

@@ -22,7 +22,7 @@ class Plan:
     spans: int = 4000
     rate: float = 2000  # a second; the stock processor's queue of 2,048 never fills at it
     seconds: float = 3
-    packed: int = 200_000
+    packed: int = 500_000
     unpacked: int = 50_000
     puts: int = 5000
     failures: list[str] = field(default_factory=list)  # what went wrong meanwhile
@@ -64,9 +64,9 @@ def samples(found: Found, name: str, key: str) -> Samples | None:
     return Samples(values) if values else None
 
 
-def fill(path: str, endpoint: str, spans: int, row_bytes: int) -> dict[str, Any]:
+def fill(path: str, endpoint: str, spans: int, *, is_packed: bool) -> dict[str, Any]:
     """Leave a backlog, in a process of its own; see `backlogs.fill`."""
     found: dict[str, Any] = run(
-        "backlogs:fill", path=path, endpoint=endpoint, spans=spans, row_bytes=row_bytes
+        "backlogs:fill", path=path, endpoint=endpoint, spans=spans, is_packed=is_packed
     )
     return found

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import backlogs
 from benchmarks.child import environment, run
 from benchmarks.plan import Found, Plan, fill, in_turn, samples
 from benchmarks.receiver import Receiver
 from benchmarks.results import Row, Samples
 from benchmarks.stores import DURABLE
-from spool.otlp import ROW_BYTES
 
 if TYPE_CHECKING:
     from benchmarks.plan import Program
@@ -83,9 +81,10 @@ def drain(plan: Plan) -> list[Row]:
     """Drain a backlog that was packed, and one of single spans; against POSTs from memory."""
     with Receiver(environment(), keeps=False) as receiver:
 
-        def ours(spans: int, row_bytes: int, compression: str) -> dict[str, Any]:
+        def ours(compression: str, *, is_packed: bool) -> dict[str, Any]:
             path = plan.path()
-            fill(path, receiver.endpoint, spans, row_bytes)
+            spans = plan.packed if is_packed else plan.unpacked
+            fill(path, receiver.endpoint, spans, is_packed=is_packed)
             found: dict[str, Any] = run(
                 "backlogs:drain", path=path, endpoint=receiver.endpoint, compression=compression
             )
@@ -96,7 +95,6 @@ def drain(plan: Plan) -> list[Row]:
                 "backlogs:post_from_memory",
                 endpoint=receiver.endpoint,
                 spans=spans,
-                row_bytes=backlogs.PACKED_BYTES,
                 encoding=encoding,
             )
             return found
@@ -104,11 +102,11 @@ def drain(plan: Plan) -> list[Row]:
         found, _ = in_turn(
             plan,
             {
-                "packed": lambda: ours(plan.packed, backlogs.PACKED_BYTES, "gzip"),
+                "packed": lambda: ours("gzip", is_packed=True),
                 "gzip from memory": lambda: memory(plan.packed, "gzip"),
-                "unpacked": lambda: ours(plan.unpacked, 0, "none"),
+                "unpacked": lambda: ours("none", is_packed=False),
                 "plain from memory": lambda: memory(plan.unpacked, "identity"),
-                "unpacked, compressed on the way": lambda: ours(plan.unpacked, 0, "gzip"),
+                "unpacked, compressed on the way": lambda: ours("gzip", is_packed=False),
             },
         )
     unsent = [r["pending"] for results in found.values() for r in results if r.get("pending")]
@@ -139,12 +137,15 @@ def drain(plan: Plan) -> list[Row]:
 
 def disk(plan: Plan) -> list[Row]:
     """Bytes on disk a span, against raw OTLP."""
-    endpoint = "http://127.0.0.1:9/v1/traces"
+
+    def left(spans: int, *, is_packed: bool) -> dict[str, Any]:
+        return fill(plan.path(), "http://127.0.0.1:9/v1/traces", spans, is_packed=is_packed)
+
     found, missing = in_turn(
         plan,
         {
-            "packed": lambda: fill(plan.path(), endpoint, plan.packed, backlogs.PACKED_BYTES),
-            "single spans, before packing": lambda: fill(plan.path(), endpoint, plan.puts, 0),
+            "packed": lambda: left(plan.packed, is_packed=True),
+            "single spans, before packing": lambda: left(plan.puts, is_packed=False),
             "logfire's files": _logfire_disk,
         },
     )
@@ -181,18 +182,18 @@ def _logfire_disk() -> dict[str, Any]:
 def backlog(plan: Plan) -> list[Row]:
     """What a backlog costs those who only pass by, against a spool with one request."""
     rows: list[Row] = []
-    for what, spans, row_bytes in (
-        (f"{plan.packed:,} packed spans", plan.packed, ROW_BYTES),
-        (f"{plan.unpacked:,} single spans", plan.unpacked, 0),
+    for what, spans, is_packed in (
+        (f"{plan.packed:,} packed spans", plan.packed, True),
+        (f"{plan.unpacked:,} single spans", plan.unpacked, False),
     ):
         plan.say(f"filling: {what}")
         with Receiver(environment(), keeps=False) as receiver:
             endpoint, large = receiver.endpoint, plan.path()
-            fill(large, endpoint, spans, row_bytes)
+            fill(large, endpoint, spans, is_packed=is_packed)
             results = []
             for number in range(plan.rounds):
                 plan.say(f"round {number + 1}: {what}")
-                results.append(_pass_by(plan.path(), large, endpoint, row_bytes))
+                results.append(_pass_by(plan.path(), large, endpoint, is_packed=is_packed))
         rows += [
             Row(
                 "Passing by a backlog",
@@ -208,8 +209,8 @@ def backlog(plan: Plan) -> list[Row]:
     return rows
 
 
-def _pass_by(small: str, large: str, endpoint: str, row_bytes: int) -> dict[str, Any]:
+def _pass_by(small: str, large: str, endpoint: str, *, is_packed: bool) -> dict[str, Any]:
     found: dict[str, Any] = run(
-        "backlogs:pass_by", small=small, large=large, endpoint=endpoint, row_bytes=row_bytes
+        "backlogs:pass_by", small=small, large=large, endpoint=endpoint, is_packed=is_packed
     )
     return found

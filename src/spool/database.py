@@ -194,7 +194,7 @@ class Database:
     def vacuum(self) -> bool:
         """Give one chunk of free pages back to the filesystem; say whether there may be more.
 
-        Free pages are used again: a file that is less than three quarters empty keeps them.
+        Free pages are used again: a file keeps them until it is nearly empty.
         """
         with self.reading() as connection:
             if not _is_empty_enough(connection):
@@ -530,7 +530,7 @@ def _pragma(sqlite: sqlite3.Connection, name: str) -> int:
 
 def _is_empty_enough(sqlite: sqlite3.Connection) -> bool:
     pages, free = _pragma(sqlite, "page_count"), _pragma(sqlite, "freelist_count")
-    return free > max(_SPARE_PAGES, pages * 3 // 4)
+    return free > max(_SPARE_PAGES, pages * 7 // 8)
 
 
 def _checkpoint(sqlite: sqlite3.Connection) -> None:

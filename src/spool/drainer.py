@@ -205,7 +205,8 @@ class Drainer:
                 if errand.tries <= 0 or self._store.is_settled(errand.last_id):
                     del errands[route_id]
             rest = min((errand.not_before for errand in errands.values()), default=0.0)
-            time.sleep(max(0.0, min(rest, end) - time.monotonic()))
+            if (seconds := min(rest, end) - time.monotonic()) > 0:
+                time.sleep(seconds)
 
     def _run_errand(self, route_id: int, errand: _Errand, end: float) -> None:
         left = end - time.monotonic()

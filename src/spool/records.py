@@ -49,14 +49,6 @@ class Take:
     rest: Batch | None = None
     damage: str = ""
 
-    def parts(self, rows: int) -> list[Take]:
-        """Divide it into takes of so many rows each. Only for one of whole rows."""
-        starts = range(0, len(self.rows), rows)
-        return [
-            replace(self, rows=self.rows[at : at + rows], batches=self.batches[at : at + rows])
-            for at in starts
-        ]
-
     def without_payloads(self) -> Take:
         """Keep what settling it needs, unless that is the payloads of dead letters."""
         rows = tuple(replace(row, batch=replace(row.batch, payload=b"")) for row in self.rows)

@@ -45,8 +45,6 @@ _LAST_ID: Final = (1 << 63) - 1
 _TAKE_ROWS: Final = 4096
 _CHUNK_ROWS: Final = 256
 _PAGE_ROWS: Final = 64
-# Long enough for one that polls for the mutex.
-_GAP: Final = 0.0006
 _KNOWN_FINGERPRINTS: Final = 15
 
 
@@ -221,18 +219,8 @@ class Store:
         """End a request: `dead` of its spans become a dead letter, the others are delivered.
 
         Gives the number delivered. Only what was still there counts: a row that was evicted or
-        purged meanwhile is in the ledger already. Many rows are ended in several steps, and between
-        them others get the mutex: so a later one can fail, and all of it may be tried again.
+        purged meanwhile is in the ledger already.
         """
-        if dead or len(take.rows) <= _CHUNK_ROWS:
-            return self._settle(take, now, dead, reason)
-        delivered = 0
-        for part in take.parts(_CHUNK_ROWS):
-            delivered += self._settle(part, now, 0, reason)
-            time.sleep(_GAP)
-        return delivered
-
-    def _settle(self, take: Take, now: float, dead: int, reason: str) -> int:
         with self.database.transaction() as connection:
             if _salt(connection) != take.salt:  # the file was moved: these rows went with it
                 return 0
@@ -510,7 +498,8 @@ def _fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
         if fitting and (max_bytes < 0 or max_spans < 0 or not row.is_sound):
             break
         fitting.append(row)
-        if not row.is_sound:
+        # The next one would be read for nothing, as it hardly fits: rows are alike.
+        if not row.is_sound or max_bytes < row.batch.raw_bytes // 2:
             break
     return fitting
 
