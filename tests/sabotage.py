@@ -66,9 +66,23 @@ SABOTAGES = [
     Sabotage(
         "how far an inbox was moved is not compared",
         "store.py",
-        "moved not in (None, (chunk.start,)) or file.is_gone()",
-        "file.is_gone()",
+        "moved in (None, (chunk.start,)) and not file.is_gone()",
+        "not file.is_gone()",
         "test_intake.py",
+    ),
+    Sabotage(
+        "what is being sent becomes rows as well",
+        "intake.py",
+        "            if not file.is_claimed:\n",
+        "            if True:\n",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "what was sent straight from the inbox is not accepted",
+        "store.py",
+        "(spans, route_id))\n            buried = min",
+        "(0, route_id))\n            buried = min",
+        "test_drainer.py",
     ),
     Sabotage(
         "spans are appended behind half a frame",

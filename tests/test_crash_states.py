@@ -168,11 +168,11 @@ def found_in(path: Path) -> Found:
     store = Store(path)
     store.open()
     try:
-        intake.take_in_others(store, compress=True)
+        intake.take_in_others(store, compress=True, sending=10.0)
         rows, letters, ledger = read(store)
     except SpoolDamagedError:  # what only a reader finds is salvaged by the next writer
         store.open()
-        intake.take_in_others(store, compress=True)
+        intake.take_in_others(store, compress=True, sending=10.0)
         rows, letters, ledger = read(store)
     store.append(TARGET, batch("one more"), now=1.0, patience=5)
     store.close()

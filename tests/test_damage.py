@@ -73,7 +73,9 @@ def use(path: Path, langfuse: StandIn) -> Ledger:
         drainer.add(target)
     for _ in range(3):  # what only a reader meets is salvaged by the next writer
         with contextlib.suppress(SpoolDamagedError):
-            intake.take_in_others(store, compress=True)  # what shutdown could not move
+            intake.take_in_others(
+                store, compress=True, sending=10.0
+            )  # what shutdown could not move
             while drainer.send_due():
                 pass
         store.database.repair()

@@ -15,11 +15,15 @@ from freezegun import freeze_time
 
 import standin
 from spans import batch
-from spool import inbox
-from spool.drainer import HOLD_SECONDS, Drainer, backoff
+from spool import inbox, intake
+from spool.database import ID_BITS
+from spool.drainer import HOLD_SECONDS, Drainer, Tally, backoff
 from spool.errors import SpoolFileError
-from spool.otlp import Batch, Codec
+from spool.inbox import LARGE
+from spool.keeper import Keeper
+from spool.otlp import ROW_BYTES, Batch, Codec
 from spool.records import Ledger, Route, Take
+from spool.sender import Outcome, Sender
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
@@ -358,9 +362,14 @@ def process_with_the_turn(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_peer_that_is_stopped_in_its_turn_does_not_keep_spans_here_for_ever(
-    drainer: Drainer, store: Store, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    path: Path,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drainer, "_longest_turn", 0.05)
+    monkeypatch.setattr("spool.turn._BESIDE_SENDING", 0.05 - settings.timeout_seconds)
     with process_with_the_turn(path) as other:
         other.send_signal(signal.SIGSTOP)
         assert not drainer.send_due()  # it may only be slow
@@ -555,6 +564,265 @@ def test_what_is_delivered_but_not_settled_is_not_packed(
     langfuse.behave(standin.unavailable())
     store.wait(route_of(store), 1000, clock.now, "503")
     assert not drainer.pack_idle()
+
+
+# Straight from the inbox
+
+
+@pytest.fixture
+def fresh(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
+    """Drain a spool whose inbox holds three spans."""
+    store.register(target)
+    end(store, target, "a", "b", "c")
+    return drainer_of(store, settings, target, clock)
+
+
+def end(store: Store, target: Target, *names: str) -> None:
+    for name in names:
+        store.accept(target, batch(name), 1.0)
+
+
+def rows_ever(store: Store) -> int:
+    """Count the rows that a route ever took in."""
+    return store.last_id(store.routes()[0].name) & (1 << ID_BITS) - 1
+
+
+def assert_delivered(store: Store, langfuse: StandIn, *names: str) -> None:
+    assert langfuse.names() == Counter(names)
+    assert store.ledger() == Ledger(accepted=len(names), delivered=len(names))
+
+
+def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
+    fresh: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    assert not fresh.send_due()  # what comes meanwhile is sent in company
+    assert_delivered(store, langfuse, "a", "b", "c")
+    assert fresh.tally == Tally(delivered=3, requests=1)
+    end(store, target, "d")
+    fresh.send_due()
+    assert_delivered(store, langfuse, *"abcd")
+    assert len(langfuse.requests) == 2
+    assert (rows_ever(store), route_of(store).last_success_at) == (0, clock.now)
+
+
+def test_the_keeper_leaves_the_inbox_to_a_drainer_that_sends(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
+) -> None:
+    fresh.send_due()
+    end(store, target, "d")
+    keeper = Keeper(store, settings)
+    keeper.keep()
+    assert (rows_ever(store), store.database.written.is_set()) == (0, True)
+    langfuse.behave(standin.unavailable())
+    fresh.send_due()
+    keeper.keep()
+    assert (rows_ever(store), route_of(store).pending_spans) == (1, 1)
+
+
+def test_a_request_holds_no_more_of_the_inbox_than_a_row(
+    fresh: Drainer, store: Store, target: Target, langfuse: StandIn
+) -> None:
+    for number in range(40):
+        store.accept(target, batch(str(number), size=ROW_BYTES // 10), 1.0)
+    assert fresh.send_due()  # there is more
+    assert 3 < langfuse.accepted < 20
+    drain_all(fresh)
+    assert store.ledger() == Ledger(accepted=43, delivered=43)
+
+
+def test_rows_that_wait_go_before_what_is_in_the_inbox(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn
+) -> None:
+    end(store, target, "last")
+    drainer.send_due()
+    assert [len(request.body) > 0 for request in langfuse.requests] == [True, True]
+    assert list(langfuse.names())[-1] == "last"
+    assert store.ledger() == Ledger(accepted=21, delivered=21)
+
+
+def test_what_was_sent_from_the_inbox_in_vain_becomes_rows_and_waits(
+    fresh: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(60))
+    assert not fresh.send_due()
+    route = route_of(store)
+    assert (route.attempts, route.wait_seconds) == (1, 60)
+    Keeper(store, settings).save()
+    fresh.send_due()  # it is not due
+    assert len(langfuse.requests) == 1
+    langfuse.behave(None)
+    clock.now += 60
+    fresh.send_due()
+    assert_delivered(store, langfuse, "a", "b", "c")
+    assert rows_ever(store) == 1
+
+
+def test_a_route_whose_key_is_refused_is_held(
+    fresh: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.status(401))
+    fresh.send_due()
+    assert route_of(store).fingerprints
+    fresh.send_due()
+    assert len(langfuse.requests) == 1
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_a_bad_span_in_the_inbox_is_found_among_rows(
+    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.reject_span("b"))
+    fresh.send_due()
+    Keeper(store, settings).save()
+    drain_all(fresh)
+    assert langfuse.names() == Counter("ac")
+    assert store.ledger() == Ledger(accepted=3, delivered=2, dead=1)
+
+
+@pytest.mark.parametrize("rejected", [1, 7])
+def test_spans_of_the_inbox_that_a_receiver_rejects_are_dead_letters(
+    fresh: Drainer, store: Store, langfuse: StandIn, rejected: int
+) -> None:
+    langfuse.behave(standin.partial_success(rejected, "too old"))
+    fresh.send_due()
+    dead = min(rejected, 3)
+    assert store.ledger() == Ledger(accepted=3, delivered=3 - dead, dead=dead)
+    (letter,) = store.dead_letters()
+    assert (letter.batch.spans, letter.created_at) == (dead, 1.0)
+    assert "too old" in letter.reason
+    assert fresh.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
+
+
+def test_what_several_routes_have_in_the_inbox_is_sent_route_by_route(
+    fresh: Drainer, store: Store, target: Target, langfuse: StandIn
+) -> None:
+    others = Target.langfuse("pk-lf-others", "sk-lf-others", langfuse.url)
+    langfuse.keys["pk-lf-others"] = "sk-lf-others"
+    store.register(others)
+    fresh.add(others)
+    end(store, others, "theirs")
+    end(store, target, "mine")
+    for _ in range(3):
+        fresh.send_due()
+    assert_delivered(store, langfuse, "a", "b", "c", "theirs", "mine")
+    assert [route.pending_spans for route in store.routes()] == [0, 0]
+
+
+def test_a_route_without_a_target_keeps_its_spans_until_they_are_rows(
+    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
+) -> None:
+    end(store, Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url), "theirs")
+    fresh.send_due()
+    fresh.send_due()
+    Keeper(store, settings).save()
+    assert langfuse.names() == Counter("abc")
+    assert store.ledger() == Ledger(accepted=4, delivered=3, pending=1)
+
+
+def test_a_damaged_inbox_is_not_sent_as_it_is(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
+) -> None:
+    (file,) = store.inbox.files()
+    with file.path.open("r+b") as damaged:
+        damaged.seek(60)
+        damaged.write(b"\x00\x00")
+    fresh.send_due()
+    assert not langfuse.requests
+    Keeper(store, settings).save()
+    drain_all(fresh)
+    assert langfuse.names() == Counter("bc")
+    assert store.ledger() == Ledger(accepted=3, delivered=2, damaged=1)
+
+
+def test_what_is_being_sent_is_not_moved_meanwhile(
+    fresh: Drainer, store: Store, settings: Settings, path: Path, langfuse: StandIn
+) -> None:
+    other = Store(path)
+    is_moved: list[bool] = []
+
+    def look(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        assert fresh.has_prospects()
+        is_moved.append(intake.take_in(store, compress=True))
+        is_moved.append(intake.take_in_others(other, compress=True, sending=10.0, everything=True))
+        exchange.answer(reply)
+
+    langfuse.behave(look)
+    fresh.send_due()
+    other.close()
+    assert is_moved == [False, False]
+    assert not fresh.has_prospects()
+    assert_delivered(store, langfuse, "a", "b", "c")
+    assert rows_ever(store) == 0
+
+
+def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
+    fresh: Drainer, store: Store, path: Path, langfuse: StandIn
+) -> None:
+    other = Store(path)
+
+    def move(exchange: standin.Exchange) -> None:  # it takes us for stopped
+        reply = exchange.judge()
+        intake._take_in_others(other, compress=True, everything=True, timeout=10.0)
+        exchange.answer(reply)
+
+    langfuse.behave(move)
+    fresh.send_due()
+    other.close()
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+    langfuse.behave(None)
+    drain_all(fresh)
+    assert langfuse.names() == Counter("aabbcc")  # the request in flight, once more
+    assert store.ledger() == Ledger(accepted=3, delivered=3)
+
+
+def test_what_was_delivered_from_the_inbox_and_cannot_be_settled_is_not_sent_again(
+    fresh: Drainer,
+    store: Store,
+    settings: Settings,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "deliver", refuse_to_settle)
+        fresh.send_due()
+        fresh.send_due()
+        Keeper(store, settings).save()
+        assert fresh.tally == Tally(requests=1)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+    fresh.send_due()
+    assert_delivered(store, langfuse, "a", "b", "c")
+    assert (fresh.tally, rows_ever(store)) == (Tally(delivered=3, requests=1), 0)
+
+
+def test_a_defect_while_sending_leaves_the_inbox_to_the_keeper(
+    fresh: Drainer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(*_: object) -> Outcome:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Sender, "send", defective)
+    with pytest.raises(ValueError, match="a defect"):
+        fresh.send_due()
+    Keeper(store, settings).save()
+    assert route_of(store).pending_spans == 3
+
+
+def test_an_emptied_inbox_is_removed_when_its_delivery_is_synced(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
+) -> None:
+    (first,) = (file.path for file in store.inbox.files())
+    store.accept(target, batch("large", size=LARGE), 1.0)
+    drain_all(fresh)
+    end(store, target, "d")
+    fresh.send_due()
+    assert first.exists()
+    Keeper(store, settings).keep()
+    assert not first.exists()
+    assert_delivered(store, langfuse, *"abc", "large", "d")
+
+
+# Trouble of its own
 
 
 @pytest.mark.parametrize("trouble", [SpoolFileError("gone"), ValueError("a defect")])

@@ -21,6 +21,7 @@ from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
 from spool.otlp import Codec
 from spool.overflow import Overflow
+from spool.records import Ledger
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
@@ -180,6 +181,53 @@ def test_force_flush_waits_for_what_was_accepted_before(
     assert exporter.force_flush(10_000)
     assert langfuse.accepted == 50
     exporter.shutdown()
+
+
+def send_straight(
+    exporter: SpoolSpanExporter, langfuse: StandIn, behaviour: standin.Behaviour
+) -> None:
+    """End span "a" while the line is well, and wait until the drainer is sending it."""
+    exporter.export([span("first")])
+    assert exporter.force_flush(10_000)
+    wait_until(lambda: exporter._spool.store.inbox.served_until > time.monotonic())
+    langfuse.behave(behaviour)
+    exporter.export([span("a")])
+    langfuse.wait_for(lambda server: len(server.requests) == 2)
+
+
+def test_force_flush_waits_for_what_is_being_sent_straight_from_the_inbox(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    send_straight(exporter, langfuse, standin.delay(0.3))
+    assert exporter._spool.store.inbox.is_claimed
+    assert exporter.force_flush(10_000)
+    assert langfuse.names() == {"first": 1, "a": 1}
+    exporter.shutdown()
+
+
+def test_shutdown_waits_for_what_is_being_sent_straight_from_the_inbox(
+    settings: Settings, path: Path, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    send_straight(exporter, langfuse, standin.delay(0.3))
+    exporter.export([span("b")])
+    exporter.shutdown()
+    assert langfuse.names() == {"first": 1, "a": 1, "b": 1}
+    other = Store(path)
+    assert other.ledger() == Ledger(accepted=3, delivered=3)
+    other.close()
+
+
+def test_what_is_being_sent_when_the_process_ends_stays_in_its_inbox(
+    settings: Settings, path: Path, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, shutdown_seconds=0.1))
+    send_straight(exporter, langfuse, standin.mute())
+    exporter.shutdown()
+    other = Store(path)
+    assert other.ledger() == Ledger(accepted=2, delivered=1, pending=1)
+    other.close()
 
 
 def test_force_flush_gives_up_at_once_on_a_route_in_trouble(

@@ -96,7 +96,7 @@ def test_a_damaged_last_frame_is_lost_when_nobody_can_still_be_writing_it(path: 
 @pytest.fixture
 def large() -> list[bytes]:
     """Make frames that are larger than what is read at once, and a small one."""
-    size = 3 * frames._CHUNK
+    size = 3 * frames.CHUNK
     return [made("a", size=size, now=1.0), made("b", size=size, now=2.0), made("c", now=3.0)]
 
 

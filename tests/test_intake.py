@@ -158,7 +158,7 @@ def test_what_was_moved_away_is_in_one_place(store: Store, path: Path) -> None:
     intake.take_in(store, compress=True)
     assert store.ledger() == Ledger(accepted=1, pending=1)
     moved = Store(aside / path.name)
-    intake.take_in_others(moved, compress=True)
+    intake.take_in_others(moved, compress=True, sending=10.0)
     assert moved.ledger() == Ledger(accepted=3, pending=3)
     moved.close()
 
@@ -272,11 +272,11 @@ def test_a_signal_handler_that_flushes_in_the_middle_of_an_append_does_not_hang(
 def test_what_a_dead_process_left_is_moved_and_its_inbox_goes(path: Path, store: Store) -> None:
     die(path, "a", "b")
     assert store.ledger() == Ledger(accepted=2, pending=2)
-    intake.take_in_others(store, compress=True)
+    intake.take_in_others(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=2, pending=2)
     assert [row.batch.spans for row in store.pending()] == [2]
     assert inbox.paths(path) == []
-    intake.take_in_others(store, compress=True)
+    intake.take_in_others(store, compress=True, sending=10.0)
     assert store.inboxes() == {}
 
 
@@ -291,16 +291,16 @@ def test_a_dead_processs_inbox_stays_until_what_was_moved_is_synced(
     with monkeypatch.context() as patched:
         patched.setattr(store.database, "sync", broken)
         with pytest.raises(SpoolFileError):
-            intake.take_in_others(store, compress=True)
+            intake.take_in_others(store, compress=True, sending=10.0)
     assert len(inbox.paths(path)) == 1
-    intake.take_in_others(store, compress=True)
+    intake.take_in_others(store, compress=True, sending=10.0)
     assert (inbox.paths(path), store.ledger()) == ([], Ledger(accepted=1, pending=1))
 
 
 def test_what_a_living_process_has_is_left_to_it(store: Store, other: Store, path: Path) -> None:
     store.open()
     accept(store, "a")
-    intake.take_in_others(other, compress=True)
+    intake.take_in_others(other, compress=True, sending=10.0)
     assert other.pending() == []
 
 
@@ -312,7 +312,7 @@ def test_what_stands_still_is_moved_though_its_process_lives(
     (file,) = inbox.paths(path)
     an_hour_ago = time.time() - 3600
     os.utime(file, (an_hour_ago, an_hour_ago))
-    intake.take_in_others(other, compress=True)
+    intake.take_in_others(other, compress=True, sending=10.0)
     assert len(other.pending()) == 1
     accept(store, "b")
     intake.take_in(store, compress=True)  # it goes on
@@ -323,7 +323,7 @@ def test_what_stands_still_is_moved_though_its_process_lives(
 def test_by_hand_everything_is_moved(store: Store, other: Store) -> None:
     store.open()
     accept(store, "a")
-    intake.take_in_others(other, compress=True, everything=True)
+    intake.take_in_others(other, compress=True, sending=10.0, everything=True)
     assert len(other.pending()) == 1
 
 
@@ -337,7 +337,7 @@ def test_however_many_move_it_each_span_is_moved_once(path: Path) -> None:
         try:
             while not is_over.is_set():
                 intake.take_in(store, compress=True)
-                intake.take_in_others(store, compress=True, everything=True)
+                intake.take_in_others(store, compress=True, sending=10.0, everything=True)
         except BaseException as error:  # noqa: BLE001 - for the test to see
             trouble.append(error)
 
@@ -368,8 +368,8 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
     with inbox.opened(path) as (file,):
         chunk = frames.read(file.fd, 0)
         assert chunk is not None
-        intake.take_in_others(other, compress=True)
-        intake.take_in_others(other, compress=True)
+        intake.take_in_others(other, compress=True, sending=10.0)
+        intake.take_in_others(other, compress=True, sending=10.0)
         assert other.inboxes() == {}
         assert not store.take_in(file, chunk, chunk.frames, 5.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
@@ -399,7 +399,7 @@ def test_what_is_damaged_in_an_inbox_is_counted_and_the_ledger_balances(
     content = bytearray(file.read_bytes())
     content[30 if is_first_damaged else -1] ^= 0xFF
     file.write_bytes(content)
-    intake.take_in_others(store, compress=True)
+    intake.take_in_others(store, compress=True, sending=10.0)
     ledger = store.ledger()
     assert (ledger.accepted, ledger.pending, ledger.damaged) == (2, 1, 1)
     assert balanced(ledger)

@@ -63,7 +63,7 @@ def test_nobody_waits_for_the_mutex(exporter: SpoolSpanExporter, path: Path) -> 
         exporter.shutdown()  # nor at the end: others move what is in the inbox
     assert other.ledger().pending == 5
     assert other.pending() == []
-    intake.take_in_others(other, compress=True)
+    intake.take_in_others(other, compress=True, sending=10.0)
     assert [row.batch.spans for row in other.pending()] == [5]
     other.close()
 

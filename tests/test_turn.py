@@ -19,6 +19,11 @@ def create(path: Path) -> int:
     return place.create(path, owner_of=path)
 
 
+@pytest.fixture(autouse=True)
+def _turns_are_as_long_as_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spool.turn._BESIDE_SENDING", 0.0)
+
+
 @pytest.fixture
 def turns(tmp_path: Path) -> Iterator[list[Turn]]:
     """Give four uses of one spool's turn."""

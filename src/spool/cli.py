@@ -311,8 +311,9 @@ def adopt(path: str | None, route: str) -> None:
         if spool is None:
             return
         target = spool.settings.require_target()
-        is_gzip = spool.settings.is_gzip
-        intake.take_in_others(spool.store, compress=is_gzip, everything=True)
+        intake.take_in_all(
+            spool.store, compress=spool.settings.is_gzip, sending=spool.settings.timeout_seconds
+        )
         routes = {known.name: known for known in spool.store.routes()}
         if route not in routes or route == target.route:
             others = ", ".join(name for name in routes if name != target.route) or "none"

@@ -1,5 +1,8 @@
 """The drainer: store (oldest) → sender (one POST) → settle, wait, hold, split or bury.
 
+While a route is well and nothing older waits, what comes is sent straight from the inbox, and never
+becomes a row.
+
 Invariants:
 
 - Only the holder of the turn sends, for one request; then others get theirs. So a claim is a plain
@@ -9,13 +12,16 @@ Invariants:
 - All that must outlive the process (attempts, waits, holds) is in the store. The pace, here, is
   found again within a few requests.
 - What was delivered and cannot be settled, because the file refuses, is remembered and not sent
-  again.
+  again. What was sent from the inbox is claimed until then: nobody makes rows of it.
+- Only a delivery ends what was sent from the inbox. Whatever else comes of it, it becomes rows, and
+  those are split, put off or buried.
 - While a route cannot be sent there is time to pack its rows; never those that are suspects, or
   delivered and not settled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -26,19 +32,23 @@ from opentelemetry import context
 
 from spool import intake
 from spool.complaint import Complaint, logger
-from spool.errors import PayloadError, SettingsError, SpoolError
-from spool.lock import BRIEFLY, PATIENTLY
+from spool.errors import PayloadError, SettingsError, SpoolBusyError, SpoolError
+from spool.frames import CHUNK, identity_of
+from spool.lock import BRIEFLY
 from spool.otlp import ROW_BYTES, join
 from spool.pace import Pace, Suspect
+from spool.records import Take
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Target, read_credentials, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from spool.frames import Chunk
+    from spool.intake import Claim
     from spool.otlp import Batch
     from spool.overflow import Overflow
-    from spool.records import Route, Take
+    from spool.records import Route
     from spool.settings import Settings
     from spool.store import Store
 
@@ -46,15 +56,14 @@ _Result = TypeVar("_Result")
 
 # How often a drainer looks: so long a span waits at most before it is sent, in company.
 TICK: Final = 0.5
+# So long after it has sent from the inbox the keeper leaves what comes to it.
+_SERVED_SECONDS: Final = 4 * TICK
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
 _SECONDS_BETWEEN_PAUSES: Final = 0.25
 _PAUSE: Final = 0.005
 _FEW_TRIES: Final = 3
-# What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
-# deputy sends, which costs no more than a request twice.
-_BESIDE_SENDING: Final = 2 * PATIENTLY
 _ROWS_BETWEEN_PACKS: Final = 64
 # Packing takes at most one part of the time in so many.
 _PACK_SHARE: Final = 4
@@ -107,13 +116,13 @@ class Drainer:
         self._senders: dict[str, Sender] = {}
         self._paces: dict[str, Pace] = {}
         self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
+        self._unsettled_claim: tuple[Claim, Chunk, Outcome] | None = None
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspect] = {}
         self._unpacked: dict[str, int] = {}
         self._complaints: dict[str, Complaint] = {}
         self._paused_at = 0.0
         self._took_over_at = -TICK
-        self._longest_turn = settings.timeout_seconds + _BESIDE_SENDING
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
@@ -140,7 +149,7 @@ class Drainer:
 
     def has_prospects(self) -> bool:
         """Say whether spans wait that could go out now: not for a route in trouble."""
-        return any(
+        return self._store.inbox.is_claimed or any(
             self.target_of(route) is not None and not route.attempts
             for route in self._store.routes()
             if route.pending_spans
@@ -190,7 +199,8 @@ class Drainer:
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         is_gzip = self._settings.is_gzip
-        intake.take_in_others(self._store, compress=is_gzip, everything=True)
+        sending = self._settings.timeout_seconds
+        intake.take_in_all(self._store, compress=is_gzip, sending=sending, end=end)
         tries = _FEW_TRIES if timeout is None else math.inf
         errands = {
             route.id: _Errand(target, self._store.last_id(route.name), tries)
@@ -238,7 +248,8 @@ class Drainer:
             for route in self._store.routes()
             if (target := self._sendable(route)) is not None
         ]
-        return Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+        is_more = self._send_fresh()
+        return is_more or Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
 
     def _take_over(self) -> None:
         """Move what dead processes left, and stopped ones hold."""
@@ -246,7 +257,12 @@ class Drainer:
             return
         self._took_over_at = time.monotonic()
         try:
-            intake.take_in_others(self._store, compress=self._settings.is_gzip, timeout=BRIEFLY)
+            intake.take_in_others(
+                self._store,
+                compress=self._settings.is_gzip,
+                sending=self._settings.timeout_seconds,
+                timeout=BRIEFLY,
+            )
         except SpoolError as error:  # what is in the file can be sent all the same
             self._complain("inboxes of other processes", error)
 
@@ -266,7 +282,7 @@ class Drainer:
 
     def _pack_in_turn(self, route: Route) -> bool:
         max_bytes = min(ROW_BYTES, self._settings.max_request_bytes)
-        with self._store.turn.take(self._longest_turn) as is_had:
+        with self._store.turn.take(self._settings.timeout_seconds) as is_had:
             if not is_had:
                 return False
             is_packed = self._store.pack(route.id, max_bytes)
@@ -322,7 +338,7 @@ class Drainer:
     ) -> Verdict | None:
         """Send one request of a route, if the turn is free; None if not, or if nothing is due."""
         self._pause_for_others()
-        with self._store.turn.take(self._longest_turn) as is_had:
+        with self._store.turn.take(self._settings.timeout_seconds) as is_had:
             # Read again: another process may have had the turn, or the file may be another.
             route = self._store.route(route_id) if is_had else None
             if route is None or route.name != target.route:
@@ -504,6 +520,96 @@ class Drainer:
 
     def _bury(self, route: Route, take: Take, reason: str) -> None:
         self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans))
+
+    # Straight from the inbox
+
+    def _send_fresh(self) -> bool:
+        """Send what came last, where nothing older waits; say whether there may be more at once."""
+        store, is_served, is_sent = self._store, False, False
+        if self._settle_claim() and (targets := self._fresh_targets()):
+            with (
+                contextlib.suppress(SpoolBusyError),  # the keeper moves what is there
+                store.turn.take(self._settings.timeout_seconds) as is_had,
+            ):
+                claim = intake.claim(store, ROW_BYTES) if is_had else None
+                is_sent = claim is not None and self._send_claim(claim, targets)
+                is_served = is_sent or (is_had and claim is None)
+        store.inbox.served_until = time.monotonic() + _SERVED_SECONDS if is_served else -math.inf
+        return is_sent and store.inbox.unmoved_bytes >= CHUNK
+
+    def _send_claim(self, claim: Claim, targets: Mapping[str, tuple[Route, Target]]) -> bool:
+        """Send what was claimed, and end the claim; say whether it is delivered and settled."""
+        try:
+            self._unsettled_claim = self._post_claim(claim, targets)
+        finally:
+            if self._unsettled_claim is None:
+                intake.release(claim, claim.file.moved)
+        return self._unsettled_claim is not None and self._settle_claim()
+
+    def _post_claim(
+        self, claim: Claim, targets: Mapping[str, tuple[Route, Target]]
+    ) -> tuple[Claim, Chunk, Outcome] | None:
+        """Send what can be sent of a claim; give what was delivered, None for nothing."""
+        name = identity_of(claim.chunk.frames[0])[0] if claim.chunk.frames else ""
+        if name not in targets:
+            return None
+        route, target = targets[name]
+        pace = self._pace(name)
+        chunk = claim.chunk.head(pace.bytes, pace.spans)
+        if chunk is None:
+            return None
+        started = time.monotonic()
+        batches = tuple(frame.batch for frame in chunk.frames)
+        outcome = self._post(target, batches, self._settings.timeout_seconds)
+        seconds = time.monotonic() - started
+        if outcome.verdict is Verdict.DELIVERED:
+            pace.rise(seconds, self._settings.timeout_seconds)
+            return claim, chunk, outcome
+        if outcome.verdict is not Verdict.SPLIT:
+            self._act(route, target, Take(route.id, b"", 0, (), batches), outcome, seconds)
+        return None
+
+    def _fresh_targets(self) -> dict[str, tuple[Route, Target]]:
+        """Give the routes that are well and have nothing older to send, with their targets."""
+        return {
+            route.name: (route, target)
+            for route in self._store.routes()
+            if (target := self._fresh_target(route)) is not None
+        }
+
+    def _fresh_target(self, route: Route) -> Target | None:
+        is_well = not (
+            route.pending_spans
+            or route.attempts
+            or route.fingerprints
+            or route.name in self._suspects
+            or self._unsettled.get(route.name)
+            or self._is_in_trouble(route.name)
+        )
+        return self.target_of(route) if is_well else None
+
+    def _settle_claim(self) -> bool:
+        """Settle what was delivered straight from the inbox; say whether that is done."""
+        if self._unsettled_claim is None:
+            return True
+        claim, chunk, outcome = self._unsettled_claim
+        dead = min(outcome.rejected, chunk.spans)
+        try:
+            is_ours = self._store.deliver(
+                claim.file, chunk, self._clock(), dead=dead, reason=outcome.reason
+            )
+            # False: another process has taken this one for stopped, and moved it.
+            moved = chunk.end if is_ours else self._store.moved(claim.file.path.name)
+        except SpoolError as error:
+            self._complain("delivered from the inbox, but not settled", error)
+            return False
+        if dead:
+            self._complain(f"route {identity_of(chunk.frames[0])[0]}: dead letters", outcome.reason)
+        self.tally.delivered += chunk.spans - dead
+        self.tally.dead += dead
+        self._unsettled_claim = None
+        intake.release(claim, moved)
+        return True
 
     # From memory
 

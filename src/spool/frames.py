@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spool.settings import Target
 
 # What is read at once, and becomes one row of a route.
-_CHUNK: Final = 256 << 10
+CHUNK: Final = 256 << 10
 
 # A mark that UTF-8 text never holds, and the checksum of what follows it; then the sizes of payload
 # and identity, the batch's codec, spans and raw bytes, and the time in seconds since 1970.
@@ -46,6 +46,11 @@ class Frame:
     batch: Batch
     created_at: float
 
+    @property
+    def size(self) -> int:
+        """Count its bytes in the file."""
+        return _HEAD_BYTES + len(self.identity) + len(self.batch.payload)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -58,6 +63,24 @@ class Chunk:
     start: int
     end: int
     lost: int = 0
+
+    @property
+    def spans(self) -> int:
+        """Count the spans of its frames."""
+        return sum(frame.batch.spans for frame in self.frames)
+
+    def head(self, max_bytes: int, max_spans: int) -> Chunk | None:
+        """Give the first frames that are of one route and make one request; None for none."""
+        if self.lost:
+            return None
+        end = self.start
+        for number, frame in enumerate(self.frames):
+            max_bytes -= frame.batch.raw_bytes
+            max_spans -= frame.batch.spans
+            if max_bytes < 0 or max_spans < 0 or frame.identity != self.frames[0].identity:
+                return Chunk(self.frames[:number], self.start, end) if number else None
+            end += frame.size
+        return self
 
 
 # Making
@@ -90,12 +113,11 @@ def make(identity: bytes, batch: Batch, now: float) -> tuple[bytes, bytes]:
 # Reading
 
 
-def read(fd: int, offset: int, *, is_final: bool = False) -> Chunk | None:
-    """Read the next frames from an offset on; None where there is no whole one (yet).
+def read(fd: int, offset: int, size: int = CHUNK, *, is_final: bool = False) -> Chunk | None:
+    """Read the next frames from an offset on, `size` bytes; None for no whole one (yet).
 
     `is_final`: nobody appends any more, so what cannot be read now never can. Raises OSError.
     """
-    size = _CHUNK
     while True:
         data = os.pread(fd, size, offset)
         is_end = len(data) < size
@@ -116,7 +138,7 @@ def _parse(data: bytes, *, is_end: bool, is_final: bool) -> tuple[tuple[Frame, .
         frame = _frame_at(data, position)
         if frame is not None:
             found.append(frame)
-            position += _HEAD_BYTES + len(frame.identity) + len(frame.batch.payload)
+            position += frame.size
             continue
         if not is_end and (found or _may_go_on(data, position)):
             break  # its rest is behind what was read

@@ -1,7 +1,8 @@
 """The inbox: a process's own file, to which a span is appended by one write as it ends.
 
-So the application's threads wait for nobody: no transaction, no mutex, no other process. The keeper
-moves what is here into the store, many spans to a row; where the process is dead, another does.
+So the application's threads wait for nobody: no transaction, no mutex, no other process. While the
+line is well the drainer sends what is here as it is. Otherwise the keeper moves it into the store,
+many spans to a row; where the process is dead, another does.
 
 Invariants:
 
@@ -9,7 +10,8 @@ Invariants:
 - One process appends to an inbox, and holds its lock as long as it lives: who can take the lock
   knows that the process is dead.
 - A name is never used twice, and a file only grows. How much of it was moved is in the store,
-  committed with the rows (`Store.take_in`): so nothing is moved twice, whoever moves it.
+  committed with the rows (`Store.take_in`), or with the delivery (`Store.deliver`): so nothing is
+  moved twice, whoever moves it. What is claimed, to be sent, is not moved meanwhile.
 - A file is unlinked when all of it was moved and that would survive a power cut.
 """
 
@@ -51,9 +53,9 @@ _TRIES: Final = 3
 class File:
     """An open inbox: `moved` is how much of it the store has, `room` how much may still come.
 
-    `is_final`: nobody appends to it any more. This process's own is moved even if somebody has
-    removed it meanwhile: what was moved of it is known here. Of others only the store knows that,
-    and it forgets those that are gone.
+    `is_final`: nobody appends to it any more. `is_claimed`: its oldest spans are being sent. This
+    process's own is moved even if somebody has removed it meanwhile: what was moved of it is known
+    here. Of others only the store knows that, and it forgets those that are gone.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class File:
     room: int = 0
     is_own: bool = True
     is_final: bool = False
+    is_claimed: bool = False
 
     @property
     def unmoved_bytes(self) -> int:
@@ -95,7 +98,8 @@ class Inbox:
     SpoolFullError too.
 
     `moving` is held by the thread that uses the files in any other way than to append. It is taken
-    before the lock of those that append.
+    before the lock of those that append. Until the monotonic time `served_until` the drainer takes
+    care of what comes.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class Inbox:
         self._files = _Files()
         self._lock = ThreadLock()
         self.moving = ThreadLock()
+        self.served_until = -math.inf
         self._are_names_synced = True
 
     def append(self, target: Target, batch: Batch, now: float) -> None:
@@ -226,6 +231,11 @@ class Inbox:
     def files(self) -> list[File]:
         """Give this process's files, those that came first, first."""
         return self._files.all()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a request with spans of this process is under way."""
+        return any(file.is_claimed for file in self._files.all())
 
     def turn_over(self) -> None:
         """Go on with a new file where the current one is large, or no longer at its path.

@@ -1,11 +1,12 @@
 """The intake: inbox → store. It moves what the inboxes hold into rows, many spans to a row.
 
-Each process moves its own inboxes (the keeper does). What a dead process left, or one that is
-stopped, is moved by whoever drains.
+Each process moves its own inboxes (the keeper does), except what its drainer has claimed. What a
+dead process left, or one that is stopped, is moved by whoever drains.
 
 Invariants:
 
 - Reading, merging and compressing are done before the mutex is taken.
+- Others' inboxes are moved only by who has the turn: what is being sent is not moved meanwhile.
 - An inbox is unlinked only when what was moved of it is synced, and only by its process, or by who
   holds a dead process's lock; the store forgets its name only when the unlinking is certain.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from spool import frames, inbox, place
@@ -33,24 +34,84 @@ if TYPE_CHECKING:
 # A living process moves its own within a second: one whose inbox stands still for so long is
 # stopped.
 _STALE_SECONDS: Final = 5.0
+_PAUSE: Final = 0.005
 
 
-def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
+def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> bool:
     """Move this process's inboxes into rows, gzip if `compress`, within `timeout` seconds.
 
-    What is appended meanwhile may be moved too, but is not waited for. Raises SpoolError.
+    Says whether all was moved: not what is claimed. What is appended meanwhile may be moved too,
+    but is not waited for. Raises SpoolError.
     """
     end = time.monotonic() + timeout
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
         store.inbox.turn_over()
+        files = store.inbox.files()
+        for file in files:
+            if not file.is_claimed:
+                _move(store, file, end, compress=compress)
+        return not any(file.is_claimed for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The oldest spans of this process's inbox, while its drainer sends them as they are."""
+
+    file: File
+    chunk: Chunk
+
+
+def claim(store: Store, max_bytes: int) -> Claim | None:
+    """Claim what came first to this process's inbox and was not moved; None for nothing.
+
+    It is up to `max_bytes` in the file, and one frame at the least. Until `release` nobody else in
+    this process moves it. Raises SpoolError.
+    """
+    with store.database.file_errors(), store.inbox.moving.hold(PATIENTLY):
+        store.inbox.turn_over()
         for file in store.inbox.files():
-            _move(store, file, end, compress=compress)
+            if (chunk := _read(file, max_bytes)) is not None:
+                file.is_claimed = True
+                return Claim(file, chunk)
+    return None
+
+
+def release(claim: Claim, moved: int) -> None:
+    """End a claim: what is behind the offset `moved` is moved into rows as always."""
+    claim.file.moved = moved  # first: nobody holds a lock here
+    claim.file.is_claimed = False
+
+
+def take_in_all(store: Store, *, compress: bool, sending: float, end: float = math.inf) -> None:
+    """Move the inboxes of all other processes, when their requests under way are done.
+
+    That is waited for until the monotonic time `end`. Raises SpoolError.
+    """
+    while not take_in_others(store, compress=compress, sending=sending, everything=True):
+        if time.monotonic() >= end:
+            return
+        time.sleep(_PAUSE)
 
 
 def take_in_others(
-    store: Store, *, compress: bool, everything: bool = False, timeout: float = math.inf
-) -> None:
-    """Move the inboxes of dead and of stopped processes, or of all. Raises SpoolError."""
+    store: Store,
+    *,
+    compress: bool,
+    sending: float,
+    everything: bool = False,
+    timeout: float = math.inf,
+) -> bool:
+    """Move the inboxes of dead and of stopped processes, or of all; False without the turn.
+
+    `sending` is how many seconds a request can last at most. Raises SpoolError.
+    """
+    with store.turn.take(sending) as is_had:
+        if is_had:
+            _take_in_others(store, compress=compress, everything=everything, timeout=timeout)
+    return is_had
+
+
+def _take_in_others(store: Store, *, compress: bool, everything: bool, timeout: float) -> None:
     end = time.monotonic() + timeout
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
         known = store.inboxes()
@@ -90,10 +151,8 @@ def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
     """Move what is in a file by now, until the monotonic time `end`."""
     size = os.fstat(file.fd).st_size
     while file.moved < size:
-        chunk = frames.read(file.fd, file.moved, is_final=file.is_final)
+        chunk = _read(file)
         if chunk is None:
-            if file.is_final:
-                file.moved = size  # half a frame, which was never acknowledged
             return
         rows = list(_rows(chunk, compress=compress))
         patience = min(PATIENTLY, max(0.0, end - time.monotonic()))
@@ -105,6 +164,16 @@ def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
             return
         else:  # another process was faster
             file.moved = store.moved(file.path.name)
+
+
+def _read(file: File, size: int = frames.CHUNK) -> Chunk | None:
+    """Read what comes next of what was not moved. Raises OSError."""
+    if not (unmoved := file.unmoved_bytes):
+        return None
+    chunk = frames.read(file.fd, file.moved, size, is_final=file.is_final)
+    if chunk is None and file.is_final:
+        file.moved += unmoved  # half a frame, which was never acknowledged
+    return chunk
 
 
 def _rows(chunk: Chunk, *, compress: bool) -> Iterator[Frame]:

@@ -1,9 +1,10 @@
 """The keeper: a thread that brings spans from the inbox to the file, and looks after both.
 
-It sleeps while nothing is written. Otherwise it moves what has come together, syncs once an
-interval, checkpoints when the WAL has grown, and gives free pages back, so that no thread of the
-application ever does. What the disk had refused it writes as soon as that works. Where there is an
-age limit it wakes by itself, and lets everything grow older by the time that it has watched.
+It sleeps while nothing is written. Otherwise it moves what has come together and is not sent at
+once, syncs once an interval, checkpoints when the WAL has grown, and gives free pages back, so that
+no thread of the application ever does. What the disk had refused it writes as soon as that works.
+Where there is an age limit it wakes by itself, and lets everything grow older by the time that it
+has watched.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Keeper:
             self._limit_size()
         finally:
             self.save()
-        intake.take_in_others(self._store, compress=self._settings.is_gzip)
+        intake.take_in_others(
+            self._store, compress=self._settings.is_gzip, sending=self._settings.timeout_seconds
+        )
         self._limit_size()  # what has come out of the inbox counts, too
         self._store.database.checkpoint(LARGE_WAL)
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
@@ -116,6 +119,7 @@ class Keeper:
         try:
             if is_last:
                 self._store.inbox.leave()
+                self._store.inbox.served_until = -math.inf
             self._move(BRIEFLY if is_last else math.inf)
         finally:
             try:
@@ -138,9 +142,14 @@ class Keeper:
         return bool(held)
 
     def _move(self, timeout: float = math.inf) -> None:
+        if time.monotonic() < self._store.inbox.served_until:
+            if self._store.inbox.unmoved_bytes:  # to be looked at again
+                self._store.database.written.set()
+            return
         if self._store.is_cramped and any(one.pending_spans for one in self._store.routes()):
             return  # what is settled makes room for it
-        intake.take_in(self._store, compress=self._settings.is_gzip, timeout=timeout)
+        if not intake.take_in(self._store, compress=self._settings.is_gzip, timeout=timeout):
+            self._store.database.written.set()
 
     def _limit_age(self) -> None:
         max_age = self._settings.max_age_seconds

@@ -155,9 +155,11 @@ class SharedSpool:
         anywhere. Raises SpoolError.
         """
         deadline = time.monotonic() + timeout
-        self._take_in(timeout)
-        last_id = self.store.last_id(target.route)
-        while not self.store.is_settled(last_id):
+        last_id = None
+        while last_id is None or not self.store.is_settled(last_id):
+            if last_id is None and self._take_in(max(0.0, deadline - time.monotonic())):
+                last_id = self.store.last_id(target.route)
+                continue
             if self._is_hopeless(target) or time.monotonic() >= deadline:
                 return False
             if self._drainer is not None:
@@ -165,8 +167,8 @@ class SharedSpool:
             time.sleep(_POLL)
         return True
 
-    def _take_in(self, timeout: float) -> None:
-        intake.take_in(self.store, compress=self._settings.is_gzip, timeout=timeout)
+    def _take_in(self, timeout: float) -> bool:
+        return intake.take_in(self.store, compress=self._settings.is_gzip, timeout=timeout)
 
     def _is_hopeless(self, target: Target) -> bool:
         routes = self.store.routes()
@@ -211,9 +213,7 @@ class SharedSpool:
             self._start_over()
         try:
             if drainer is not None:
-                with contextlib.suppress(SpoolError):  # what is not moved is safe in the inbox
-                    self._take_in(BRIEFLY)
-                _finish(drainer, self._settings.shutdown_seconds)
+                self._finish(drainer)
         finally:
             if keeper is not None:
                 keeper.stop(_STOP_SECONDS)
@@ -227,15 +227,25 @@ class SharedSpool:
                         self.store.count_refused(time.time())
             self.store.close()
 
+    def _finish(self, drainer: Drainer) -> None:
+        """Let the drainer send what there is, while its endpoint is well."""
+        deadline = time.monotonic() + self._settings.shutdown_seconds
+        is_taken = False
+        try:
+            while True:
+                is_taken = is_taken or self._take_in_if_possible()
+                if time.monotonic() >= deadline or (is_taken and not drainer.has_prospects()):
+                    return
+                drainer.wake()
+                time.sleep(_POLL)
+        finally:
+            drainer.stop(_STOP_SECONDS)
 
-def _finish(drainer: Drainer, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    try:
-        while time.monotonic() < deadline and drainer.has_prospects():
-            drainer.wake()
-            time.sleep(_POLL)
-    finally:
-        drainer.stop(_STOP_SECONDS)
+    def _take_in_if_possible(self) -> bool:
+        try:
+            return self._take_in(BRIEFLY)
+        except SpoolError:  # what is not moved is safe in the inbox
+            return True
 
 
 def _is_exiting() -> bool:

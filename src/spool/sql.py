@@ -121,6 +121,8 @@ ANY_ROUTE: Final = "SELECT name FROM route LIMIT 1"
 
 DAMAGED: Final = "UPDATE meta SET damaged_at = ?"
 
+ROUTE_ID: Final = "SELECT id FROM route WHERE name = ?"
+
 LAST_ID: Final = f"SELECT (id << {ID_BITS}) + next FROM route WHERE name = ?"
 
 SALT: Final = "SELECT salt FROM meta"

@@ -3,7 +3,7 @@
 Invariants:
 
 - What `accept` returned from is in the inbox; what `append` or `take_in` did, in the file. Nothing
-  is in both: how far an inbox was moved is committed with its rows.
+  is in both: how far an inbox was moved is committed with its rows, or with its delivery.
 - The ledger balances, in spans: accepted + imported = delivered + dead + evicted + purged +
   exported + damaged + pending. What leaves `pending` is counted in the same transaction.
 - The rows of a route are taken in the order of their ids, a row that is cut keeps its id, and rows
@@ -130,16 +130,14 @@ class Store:
 
     def take_in(self, file: File, chunk: Chunk, rows: Iterable[Frame], patience: float) -> bool:
         """Commit a chunk of an inbox, made into rows; False where another process has moved it."""
-        name = file.path.name
         with self.database.transaction(patience) as connection:
-            moved = connection.execute(sql.MOVED, (name,)).fetchone()
-            if moved not in (None, (chunk.start,)) or file.is_gone():
+            if not _is_next(connection, file, chunk):
                 return False
             for row in rows:
                 _append(connection, identity_of(row), row.batch, row.created_at)
             if chunk.lost:
                 _lose(connection, chunk)
-            connection.execute(sql.MOVE, (name, chunk.end))
+            connection.execute(sql.MOVE, (file.path.name, chunk.end))
         return True
 
     def inboxes(self) -> dict[str, int]:
@@ -233,11 +231,35 @@ class Store:
                 raise sqlite3.DatabaseError("a row is not where its id says")
             buried = max(0, min(dead, gone))
             if buried:
-                _bury(connection, take, buried, now, reason)
+                why = take.route_id, now, reason, take.rows[0].created_at
+                _bury(connection, why, take.batches, buried)
             connection.execute(sql.DELIVER, (gone - buried, take.route_id))
             if gone > buried:
                 connection.execute(sql.SUCCEED, (now, take.route_id))
         return gone - buried
+
+    def deliver(
+        self, file: File, chunk: Chunk, now: float, *, dead: int = 0, reason: str = ""
+    ) -> bool:
+        """End a request with spans of one route that were sent straight from an inbox.
+
+        `dead` of them become a dead letter. False where another process has moved them.
+        """
+        first, spans = chunk.frames[0], chunk.spans
+        with self.database.transaction() as connection:
+            if not _is_next(connection, file, chunk):
+                return False
+            connection.execute(sql.REGISTER, identity_of(first))
+            (route_id,) = connection.execute(sql.ROUTE_ID, identity_of(first)[:1]).fetchone()
+            connection.execute(sql.COUNT.format("accepted"), (spans, route_id))
+            buried = min(dead, spans)
+            if buried:
+                batches = [frame.batch for frame in chunk.frames]
+                _bury(connection, (route_id, now, reason, first.created_at), batches, buried)
+            connection.execute(sql.DELIVER, (spans - buried, route_id))
+            connection.execute(sql.SUCCEED, (now, route_id))
+            connection.execute(sql.MOVE, (file.path.name, chunk.end))
+        return True
 
     def wait(self, route: Route, seconds: float, now: float, reason: str) -> None:
         """Keep a route's spans for a later attempt, `seconds` from now."""
@@ -437,6 +459,12 @@ def _append(
         connection.execute(sql.APPEND, values)
 
 
+def _is_next(connection: sqlite3.Connection, file: File, chunk: Chunk) -> bool:
+    """Say whether a chunk is what comes next of an inbox: nobody has moved it. Raises OSError."""
+    moved = connection.execute(sql.MOVED, (file.path.name,)).fetchone()
+    return moved in (None, (chunk.start,)) and not file.is_gone()
+
+
 def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     """Count spans that were damaged in an inbox: as those of the next one's route, or of any."""
     if chunk.frames:
@@ -629,10 +657,15 @@ def _is_astray(connection: sqlite3.Connection, take: Take) -> bool:
     return head is not None and head[0] == row_id and found is None
 
 
-def _bury(connection: sqlite3.Connection, take: Take, dead: int, now: float, reason: str) -> None:
-    letter = replace(merge(take.batches, compress=False), spans=dead)
-    created_at = take.rows[0].created_at
-    connection.execute(sql.BURY, (take.route_id, now, reason, created_at, *_values(letter)))
+def _bury(
+    connection: sqlite3.Connection,
+    why: tuple[int, float, str, float],
+    batches: Sequence[Batch],
+    dead: int,
+) -> None:
+    """Write a dead letter; `why` is its route's id, when and why it died, and since when it was."""
+    letter = replace(merge(batches, compress=False), spans=dead)
+    connection.execute(sql.BURY, (*why, *_values(letter)))
 
 
 def _dead(connection: sqlite3.Connection, letter_id: int) -> tuple[int, int]:

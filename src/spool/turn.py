@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from spool import place
-from spool.lock import FileLock, signature
+from spool.lock import PATIENTLY, FileLock, signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # Whoever has something to send looks more often than that.
 _SOON: Final = 5.0
+# What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
+# deputy sends, which costs no more than a request twice.
+_BESIDE_SENDING: Final = 2 * PATIENTLY
 
 
 class Turn:
@@ -43,12 +46,12 @@ class Turn:
         self._deputy.prepare()
 
     @contextlib.contextmanager
-    def take(self, longest: float) -> Iterator[bool]:
+    def take(self, sending: float) -> Iterator[bool]:
         """Take the turn for this block, if it is free, and say whether it was had.
 
-        `longest` is how many seconds another's turn can last at most. Raises SpoolFileError.
+        `sending` is how many seconds a request can last at most. Raises SpoolFileError.
         """
-        lock = self._free_lock(longest)
+        lock = self._free_lock(sending + _BESIDE_SENDING)
         try:
             yield lock is not None
         finally:
