@@ -21,6 +21,7 @@ from spool.drainer import HOLD_SECONDS, Drainer, Tally, backoff
 from spool.errors import SpoolFileError
 from spool.inbox import LARGE
 from spool.keeper import Keeper
+from spool.lock import signature
 from spool.otlp import ROW_BYTES, Batch, Codec
 from spool.records import Ledger, Route, Take
 from spool.sender import Outcome, Sender
@@ -763,7 +764,7 @@ def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
 
     def move(exchange: standin.Exchange) -> None:  # it takes us for stopped
         reply = exchange.judge()
-        intake._take_in_others(other, compress=True, everything=True, timeout=10.0)
+        intake.take_in_others(other, compress=True, sending=-100.0, everything=True)
         exchange.answer(reply)
 
     langfuse.behave(move)
@@ -793,6 +794,30 @@ def test_what_was_delivered_from_the_inbox_and_cannot_be_settled_is_not_sent_aga
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
     assert (fresh.tally, rows_ever(store)) == (Tally(delivered=3, requests=1), 0)
+
+
+def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(
+    fresh: Drainer, store: Store, path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "deliver", refuse_to_settle)
+        fresh.send_due()
+    path.parent.rename(path.parent.with_name("moved"))
+    assert not intake.take_in(store, compress=True)  # it goes on with a new file
+    end(store, target, "d")
+    assert not intake.take_in(store, compress=True)
+    for _ in range(2):
+        fresh.send_due()
+    assert intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, delivered=1)
+    assert not fresh.has_prospects()
+
+
+def test_an_idle_drainer_takes_no_turn(store: Store, drainer: Drainer) -> None:
+    drain_all(drainer)
+    signed = signature(store.turn._turn.path)
+    drainer.send_due()
+    assert signature(store.turn._turn.path) == signed
 
 
 def test_a_defect_while_sending_leaves_the_inbox_to_the_keeper(

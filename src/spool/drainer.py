@@ -525,8 +525,11 @@ class Drainer:
 
     def _send_fresh(self) -> bool:
         """Send what came last, where nothing older waits; say whether there may be more at once."""
-        store, is_served, is_sent = self._store, False, False
-        if self._settle_claim() and (targets := self._fresh_targets()):
+        store = self._store
+        if not self._settle_claim():
+            return False
+        is_served, is_sent = not store.inbox.unmoved_bytes, False
+        if not is_served and (targets := self._fresh_targets()):
             with (
                 contextlib.suppress(SpoolBusyError),  # the keeper moves what is there
                 store.turn.take(self._settings.timeout_seconds) as is_had,

@@ -248,7 +248,7 @@ class Inbox:
                 status = os.fstat(file.fd)
                 if file is current and (status.st_size >= LARGE or not _is_at(file.path, status)):
                     self._leave()
-                if file.is_gone():
+                if file.is_gone() and not file.is_claimed:
                     self._files.left.remove(file)
                     os.close(file.fd)
             if current is not None and self._files.current is None:

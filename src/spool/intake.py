@@ -6,13 +6,14 @@ dead process left, or one that is stopped, is moved by whoever drains.
 Invariants:
 
 - Reading, merging and compressing are done before the mutex is taken.
-- Others' inboxes are moved only by who has the turn: what is being sent is not moved meanwhile.
+- What a living process has is moved by another only in its turn: so not while it is being sent.
 - An inbox is unlinked only when what was moved of it is synced, and only by its process, or by who
   holds a dead process's lock; the store forgets its name only when the unlinking is certain.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -101,31 +102,34 @@ def take_in_others(
     everything: bool = False,
     timeout: float = math.inf,
 ) -> bool:
-    """Move the inboxes of dead and of stopped processes, or of all; False without the turn.
+    """Move the inboxes of dead and of stopped processes, or of all.
 
-    `sending` is how many seconds a request can last at most. Raises SpoolError.
+    Says whether that was done: what living ones have, only who has the turn moves. `sending` is how
+    many seconds a request can last at most. Raises SpoolError.
     """
-    with store.turn.take(sending) as is_had:
-        if is_had:
-            _take_in_others(store, compress=compress, everything=everything, timeout=timeout)
-    return is_had
-
-
-def _take_in_others(store: Store, *, compress: bool, everything: bool, timeout: float) -> None:
     end = time.monotonic() + timeout
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
         known = store.inboxes()
         own = {file.path for file in store.inbox.files()}
         with inbox.opened(store.database.path) as files:
-            others = [file for file in files if file.path not in own]
-            for file in others:
+            dead, living = [], []
+            for file in files:
+                if file.path in own:
+                    continue
                 file.moved = known.get(file.path.name, 0)
-                file.is_final = can_lock(file.fd)  # its process is dead
-                if file.is_final or everything or _is_stale(file):
+                file.is_final = can_lock(file.fd)
+                if file.is_final:
                     _move(store, file, end, compress=compress)
-            _remove(store, [file for file in others if file.is_final])
-        there = {file.path.name for file in files if file.path in own or not file.is_final}
+                    dead.append(file)
+                elif file.unmoved_bytes and (everything or _is_stale(file)):
+                    living.append(file)
+            _remove(store, dead)
+            with store.turn.take(sending) if living else contextlib.nullcontext(True) as is_had:
+                for file in living if is_had else []:
+                    _move(store, file, end, compress=compress)
+        there = {file.path.name for file in files if file not in dead}
         _forget(store, known.keys() - there)
+    return is_had
 
 
 def _remove(store: Store, dead: Sequence[File]) -> None:
