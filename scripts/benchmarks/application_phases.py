@@ -129,7 +129,7 @@ def end(plan: Plan) -> list[Row]:
                 pipeline = {"kind": kind, "endpoint": receiver.endpoint, "path": plan.path()}
                 backlog = plan.unpacked if name.endswith("busy") else 0
                 if backlog:
-                    fill(pipeline["path"], receiver.endpoint, backlog, 0)
+                    fill(pipeline["path"], receiver.endpoint, backlog, is_packed=False)
                 how = {"spans": plan.spans // 2, "rate": plan.rate / 2, "backlog": backlog}
                 found: dict[str, Any] = run("pipelines:end_times", pipeline=pipeline, **how)
                 return found
