@@ -77,6 +77,15 @@ def _fixed32_tag(number: int) -> bytes:
     return varint(number << 3 | 5)
 
 
+_TRACE_ID_SIZE: Final = 16
+_SPAN_ID_SIZE: Final = 8
+
+
+def _id_tag(number: int, size: int) -> bytes:
+    """Encode what stands before an id: its length never changes."""
+    return _len_tag(number) + varint(size)
+
+
 # The field numbers, a message a paragraph, from the files below opentelemetry/proto of
 # https://github.com/open-telemetry/opentelemetry-proto.
 
@@ -92,10 +101,10 @@ _SCOPE_SPANS_SCOPE: Final = _len_tag(1)
 _SCOPE_SPANS_SPANS: Final = _len_tag(2)
 _SCOPE_SPANS_SCHEMA_URL: Final = _len_tag(3)
 
-_SPAN_TRACE_ID: Final = _len_tag(1)
-_SPAN_SPAN_ID: Final = _len_tag(2)
+_SPAN_TRACE_ID: Final = _id_tag(1, _TRACE_ID_SIZE)
+_SPAN_SPAN_ID: Final = _id_tag(2, _SPAN_ID_SIZE)
 _SPAN_TRACE_STATE: Final = _len_tag(3)
-_SPAN_PARENT_SPAN_ID: Final = _len_tag(4)
+_SPAN_PARENT_SPAN_ID: Final = _id_tag(4, _SPAN_ID_SIZE)
 _SPAN_NAME: Final = _len_tag(5)
 _SPAN_KIND: Final = _varint_tag(6)
 _SPAN_START_TIME: Final = _fixed64_tag(7)
@@ -115,8 +124,8 @@ _EVENT_ATTRIBUTES: Final = _len_tag(3)
 _EVENT_DROPPED_ATTRIBUTES: Final = _varint_tag(4)
 
 # The official encoder leaves out a link's trace state, field 3.
-_LINK_TRACE_ID: Final = _len_tag(1)
-_LINK_SPAN_ID: Final = _len_tag(2)
+_LINK_TRACE_ID: Final = _id_tag(1, _TRACE_ID_SIZE)
+_LINK_SPAN_ID: Final = _id_tag(2, _SPAN_ID_SIZE)
 _LINK_ATTRIBUTES: Final = _len_tag(4)
 _LINK_DROPPED_ATTRIBUTES: Final = _varint_tag(5)
 _LINK_FLAGS: Final = _fixed32_tag(6)
@@ -155,9 +164,6 @@ _CODES: Final = {
 # enum SpanFlags: CONTEXT_HAS_IS_REMOTE_MASK, and CONTEXT_IS_REMOTE_MASK.
 _LOCAL: Final = struct.pack("<I", 0x100)
 _REMOTE: Final = struct.pack("<I", 0x100 | 0x200)
-
-_TRACE_ID_SIZE: Final = 16
-_SPAN_ID_SIZE: Final = 8
 
 # AnyValue messages with their length in front, whole or up to the number.
 _TRUE: Final = b"\x02" + _ANY_BOOL + b"\x01"
@@ -202,27 +208,30 @@ def _encode_officially(spans: Sequence[ReadableSpan]) -> bytes:
 def _request(spans: Sequence[ReadableSpan]) -> list[bytes]:
     pieces: list[bytes] = []
     for resource, its_spans in _grouped(spans, _resource_of):
-        pieces += _message(_REQUEST_RESOURCE_SPANS, _resource_spans(resource, its_spans))
+        around = _resource(resource)
+        scopes, size = _scopes(its_spans)
+        length = varint(size + around.size)
+        pieces += (_REQUEST_RESOURCE_SPANS, length, around.before, *scopes, around.behind)
     return pieces
 
 
-def _resource_spans(resource: Resource, spans: Sequence[ReadableSpan]) -> list[bytes]:
-    around = _resource(resource)
-    pieces = [around.before]
+def _scopes(spans: Sequence[ReadableSpan]) -> tuple[list[bytes], int]:
+    """Encode the ScopeSpans of one resource; give their size, too."""
+    pieces: list[bytes] = []
+    total = 0
     for scope, its_spans in _grouped(spans, _scope_of):
-        pieces += _message(_RESOURCE_SPANS_SCOPE_SPANS, _scope_spans(scope, its_spans))
-    pieces.append(around.behind)
-    return pieces
-
-
-def _scope_spans(scope: InstrumentationScope | None, spans: Sequence[ReadableSpan]) -> list[bytes]:
-    around = _scope(scope)
-    pieces = [around.before]
-    for span in spans:
-        body = _span(span)
-        pieces += (_SCOPE_SPANS_SPANS, varint(len(body)), body)
-    pieces.append(around.behind)
-    return pieces
+        around = _scope(scope)
+        bodies: list[bytes] = []
+        size = around.size
+        for span in its_spans:
+            body = _span(span)
+            length = varint(len(body))
+            bodies += (_SCOPE_SPANS_SPANS, length, body)
+            size += 1 + len(length) + len(body)
+        length = varint(size)
+        pieces += (_RESOURCE_SPANS_SCOPE_SPANS, length, around.before, *bodies, around.behind)
+        total += 1 + len(length) + size
+    return pieces, total
 
 
 _resource_of: Final = attrgetter("resource")
@@ -272,10 +281,15 @@ def _count(tag: bytes, count: int) -> bytes:
 
 
 class _Around(NamedTuple):
-    """What stands before and behind the spans of a resource or a scope."""
+    """What stands before and behind the spans of a resource or a scope, and its size."""
 
     before: bytes
     behind: bytes
+    size: int
+
+
+def _around(before: bytes, behind: bytes) -> _Around:
+    return _Around(before, behind, len(before) + len(behind))
 
 
 class _Remembered(Generic[_Thing]):
@@ -303,7 +317,7 @@ def _resource(resource: Resource) -> _Around:
         raise _UnfamiliarError
     pieces: list[bytes] = []
     _add_attributes(pieces, _RESOURCE_ATTRIBUTES, resource.attributes)
-    return _Around(
+    return _around(
         _field(_RESOURCE_SPANS_RESOURCE, b"".join(pieces)),
         _text(_RESOURCE_SPANS_SCHEMA_URL, resource.schema_url),
     )
@@ -312,14 +326,14 @@ def _resource(resource: Resource) -> _Around:
 @_Remembered
 def _scope(scope: InstrumentationScope | None) -> _Around:
     if scope is None:
-        return _Around(_field(_SCOPE_SPANS_SCOPE, b""), b"")
+        return _around(_field(_SCOPE_SPANS_SCOPE, b""), b"")
     if type(scope) is not InstrumentationScope:
         raise _UnfamiliarError
     if not _WRITES_WHOLE_SCOPES and (scope.attributes or scope.schema_url):
         raise _UnfamiliarError
     pieces = [_text(_SCOPE_NAME, scope.name), _text(_SCOPE_VERSION, scope.version)]
     _add_attributes(pieces, _SCOPE_ATTRIBUTES, scope.attributes)
-    return _Around(
+    return _around(
         _field(_SCOPE_SPANS_SCOPE, b"".join(pieces)),
         _text(_SCOPE_SPANS_SCHEMA_URL, scope.schema_url),
     )
@@ -333,27 +347,32 @@ def _span(span: ReadableSpan) -> bytes:
     if context is None:
         raise _UnfamiliarError
     pieces = [
-        _id(_SPAN_TRACE_ID, context.trace_id, _TRACE_ID_SIZE),
-        _id(_SPAN_SPAN_ID, context.span_id, _SPAN_ID_SIZE),
-        _trace_state(context.trace_state),
-        b"" if parent is None else _id(_SPAN_PARENT_SPAN_ID, parent.span_id, _SPAN_ID_SIZE),
+        _SPAN_TRACE_ID,
+        context.trace_id.to_bytes(_TRACE_ID_SIZE, "big"),
+        _SPAN_SPAN_ID,
+        context.span_id.to_bytes(_SPAN_ID_SIZE, "big"),
+    ]
+    if context.trace_state:
+        pieces.append(_trace_state(context.trace_state))
+    if parent is not None:
+        pieces += (_SPAN_PARENT_SPAN_ID, parent.span_id.to_bytes(_SPAN_ID_SIZE, "big"))
+    pieces += (
         _text(_SPAN_NAME, span.name),
         _KINDS[span.kind],
         _time(_SPAN_START_TIME, span.start_time),
         _time(_SPAN_END_TIME, span.end_time),
-    ]
+    )
     _add_attributes(pieces, _SPAN_ATTRIBUTES, span.attributes)
-    pieces.append(_count(_SPAN_DROPPED_ATTRIBUTES, span.dropped_attributes))
+    if dropped := span.dropped_attributes:
+        pieces.append(_count(_SPAN_DROPPED_ATTRIBUTES, dropped))
     pieces += [_field(_SPAN_EVENTS, _event(event)) for event in span.events]
-    pieces.append(_count(_SPAN_DROPPED_EVENTS, span.dropped_events))
+    if dropped := span.dropped_events:
+        pieces.append(_count(_SPAN_DROPPED_EVENTS, dropped))
     pieces += [_field(_SPAN_LINKS, _link(link)) for link in span.links]
-    pieces.append(_count(_SPAN_DROPPED_LINKS, span.dropped_links))
+    if dropped := span.dropped_links:
+        pieces.append(_count(_SPAN_DROPPED_LINKS, dropped))
     pieces += (_status(span.status), _SPAN_FLAGS, _flags(parent))
     return b"".join(pieces)
-
-
-def _id(tag: bytes, number: int, size: int) -> bytes:
-    return tag + _VARINTS[size] + number.to_bytes(size, "big")
 
 
 def _time(tag: bytes, nanoseconds: int | None) -> bytes:
@@ -363,8 +382,6 @@ def _time(tag: bytes, nanoseconds: int | None) -> bytes:
 
 
 def _trace_state(state: TraceState) -> bytes:
-    if not state:
-        return b""
     return _text(_SPAN_TRACE_STATE, ",".join([f"{key}={value}" for key, value in state.items()]))
 
 
@@ -386,8 +403,10 @@ def _event(event: Event) -> bytes:
 
 def _link(link: Link) -> bytes:
     pieces = [
-        _id(_LINK_TRACE_ID, link.context.trace_id, _TRACE_ID_SIZE),
-        _id(_LINK_SPAN_ID, link.context.span_id, _SPAN_ID_SIZE),
+        _LINK_TRACE_ID,
+        link.context.trace_id.to_bytes(_TRACE_ID_SIZE, "big"),
+        _LINK_SPAN_ID,
+        link.context.span_id.to_bytes(_SPAN_ID_SIZE, "big"),
     ]
     _add_attributes(pieces, _LINK_ATTRIBUTES, link.attributes)
     dropped = _count(_LINK_DROPPED_ATTRIBUTES, link.dropped_attributes)
