@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -694,8 +695,8 @@ def test_spans_of_the_inbox_that_a_receiver_rejects_are_dead_letters(
     assert fresh.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
 
 
-def test_what_several_routes_have_in_the_inbox_is_sent_route_by_route(
-    fresh: Drainer, store: Store, target: Target, langfuse: StandIn
+def test_what_several_routes_have_in_the_inbox_becomes_rows_of_each(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
     others = Target.langfuse("pk-lf-others", "sk-lf-others", langfuse.url)
     langfuse.keys["pk-lf-others"] = "sk-lf-others"
@@ -703,10 +704,139 @@ def test_what_several_routes_have_in_the_inbox_is_sent_route_by_route(
     fresh.add(others)
     end(store, others, "theirs")
     end(store, target, "mine")
-    for _ in range(3):
-        fresh.send_due()
+    fresh.send_due()
+    assert not langfuse.requests
+    Keeper(store, settings).save()
+    drain_all(fresh)
     assert_delivered(store, langfuse, "a", "b", "c", "theirs", "mine")
-    assert [route.pending_spans for route in store.routes()] == [0, 0]
+    assert len(langfuse.requests) == 2
+
+
+def test_a_part_of_the_inbox_that_makes_a_request_is_sent_and_the_rest_at_once(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, clock: Clock
+) -> None:
+    small = replace(settings, max_request_bytes=1024)
+    drainer = drainer_of(store, small, target, clock)
+    assert drainer.send_due()
+    assert not drainer.send_due()
+    assert drainer.tally == Tally(delivered=3, requests=2)
+
+
+def test_the_keeper_helps_where_much_is_in_the_inbox(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
+) -> None:
+    for number in range(60):
+        store.accept(target, batch(str(number), size=ROW_BYTES // 10), 1.0)
+    assert fresh.send_due()
+    Keeper(store, settings).save()
+    assert rows_ever(store) > 0
+    drain_all(fresh)
+    assert store.ledger() == Ledger(accepted=63, delivered=63)
+
+
+def test_what_another_process_has_moved_and_sent_is_not_sent_again(
+    fresh: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    path: Path,
+    langfuse: StandIn,
+) -> None:
+    other = Store(path)
+    drainer_of(other, settings, target, clock).drain(10, lambda: None)
+    other.close()
+    assert_delivered(store, langfuse, "a", "b", "c")
+    fresh.send_due()
+    end(store, target, "d")
+    fresh.send_due()
+    assert_delivered(store, langfuse, *"abcd")
+
+
+def test_a_route_that_another_process_has_put_off_meanwhile_is_not_sent(
+    fresh: Drainer, store: Store, clock: Clock, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = store.turn.take
+
+    def take_behind_another(sending: float) -> contextlib.AbstractContextManager[bool]:
+        store.wait(route_of(store), 60, clock.now, "429")
+        return take(sending)
+
+    monkeypatch.setattr(store.turn, "take", take_behind_another)
+    fresh.send_due()
+    assert not langfuse.requests
+
+
+def test_between_requests_from_the_inbox_another_process_gets_its_turn(
+    fresh: Drainer, store: Store, target: Target, path: Path, langfuse: StandIn
+) -> None:
+    other, is_had, is_over = Store(path), threading.Event(), threading.Event()
+
+    def poll() -> None:
+        while not is_over.is_set():
+            with other.turn.take(60) as had:
+                if had:
+                    is_had.set()
+                    return
+            time.sleep(0.0005)
+
+    langfuse.behave(standin.delay(0.02))
+    fresh.send_due()
+    polling = threading.Thread(target=poll)
+    polling.start()
+    for number in range(300):
+        end(store, target, str(number))
+        fresh.send_due()
+        if is_had.is_set():
+            break
+    is_over.set()
+    polling.join()
+    other.close()
+    assert is_had.is_set()
+
+
+def test_a_spool_that_is_closed_while_it_sends_still_settles(
+    fresh: Drainer, store: Store, path: Path, langfuse: StandIn
+) -> None:
+    other = Store(path)
+    (file,) = store.inbox.files()
+
+    def close(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        store.close()
+        intake.take_in_others(other, compress=True, sending=10.0)
+        exchange.answer(reply)
+
+    langfuse.behave(close)
+    fresh.send_due()
+    assert_delivered(store, langfuse, "a", "b", "c")
+    assert file.path.exists()
+    intake.take_in_others(other, compress=True, sending=10.0)  # it is nobody's any more
+    other.close()
+    assert not file.path.exists()
+
+
+def test_one_bad_span_alone_in_the_inbox_is_sent_once(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    store.register(target)
+    end(store, target, "bad")
+    langfuse.behave(standin.reject_span("bad"))
+    drainer = drainer_of(store, settings, target, clock)
+    drainer.send_due()
+    assert len(langfuse.requests) == 1
+    assert store.ledger() == Ledger(accepted=1, dead=1)
+    assert drainer.tally == Tally(requests=1, dead=1)
+
+
+def test_a_delivery_leaves_the_endpoint_that_another_process_has_registered(
+    fresh: Drainer, store: Store, target: Target, langfuse: StandIn
+) -> None:
+    store.register(Target.langfuse(target.route, "sk-lf-test", "http://127.0.0.1:9"))
+    endpoint = route_of(store).endpoint
+    fresh.send_due()
+    assert_delivered(store, langfuse, "a", "b", "c")
+    assert route_of(store).endpoint == endpoint
 
 
 def test_a_route_without_a_target_keeps_its_spans_until_they_are_rows(
@@ -714,8 +844,8 @@ def test_a_route_without_a_target_keeps_its_spans_until_they_are_rows(
 ) -> None:
     end(store, Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url), "theirs")
     fresh.send_due()
-    fresh.send_due()
     Keeper(store, settings).save()
+    drain_all(fresh)
     assert langfuse.names() == Counter("abc")
     assert store.ledger() == Ledger(accepted=4, delivered=3, pending=1)
 
@@ -739,19 +869,19 @@ def test_what_is_being_sent_is_not_moved_meanwhile(
     fresh: Drainer, store: Store, settings: Settings, path: Path, langfuse: StandIn
 ) -> None:
     other = Store(path)
-    is_moved: list[bool] = []
+    seen: list[bool] = []
 
     def look(exchange: standin.Exchange) -> None:
         reply = exchange.judge()
-        assert fresh.has_prospects()
-        is_moved.append(intake.take_in(store, compress=True))
-        is_moved.append(intake.take_in_others(other, compress=True, sending=10.0, everything=True))
+        intake.take_in(store, compress=True)
+        is_done = intake.take_in_others(other, compress=True, sending=10.0, everything=True)
+        seen.extend([is_done, fresh.has_prospects()])
         exchange.answer(reply)
 
     langfuse.behave(look)
     fresh.send_due()
     other.close()
-    assert is_moved == [False, False]
+    assert seen == [False, True]
     assert not fresh.has_prospects()
     assert_delivered(store, langfuse, "a", "b", "c")
     assert rows_ever(store) == 0
@@ -803,12 +933,11 @@ def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(
         patch.setattr(store, "deliver", refuse_to_settle)
         fresh.send_due()
     path.parent.rename(path.parent.with_name("moved"))
-    assert not intake.take_in(store, compress=True)  # it goes on with a new file
+    intake.take_in(store, compress=True)  # it goes on with a new file
     end(store, target, "d")
-    assert not intake.take_in(store, compress=True)
+    intake.take_in(store, compress=True)
     for _ in range(2):
         fresh.send_due()
-    assert intake.take_in(store, compress=True)
     assert store.ledger() == Ledger(accepted=1, delivered=1)
     assert not fresh.has_prospects()
 

@@ -219,6 +219,29 @@ def test_shutdown_waits_for_what_is_being_sent_straight_from_the_inbox(
     other.close()
 
 
+def test_force_flush_is_not_held_up_by_spans_that_end_meanwhile(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter, is_over = SpoolSpanExporter(settings=settings), threading.Event()
+    send_straight(exporter, langfuse, standin.delay(0.1))
+
+    def go_on() -> None:
+        while not is_over.wait(0.002):
+            exporter.export([span("later")])
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    started = len(langfuse.requests)
+    try:
+        for _ in range(3):
+            assert exporter.force_flush(10_000)
+    finally:
+        is_over.set()
+        other.join()
+    assert len(langfuse.requests) - started < 30
+    exporter.shutdown()
+
+
 def test_what_is_being_sent_when_the_process_ends_stays_in_its_inbox(
     settings: Settings, path: Path, langfuse: StandIn
 ) -> None:

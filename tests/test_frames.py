@@ -56,8 +56,8 @@ def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) 
     (first, second), lost = read(path, written + made("c", now=2.5))
     assert (first.batch, first.created_at, second.created_at, lost) == (one, 1.5, 2.5, 0)
     endpoint = "https://collector.example/v1/traces"
-    assert frames.identity_of(first) == (endpoint, endpoint, None)
-    assert frames.identity_of(second) == (MINE.route, MINE.endpoint, MINE.public_key)
+    assert frames.identity_of(first.identity) == (endpoint, endpoint, None)
+    assert frames.identity_of(second.identity) == (MINE.route, MINE.endpoint, MINE.public_key)
     assert b"secret" not in written
     assert b"token" not in written
 

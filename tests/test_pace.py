@@ -17,15 +17,15 @@ def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -
     assert pace.bytes == 2 * first
     pace.rise(seconds=9, timeout=10)
     assert pace.bytes == 2 * first
-    pace.fall(take_of(100, 1000))
+    pace.fall(1000)
     assert pace.bytes == 500
 
 
 def test_splitting_halves_the_spans_down_to_one() -> None:
     pace = Pace(4 << 20)
-    pace.split(take_of(5, 1000))
+    pace.split(5)
     assert pace.spans == 2
-    pace.split(take_of(1, 1000))
+    pace.split(1)
     assert pace.spans == 1
 
 

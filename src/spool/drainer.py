@@ -12,9 +12,7 @@ Invariants:
 - All that must outlive the process (attempts, waits, holds) is in the store. The pace, here, is
   found again within a few requests.
 - What was delivered and cannot be settled, because the file refuses, is remembered and not sent
-  again. What was sent from the inbox is claimed until then: nobody makes rows of it.
-- Only a delivery ends what was sent from the inbox. Whatever else comes of it, it becomes rows, and
-  those are split, put off or buried.
+  again. What was sent from the inbox is claimed until then: this process makes no rows of it.
 - While a route cannot be sent there is time to pack its rows; never those that are suspects, or
   delivered and not settled.
 """
@@ -37,18 +35,16 @@ from spool.frames import CHUNK, identity_of
 from spool.lock import BRIEFLY
 from spool.otlp import ROW_BYTES, join
 from spool.pace import Pace, Suspect
-from spool.records import Take
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Target, read_credentials, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from spool.frames import Chunk
     from spool.intake import Claim
     from spool.otlp import Batch
     from spool.overflow import Overflow
-    from spool.records import Route
+    from spool.records import Route, Take
     from spool.settings import Settings
     from spool.store import Store
 
@@ -56,8 +52,9 @@ _Result = TypeVar("_Result")
 
 # How often a drainer looks: so long a span waits at most before it is sent, in company.
 TICK: Final = 0.5
-# So long after it has sent from the inbox the keeper leaves what comes to it.
+# So long after it has sent from the inbox the keeper leaves what comes to it, unless it is much.
 _SERVED_SECONDS: Final = 4 * TICK
+_MUCH: Final = 2 * ROW_BYTES
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
@@ -116,7 +113,7 @@ class Drainer:
         self._senders: dict[str, Sender] = {}
         self._paces: dict[str, Pace] = {}
         self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
-        self._unsettled_claim: tuple[Claim, Chunk, Outcome] | None = None
+        self._unsettled_claim: tuple[Claim, Outcome] | None = None
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspect] = {}
         self._unpacked: dict[str, int] = {}
@@ -418,21 +415,19 @@ class Drainer:
             self._clear(route, take)
             self._settle(route, take, outcome)
         elif outcome.verdict is Verdict.SPLIT:
-            pace.split(take)
+            pace.split(take.spans)
             if take.spans == 1:
                 self._bury(route, take, outcome.reason)
         elif outcome.verdict is Verdict.HOLD:
-            self._complain(f"route {route.name} is held", outcome.reason)
-            self._put_off(route, outcome, HOLD_SECONDS, self._fingerprint(target))
+            self._hold(route, target, outcome)
         else:
             if outcome.is_timeout:
-                pace.fall(take)
+                pace.fall(take.raw_bytes)
             return self._suspect(route, take, outcome)
         return outcome.verdict
 
     def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
         """Wait, unless only the head of the route fails: then go around it, and isolate it."""
-        delay = self._delay(route.name, route.attempts, outcome)
         suspect = self._suspects.get(route.name)
         if suspect is not None and suspect.is_gone_around:  # others fail as well: it is the server
             suspect.proofs, suspect.is_gone_around = 0, False
@@ -445,8 +440,7 @@ class Drainer:
             suspect = self._suspects[route.name] = Suspect(0, 0)
             suspect.narrow(take)
         if suspect is None or not suspect.proofs:
-            self._complain(f"route {route.name} waits", outcome.reason)
-            self._put_off(route, outcome, delay)
+            self._wait(route, outcome)
             return Verdict.WAIT
         self._complain(f"route {route.name} goes around spans that fail alone", outcome.reason)
         if suspect.is_proven:
@@ -465,6 +459,15 @@ class Drainer:
             del self._suspects[route.name]
         else:
             suspect.failures = 0
+
+    def _hold(self, route: Route, target: Target, outcome: Outcome) -> None:
+        self._complain(f"route {route.name} is held", outcome.reason)
+        self._put_off(route, outcome, HOLD_SECONDS, self._fingerprint(target))
+
+    def _wait(self, route: Route, outcome: Outcome) -> None:
+        delay = self._delay(route.name, route.attempts, outcome)
+        self._complain(f"route {route.name} waits", outcome.reason)
+        self._put_off(route, outcome, delay)
 
     def _put_off(
         self, route: Route, outcome: Outcome, delay: float, fingerprint: str | None = None
@@ -491,15 +494,17 @@ class Drainer:
         return backoff(attempts + 1, *self._settings.backoff_seconds)
 
     def _settle(self, route: Route, take: Take, outcome: Outcome) -> None:
-        if outcome.rejected:
-            self._complain(f"route {route.name}: dead letters", outcome.reason)
-        self._troubles.pop(route.name, None)
         self._unpacked.pop(route.name, None)
-        dead = min(outcome.rejected, take.spans)
-        self.tally.delivered += take.spans - dead
-        self.tally.dead += dead
+        self._count(route.name, take.spans, min(outcome.rejected, take.spans), outcome.reason)
         self._unsettled.setdefault(route.name, []).append((take, outcome))
         self._settle_again(route)
+
+    def _count(self, route: str, spans: int, dead: int, reason: str) -> None:
+        if dead:
+            self._complain(f"route {route}: dead letters", reason)
+        self._troubles.pop(route, None)
+        self.tally.delivered += spans - dead
+        self.tally.dead += dead
 
     def _settle_again(self, route: Route) -> list[tuple[Take, Outcome]]:
         """Settle what was delivered; give what the file refuses to settle still."""
@@ -524,64 +529,63 @@ class Drainer:
     # Straight from the inbox
 
     def _send_fresh(self) -> bool:
-        """Send what came last, where nothing older waits; say whether there may be more at once."""
-        store = self._store
-        if not self._settle_claim():
+        """Send the oldest of the inbox, where no rows wait; say whether there may be more at once.
+
+        As long as that works and keeps up, the keeper leaves the inbox to it.
+        """
+        if self._unsettled_claim is not None:
+            self._settle_claim(*self._unsettled_claim)
             return False
-        is_served, is_sent = not store.inbox.unmoved_bytes, False
-        if not is_served and (targets := self._fresh_targets()):
-            with (
-                contextlib.suppress(SpoolBusyError),  # the keeper moves what is there
-                store.turn.take(self._settings.timeout_seconds) as is_had,
-            ):
-                claim = intake.claim(store, ROW_BYTES) if is_had else None
-                is_sent = claim is not None and self._send_claim(claim, targets)
-                is_served = is_sent or (is_had and claim is None)
-        store.inbox.served_until = time.monotonic() + _SERVED_SECONDS if is_served else -math.inf
-        return is_sent and store.inbox.unmoved_bytes >= CHUNK
+        inbox, rest = self._store.inbox, None
+        if inbox.unmoved_bytes and any(map(self._is_well, self._store.routes())):
+            with contextlib.suppress(SpoolBusyError):  # the keeper moves what is there
+                rest = self._send_claim_in_turn()
+        left = inbox.unmoved_bytes
+        inbox.served_until = -math.inf
+        if left < _MUCH and (rest is not None or not left):
+            inbox.served_until = time.monotonic() + _SERVED_SECONDS
+        elif left:
+            self._store.database.written.set()  # for the keeper
+        return rest is not None and (rest > 0 or left >= CHUNK)
 
-    def _send_claim(self, claim: Claim, targets: Mapping[str, tuple[Route, Target]]) -> bool:
-        """Send what was claimed, and end the claim; say whether it is delivered and settled."""
+    def _send_claim_in_turn(self) -> int | None:
+        """Claim the oldest of the inbox, and send it; see `_send_claim`."""
+        self._pause_for_others()
+        with self._store.turn.take(self._settings.timeout_seconds) as is_had:
+            claim = intake.claim(self._store, ROW_BYTES) if is_had else None
+            return None if claim is None else self._send_claim(claim)
+
+    def _send_claim(self, claim: Claim) -> int | None:
+        """Send what of a claim makes one request, and end it.
+
+        Gives how many bytes of it did not fit; None where nothing was delivered and settled.
+        """
+        sent, outcome = claim, None
         try:
-            self._unsettled_claim = self._post_claim(claim, targets)
+            if (part := self._fresh(claim)) is not None:
+                sent, outcome = part[0], self._post_claim(*part)
         finally:
-            if self._unsettled_claim is None:
-                intake.release(claim, claim.file.moved)
-        return self._unsettled_claim is not None and self._settle_claim()
-
-    def _post_claim(
-        self, claim: Claim, targets: Mapping[str, tuple[Route, Target]]
-    ) -> tuple[Claim, Chunk, Outcome] | None:
-        """Send what can be sent of a claim; give what was delivered, None for nothing."""
-        name = identity_of(claim.chunk.frames[0])[0] if claim.chunk.frames else ""
-        if name not in targets:
+            if outcome is None:
+                intake.release(self._store, claim)
+        if outcome is None or not self._settle_claim(sent, outcome):
             return None
-        route, target = targets[name]
-        pace = self._pace(name)
+        return claim.chunk.end - sent.chunk.end
+
+    def _fresh(self, claim: Claim) -> tuple[Claim, Route, Target] | None:
+        """Give what of a claim can be sent as one request, with its route as it is now."""
+        identity = claim.chunk.identity
+        name = None if identity is None else identity_of(identity)[0]
+        route = next((known for known in self._store.routes() if known.name == name), None)
+        target = self.target_of(route) if route is not None and self._is_well(route) else None
+        if route is None or target is None:
+            return None
+        pace = self._pace(route.name)
         chunk = claim.chunk.head(pace.bytes, pace.spans)
-        if chunk is None:
-            return None
-        started = time.monotonic()
-        batches = tuple(frame.batch for frame in chunk.frames)
-        outcome = self._post(target, batches, self._settings.timeout_seconds)
-        seconds = time.monotonic() - started
-        if outcome.verdict is Verdict.DELIVERED:
-            pace.rise(seconds, self._settings.timeout_seconds)
-            return claim, chunk, outcome
-        if outcome.verdict is not Verdict.SPLIT:
-            self._act(route, target, Take(route.id, b"", 0, (), batches), outcome, seconds)
-        return None
+        return None if chunk is None else (replace(claim, chunk=chunk), route, target)
 
-    def _fresh_targets(self) -> dict[str, tuple[Route, Target]]:
-        """Give the routes that are well and have nothing older to send, with their targets."""
-        return {
-            route.name: (route, target)
-            for route in self._store.routes()
-            if (target := self._fresh_target(route)) is not None
-        }
-
-    def _fresh_target(self, route: Route) -> Target | None:
-        is_well = not (
+    def _is_well(self, route: Route) -> bool:
+        """Say whether a route's last request was delivered, and nothing older waits."""
+        return not (
             route.pending_spans
             or route.attempts
             or route.fingerprints
@@ -589,29 +593,43 @@ class Drainer:
             or self._unsettled.get(route.name)
             or self._is_in_trouble(route.name)
         )
-        return self.target_of(route) if is_well else None
 
-    def _settle_claim(self) -> bool:
-        """Settle what was delivered straight from the inbox; say whether that is done."""
-        if self._unsettled_claim is None:
-            return True
-        claim, chunk, outcome = self._unsettled_claim
-        dead = min(outcome.rejected, chunk.spans)
+    def _post_claim(self, claim: Claim, route: Route, target: Target) -> Outcome | None:
+        """Send what was claimed; give the outcome if it ends the spans' stay."""
+        chunk, pace = claim.chunk, self._pace(route.name)
+        timeout = self._settings.timeout_seconds
+        started = time.monotonic()
+        outcome = self._post(target, [frame.batch for frame in chunk.frames], timeout)
+        if outcome.verdict is Verdict.DELIVERED:
+            pace.rise(time.monotonic() - started, timeout)
+            return outcome
+        if outcome.verdict is Verdict.SPLIT:
+            pace.split(chunk.spans)
+            return replace(outcome, rejected=1) if chunk.spans == 1 else None
+        if outcome.verdict is Verdict.HOLD:
+            self._hold(route, target, outcome)
+        else:
+            if outcome.is_timeout:
+                pace.fall(chunk.raw_bytes)
+            self._wait(route, outcome)
+        return None
+
+    def _settle_claim(self, claim: Claim, outcome: Outcome) -> bool:
+        """Settle what was sent straight from the inbox; say whether that is done."""
+        self._unsettled_claim = claim, outcome
+        spans, dead = claim.chunk.spans, min(outcome.rejected, claim.chunk.spans)
         try:
             is_ours = self._store.deliver(
-                claim.file, chunk, self._clock(), dead=dead, reason=outcome.reason
+                claim.file, claim.chunk, self._clock(), dead=dead, reason=outcome.reason
             )
             # False: another process has taken this one for stopped, and moved it.
-            moved = chunk.end if is_ours else self._store.moved(claim.file.path.name)
+            moved = claim.chunk.end if is_ours else self._store.moved(claim.file.path.name)
         except SpoolError as error:
             self._complain("delivered from the inbox, but not settled", error)
             return False
-        if dead:
-            self._complain(f"route {identity_of(chunk.frames[0])[0]}: dead letters", outcome.reason)
-        self.tally.delivered += chunk.spans - dead
-        self.tally.dead += dead
         self._unsettled_claim = None
-        intake.release(claim, moved)
+        intake.release(self._store, claim, moved)
+        self._count(identity_of(claim.chunk.frames[0].identity)[0], spans, dead, outcome.reason)
         return True
 
     # From memory

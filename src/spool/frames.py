@@ -69,15 +69,24 @@ class Chunk:
         """Count the spans of its frames."""
         return sum(frame.batch.spans for frame in self.frames)
 
+    @property
+    def raw_bytes(self) -> int:
+        """Add up the sizes of its batches before compression."""
+        return sum(frame.batch.raw_bytes for frame in self.frames)
+
+    @property
+    def identity(self) -> bytes | None:
+        """Whose it is, if all of it can be read and is of one route."""
+        found = {frame.identity for frame in self.frames}
+        return found.pop() if len(found) == 1 and not self.lost else None
+
     def head(self, max_bytes: int, max_spans: int) -> Chunk | None:
-        """Give the first frames that are of one route and make one request; None for none."""
-        if self.lost:
-            return None
+        """Give the first frames, as many as make one request; None where the first is too large."""
         end = self.start
         for number, frame in enumerate(self.frames):
             max_bytes -= frame.batch.raw_bytes
             max_spans -= frame.batch.spans
-            if max_bytes < 0 or max_spans < 0 or frame.identity != self.frames[0].identity:
+            if max_bytes < 0 or max_spans < 0:
                 return Chunk(self.frames[:number], self.start, end) if number else None
             end += frame.size
         return self
@@ -96,9 +105,9 @@ def identify(target: Target) -> bytes:
     return json.dumps(identity(target)).encode()
 
 
-def identity_of(frame: Frame) -> Identity:
-    """Give what `route` knows of a frame's target: route, endpoint and public key."""
-    route, endpoint, public_key = json.loads(frame.identity)
+def identity_of(said: bytes) -> Identity:
+    """Give what `identify` said."""
+    route, endpoint, public_key = json.loads(said)
     return route, endpoint, public_key
 
 

@@ -86,7 +86,8 @@ class _Files:
     left: list[File] = field(default_factory=list)
 
     def all(self) -> list[File]:
-        return [*self.left, *([] if self.current is None else [self.current])]
+        current = self.current  # first: an append may leave it meanwhile
+        return [*self.left, *([] if current is None or current in self.left else [current])]
 
 
 class Inbox:
@@ -234,8 +235,18 @@ class Inbox:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether a request with spans of this process is under way."""
-        return any(file.is_claimed for file in self._files.all())
+        """Whether a request with spans of this inbox is under way."""
+        return any(file.is_claimed for file in self.files())
+
+    def mark(self) -> list[tuple[File, int]]:
+        """Note how far this process has appended; see `is_past`."""
+        with self._file_errors():
+            return [(file, os.fstat(file.fd).st_size) for file in self.files()]
+
+    def is_past(self, mark: Iterable[tuple[File, int]]) -> bool:
+        """Say whether nothing of what was there at a mark is here still."""
+        files = self.files()
+        return all(file.moved >= size or file not in files for file, size in mark)
 
     def turn_over(self) -> None:
         """Go on with a new file where the current one is large, or no longer at its path.
@@ -289,11 +300,15 @@ class Inbox:
                     os.close(file.fd)
 
     def close(self) -> None:
-        """Let go of all files, unless one is in use: what was not moved is left to others."""
+        """Let go of all files, unless one is in use: what was not moved is left to others.
+
+        What is claimed stays open, and locked, until `intake.release`.
+        """
         with contextlib.suppress(SpoolBusyError), self._unused():
             files, self._files = self._files.all(), _Files()
             for file in files:
-                os.close(file.fd)
+                if not file.is_claimed:
+                    os.close(file.fd)
 
     @contextlib.contextmanager
     def _unused(self) -> Iterator[None]:

@@ -32,26 +32,24 @@ if TYPE_CHECKING:
     from spool.inbox import File
     from spool.store import Store
 
-# A living process moves its own within a second: one whose inbox stands still for so long is
-# stopped.
+# A living process moves its own within seconds, except in its turn: one whose inbox stands still
+# for so long is stopped.
 _STALE_SECONDS: Final = 5.0
 _PAUSE: Final = 0.005
 
 
-def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> bool:
+def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
     """Move this process's inboxes into rows, gzip if `compress`, within `timeout` seconds.
 
-    Says whether all was moved: not what is claimed. What is appended meanwhile may be moved too,
-    but is not waited for. Raises SpoolError.
+    Not what is claimed. What is appended meanwhile may be moved too, but is not waited for. Raises
+    SpoolError.
     """
     end = time.monotonic() + timeout
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
         store.inbox.turn_over()
-        files = store.inbox.files()
-        for file in files:
+        for file in store.inbox.files():
             if not file.is_claimed:
                 _move(store, file, end, compress=compress)
-        return not any(file.is_claimed for file in files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +64,30 @@ def claim(store: Store, max_bytes: int) -> Claim | None:
     """Claim what came first to this process's inbox and was not moved; None for nothing.
 
     It is up to `max_bytes` in the file, and one frame at the least. Until `release` nobody else in
-    this process moves it. Raises SpoolError.
+    this process moves it. Only for who has the turn: then no other process does, either. Raises
+    SpoolError.
     """
     with store.database.file_errors(), store.inbox.moving.hold(PATIENTLY):
         store.inbox.turn_over()
         for file in store.inbox.files():
+            if file.unmoved_bytes:  # another may have moved it, in its turn
+                file.moved = max(file.moved, store.moved(file.path.name))
             if (chunk := _read(file, max_bytes)) is not None:
                 file.is_claimed = True
                 return Claim(file, chunk)
     return None
 
 
-def release(claim: Claim, moved: int) -> None:
-    """End a claim: what is behind the offset `moved` is moved into rows as always."""
-    claim.file.moved = moved  # first: nobody holds a lock here
-    claim.file.is_claimed = False
+def release(store: Store, claim: Claim, moved: int | None = None) -> None:
+    """End a claim: what is behind `moved` becomes rows, all of it where that is not given."""
+    file = claim.file
+    if moved is not None:
+        file.moved = moved  # first: nobody holds a lock here
+    is_left_to_us = file not in store.inbox.files()
+    file.is_claimed = False
+    if is_left_to_us:
+        os.close(file.fd)
+    store.database.written.set()  # the keeper has passed over it
 
 
 def take_in_all(store: Store, *, compress: bool, sending: float, end: float = math.inf) -> None:

@@ -143,13 +143,10 @@ class Keeper:
 
     def _move(self, timeout: float = math.inf) -> None:
         if time.monotonic() < self._store.inbox.served_until:
-            if self._store.inbox.unmoved_bytes:  # to be looked at again
-                self._store.database.written.set()
             return
         if self._store.is_cramped and any(one.pending_spans for one in self._store.routes()):
             return  # what is settled makes room for it
-        if not intake.take_in(self._store, compress=self._settings.is_gzip, timeout=timeout):
-            self._store.database.written.set()
+        intake.take_in(self._store, compress=self._settings.is_gzip, timeout=timeout)
 
     def _limit_age(self) -> None:
         max_age = self._settings.max_age_seconds

@@ -39,13 +39,13 @@ class Pace:
         if seconds < _FAST * timeout:
             self.bytes = min(2 * self.bytes, self._max_bytes)
 
-    def fall(self, take: Take) -> None:
-        """Go down after a request that took too long."""
-        self.bytes = max(1, min(self.bytes, take.raw_bytes) // 2)
+    def fall(self, raw_bytes: int) -> None:
+        """Go down after a request of so many bytes that took too long."""
+        self.bytes = max(1, min(self.bytes, raw_bytes) // 2)
 
-    def split(self, take: Take) -> None:
-        """Send less than this next time: it holds a bad span, or is too large."""
-        self.spans = max(1, take.spans // 2)
+    def split(self, spans: int) -> None:
+        """Send less than so many spans next time: there is a bad one, or they are too large."""
+        self.spans = max(1, spans // 2)
 
 
 @dataclass(slots=True)

@@ -37,6 +37,7 @@ from spool.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from spool.inbox import File
     from spool.otlp import Batch
     from spool.records import Ledger
     from spool.settings import Settings, Target
@@ -155,11 +156,13 @@ class SharedSpool:
         anywhere. Raises SpoolError.
         """
         deadline = time.monotonic() + timeout
-        last_id = None
+        mark, last_id = self.store.inbox.mark(), None
         while last_id is None or not self.store.is_settled(last_id):
-            if last_id is None and self._take_in(max(0.0, deadline - time.monotonic())):
-                last_id = self.store.last_id(target.route)
-                continue
+            if last_id is None:
+                self._take_in(max(0.0, deadline - time.monotonic()))
+                if self.store.inbox.is_past(mark):
+                    last_id = self.store.last_id(target.route)
+                    continue
             if self._is_hopeless(target) or time.monotonic() >= deadline:
                 return False
             if self._drainer is not None:
@@ -167,8 +170,8 @@ class SharedSpool:
             time.sleep(_POLL)
         return True
 
-    def _take_in(self, timeout: float) -> bool:
-        return intake.take_in(self.store, compress=self._settings.is_gzip, timeout=timeout)
+    def _take_in(self, timeout: float) -> None:
+        intake.take_in(self.store, compress=self._settings.is_gzip, timeout=timeout)
 
     def _is_hopeless(self, target: Target) -> bool:
         routes = self.store.routes()
@@ -230,22 +233,24 @@ class SharedSpool:
     def _finish(self, drainer: Drainer) -> None:
         """Let the drainer send what there is, while its endpoint is well."""
         deadline = time.monotonic() + self._settings.shutdown_seconds
-        is_taken = False
         try:
+            mark = self.store.inbox.mark()
             while True:
-                is_taken = is_taken or self._take_in_if_possible()
-                if time.monotonic() >= deadline or (is_taken and not drainer.has_prospects()):
+                is_done = self._is_taken_in(mark) and not drainer.has_prospects()
+                if is_done or time.monotonic() >= deadline:
                     return
                 drainer.wake()
                 time.sleep(_POLL)
         finally:
             drainer.stop(_STOP_SECONDS)
 
-    def _take_in_if_possible(self) -> bool:
+    def _is_taken_in(self, mark: list[tuple[File, int]]) -> bool:
+        """Move what is in the inbox; say whether all up to a mark has left it, or cannot."""
         try:
-            return self._take_in(BRIEFLY)
+            self._take_in(BRIEFLY)
         except SpoolError:  # what is not moved is safe in the inbox
             return True
+        return self.store.inbox.is_past(mark)
 
 
 def _is_exiting() -> bool:

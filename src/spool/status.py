@@ -148,7 +148,7 @@ def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable
     """Add to the routes what waits in the inboxes for them."""
     by_name = {route.name: route for route in routes}
     for frame in inbound:
-        name, endpoint, public_key = identity_of(frame)
+        name, endpoint, public_key = identity_of(frame.identity)
         route = by_name.get(name) or Route.unknown(name, endpoint, public_key)
         oldest_at = frame.created_at if route.oldest_at is None else route.oldest_at
         by_name[name] = replace(

@@ -134,7 +134,7 @@ class Store:
             if not _is_next(connection, file, chunk):
                 return False
             for row in rows:
-                _append(connection, identity_of(row), row.batch, row.created_at)
+                _append(connection, identity_of(row.identity), row.batch, row.created_at)
             if chunk.lost:
                 _lose(connection, chunk)
             connection.execute(sql.MOVE, (file.path.name, chunk.end))
@@ -249,8 +249,7 @@ class Store:
         with self.database.transaction() as connection:
             if not _is_next(connection, file, chunk):
                 return False
-            connection.execute(sql.REGISTER, identity_of(first))
-            (route_id,) = connection.execute(sql.ROUTE_ID, identity_of(first)[:1]).fetchone()
+            route_id = _route_id(connection, identity_of(first.identity))
             connection.execute(sql.COUNT.format("accepted"), (spans, route_id))
             buried = min(dead, spans)
             if buried:
@@ -450,6 +449,13 @@ def _id_range(route_id: int) -> tuple[int, int]:
     return (route_id << ID_BITS) + 1, (route_id + 1 << ID_BITS) - 1
 
 
+def _route_id(connection: sqlite3.Connection, identity: Identity) -> int:
+    if not (row := connection.execute(sql.ROUTE_ID, identity[:1]).fetchone()):  # a fresh file
+        connection.execute(sql.REGISTER, identity)
+        row = connection.execute(sql.ROUTE_ID, identity[:1]).fetchone()
+    return int(row[0])
+
+
 def _append(
     connection: sqlite3.Connection, identity: Identity, batch: Batch, created_at: float
 ) -> None:
@@ -468,7 +474,7 @@ def _is_next(connection: sqlite3.Connection, file: File, chunk: Chunk) -> bool:
 def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     """Count spans that were damaged in an inbox: as those of the next one's route, or of any."""
     if chunk.frames:
-        name = identity_of(chunk.frames[0])[0]
+        name = identity_of(chunk.frames[0].identity)[0]
     else:
         (name,) = connection.execute(sql.ANY_ROUTE).fetchone() or ("",)
     connection.execute(sql.LOSE, (chunk.lost, chunk.lost, name))
