@@ -613,6 +613,7 @@ def test_the_keeper_leaves_the_inbox_to_a_drainer_that_sends(
     fresh.send_due()
     end(store, target, "d")
     keeper = Keeper(store, settings)
+    store.database.written.clear()
     keeper.keep()
     assert (rows_ever(store), store.database.written.is_set()) == (0, True)
     langfuse.behave(standin.unavailable())

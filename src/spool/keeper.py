@@ -143,6 +143,8 @@ class Keeper:
 
     def _move(self, timeout: float = math.inf) -> None:
         if time.monotonic() < self._store.inbox.served_until:
+            if self._store.inbox.unmoved_bytes:  # should the drainer not come
+                self._store.database.written.set()
             return
         if self._store.is_cramped and any(one.pending_spans for one in self._store.routes()):
             return  # what is settled makes room for it
