@@ -54,7 +54,6 @@ _Result = TypeVar("_Result")
 TICK: Final = 0.5
 # So long after it has sent from the inbox the keeper leaves what comes to it, unless it is much.
 _SERVED_SECONDS: Final = 4 * TICK
-_MUCH: Final = 2 * ROW_BYTES
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
@@ -531,7 +530,7 @@ class Drainer:
     def _send_fresh(self) -> bool:
         """Send the oldest of the inbox, where no rows wait; say whether there may be more at once.
 
-        As long as that works and keeps up, the keeper leaves the inbox to it.
+        As long as that works the keeper leaves the inbox to it.
         """
         if self._unsettled_claim is not None:
             self._settle_claim(*self._unsettled_claim)
@@ -541,10 +540,10 @@ class Drainer:
             with contextlib.suppress(SpoolBusyError):  # the keeper moves what is there
                 rest = self._send_claim_in_turn()
         left = inbox.unmoved_bytes
-        inbox.served_until = -math.inf
-        if left < _MUCH and (rest is not None or not left):
+        if rest is not None or not left:
             inbox.served_until = time.monotonic() + _SERVED_SECONDS
-        elif left:
+        else:
+            inbox.served_until = -math.inf
             self._store.database.written.set()  # for the keeper
         return rest is not None and (rest > 0 or left >= CHUNK)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # So long spans come together in the inbox before they are moved.
 _GATHER_SECONDS: Final = 0.2
+# So large a part of the limit is not left to the drainer.
+_MUCH_OF_A_SPOOL: Final = 16
 _SHORTEST_INTERVAL: Final = 0.1
 # What a checkpoint leaves of the WAL.
 _LITTLE: Final = 64 << 10
@@ -54,6 +56,7 @@ class Keeper:
         self._settings = settings
         self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
         self._gather_seconds = min(_GATHER_SECONDS, self._interval / 2)
+        self._much = min(2 * ROW_BYTES, settings.max_bytes // _MUCH_OF_A_SPOOL)
         self._is_owed = False
         self._kept_at = -self._interval
         self._monotonic = monotonic
@@ -142,8 +145,9 @@ class Keeper:
         return bool(held)
 
     def _move(self, timeout: float = math.inf) -> None:
-        if time.monotonic() < self._store.inbox.served_until:
-            if self._store.inbox.unmoved_bytes:  # should the drainer not come
+        inbox = self._store.inbox
+        if time.monotonic() < inbox.served_until and (size := inbox.unmoved_bytes) < self._much:
+            if size:  # should the drainer not come
                 self._store.database.written.set()
             return
         if self._store.is_cramped and any(one.pending_spans for one in self._store.routes()):
