@@ -129,3 +129,43 @@ def test_a_damaged_length_hides_nothing_and_makes_nobody_read_more_than_there_is
 
 def test_an_empty_file_holds_nothing(path: Path) -> None:
     assert read(path, b"", is_final=True) == ([], 0)
+
+
+# What of a chunk can be sent as it is
+
+
+def chunk_of(path: Path, content: bytes, size: int = frames.CHUNK) -> frames.Chunk:
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDONLY)
+    chunk = frames.read(fd, 0, size)
+    os.close(fd)
+    assert chunk is not None
+    return chunk
+
+
+def test_a_chunk_is_as_large_as_was_asked_for_and_one_frame_at_the_least(path: Path) -> None:
+    written = five()
+    assert len(chunk_of(path, b"".join(written), len(written[0]) + len(written[1])).frames) == 2
+    assert len(chunk_of(path, b"".join(written), 10).frames) == 1
+
+
+def test_the_head_of_a_chunk_are_its_first_frames_up_to_a_size(path: Path) -> None:
+    written = five()
+    chunk = chunk_of(path, b"".join(written))
+    assert (chunk.spans, chunk.head(chunk.raw_bytes, chunk.spans)) == (5, chunk)
+    for head in (chunk.head(chunk.raw_bytes, 2), chunk.head(chunk.raw_bytes // 3, 5)):
+        assert head is not None
+        assert (times(list(head.frames)), head.start, head.end) == (
+            [0, 1],
+            0,
+            len(written[0]) + len(written[1]),
+        )
+    assert chunk.head(10, 5) is None
+    assert chunk.head(chunk.raw_bytes, 0) is None
+
+
+def test_a_chunk_is_somebodys_if_all_of_it_is_and_can_be_read(path: Path) -> None:
+    ours = made("a") + made("b")
+    assert chunk_of(path, ours).identity == frames.identify(MINE)
+    assert chunk_of(path, ours + made("c", target=OTHERS)).identity is None
+    assert chunk_of(path, flipped(made("a"), 50) + ours).identity is None

@@ -256,6 +256,34 @@ def test_only_what_is_left_and_was_moved_can_go(mine: Inbox, path: Path) -> None
     assert (inbox.paths(path), mine.files()) == ([], [])
 
 
+def test_a_mark_is_past_when_all_that_was_there_is_moved_or_elsewhere(mine: Inbox) -> None:
+    assert mine.is_past(mine.mark())
+    fill(mine)
+    (file,) = mine.files()
+    mark = mine.mark()
+    assert not mine.is_past(mark)
+    fill(mine)  # what comes later does not count
+    file.moved = mark[0][1]
+    assert mine.is_past(mark)
+    assert not mine.is_past(mine.mark())
+    file.moved = 0
+    mine.close()
+    assert mine.is_past(mark)
+
+
+def test_what_is_claimed_stays_open_and_locked_when_the_inbox_is_closed(mine: Inbox) -> None:
+    fill(mine)
+    (file,) = mine.files()
+    file.is_claimed = True
+    assert mine.is_claimed
+    mine.close()
+    other = os.open(file.path, os.O_RDONLY)
+    assert not can_lock(other)
+    os.close(file.fd)
+    assert can_lock(other)
+    os.close(other)
+
+
 def test_two_inboxes_of_one_spool_have_files_of_their_own(path: Path) -> None:
     one, two = made(path), made(path)
     fill(one, 1)
