@@ -73,7 +73,7 @@ SABOTAGES = [
     Sabotage(
         "what is being sent becomes rows as well",
         "intake.py",
-        "            if not file.is_claimed:\n",
+        "            if not store.inbox.is_claimed(file):\n",
         "            if True:\n",
         "test_drainer.py",
     ),

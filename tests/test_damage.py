@@ -213,9 +213,13 @@ def move_directory(path: Path, number: int) -> None:
 
 
 def ids_in(path: Path) -> set[str]:
-    """Read every span's id in a spool, without a change to it."""
+    """Read every span's id in a spool."""
     store = Store(path)
-    batches = [frame.batch for frame in store.inbound()]
+    try:
+        batches = [frame.batch for frame in store.inbound()]
+    except SpoolFileError:  # it was moved while it was made: the next writer finishes that
+        store.open()
+        batches = [frame.batch for frame in store.inbound()]
     after = 0
     while rows := store.pending(after):
         after = rows[-1].id

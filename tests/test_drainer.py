@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -828,6 +829,7 @@ def test_one_bad_span_alone_in_the_inbox_is_sent_once(
     assert len(langfuse.requests) == 1
     assert store.ledger() == Ledger(accepted=1, dead=1)
     assert drainer.tally == Tally(requests=1, dead=1)
+    assert route_of(store).last_success_at is None
 
 
 def test_a_delivery_leaves_the_endpoint_that_another_process_has_registered(
@@ -864,6 +866,30 @@ def test_a_damaged_inbox_is_not_sent_as_it_is(
     drain_all(fresh)
     assert langfuse.names() == Counter("bc")
     assert store.ledger() == Ledger(accepted=3, delivered=2, damaged=1)
+
+
+def test_what_cannot_be_read_at_the_end_of_the_inbox_is_told_when_nothing_more_comes(
+    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
+) -> None:
+    (file,) = store.inbox.files()
+    fresh.send_due()
+    end(store, fresh._targets["pk-lf-test"], "d")
+    os.truncate(file.path, file.path.stat().st_size - 1)
+    with file.path.open("ab") as damaged:
+        damaged.write(b"?")
+    fresh.send_due()
+    assert store.inbox.files() == [file]
+    Keeper(store, settings).save()
+    assert langfuse.names() == Counter("abc")
+    assert store.ledger() == Ledger(accepted=4, delivered=3, damaged=1)
+
+
+def test_a_small_spool_sends_only_rows(
+    fresh: Drainer, store: Store, settings: Settings, target: Target, clock: Clock
+) -> None:
+    small = replace(settings, max_bytes=31 << 20)
+    drainer_of(store, small, target, clock).send_due()
+    assert store.ledger() == Ledger(accepted=3, pending=3)
 
 
 def test_what_is_being_sent_is_not_moved_meanwhile(

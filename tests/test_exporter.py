@@ -200,7 +200,7 @@ def test_force_flush_waits_for_what_is_being_sent_straight_from_the_inbox(
 ) -> None:
     exporter = SpoolSpanExporter(settings=settings)
     send_straight(exporter, langfuse, standin.delay(0.3))
-    assert exporter._spool.store.inbox.is_claimed
+    assert exporter._spool.store.inbox.is_claimed()
     assert exporter.force_flush(10_000)
     assert langfuse.names() == {"first": 1, "a": 1}
     exporter.shutdown()

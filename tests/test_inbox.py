@@ -274,14 +274,43 @@ def test_a_mark_is_past_when_all_that_was_there_is_moved_or_elsewhere(mine: Inbo
 def test_what_is_claimed_stays_open_and_locked_when_the_inbox_is_closed(mine: Inbox) -> None:
     fill(mine)
     (file,) = mine.files()
-    file.is_claimed = True
-    assert mine.is_claimed
+    mine.claim(file)
+    assert mine.is_claimed()
     mine.close()
     other = os.open(file.path, os.O_RDONLY)
     assert not can_lock(other)
-    os.close(file.fd)
+    mine.release(file, None)
+    assert not mine.is_claimed()
     assert can_lock(other)
     os.close(other)
+
+
+def test_what_is_claimed_is_not_removed_under_who_sends_it(mine: Inbox) -> None:
+    fill(mine)
+    mine.leave()
+    (file,) = mine.files()
+    mine.claim(file)
+    file.moved = file.path.stat().st_size
+    mine.unlink([file])
+    assert file.path.exists()
+    mine.release(file, None)
+    mine.unlink([file])
+    assert not file.path.exists()
+
+
+def test_a_child_closes_what_was_claimed_when_the_inbox_was_closed(mine: Inbox) -> None:
+    fill(mine)
+    (file,) = mine.files()
+    mine.claim(file)
+    mine.close()
+    if (pid := os.fork()) == 0:
+        try:
+            os.fstat(file.fd)
+        except OSError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    mine.release(file, None)
 
 
 def test_two_inboxes_of_one_spool_have_files_of_their_own(path: Path) -> None:

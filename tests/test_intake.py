@@ -17,6 +17,7 @@ import pytest
 from spans import batch
 from spool import frames, inbox, intake
 from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
+from spool.frames import Chunk
 from spool.inbox import LARGE
 from spool.otlp import ROW_BYTES, Codec, unpack
 from spool.records import Ledger
@@ -133,6 +134,29 @@ def test_what_cannot_be_moved_for_now_stays(store: Store, other: Store) -> None:
     assert other.ledger() == Ledger(accepted=1, pending=1)
     intake.take_in(store, compress=True)
     assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_an_append_that_ends_while_its_file_is_read_is_not_taken_for_half_a_frame(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(store, "a")
+    (file,) = store.inbox.files()
+    whole = file.path.read_bytes()
+    os.truncate(file.path, len(whole) // 2)
+    read = frames.read
+
+    def read_before_it_ends(fd: int, offset: int, size: int, *, is_final: bool) -> Chunk | None:
+        chunk = read(fd, offset, size, is_final=is_final)
+        file.path.write_bytes(whole)
+        store.inbox.leave()
+        return chunk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "read", read_before_it_ends)
+        intake.take_in(store, compress=True)
+    intake.take_in(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+    assert len(store.pending()) == 1
 
 
 def test_an_inbox_that_was_removed_under_its_process_is_moved_all_the_same(

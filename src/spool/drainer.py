@@ -54,6 +54,7 @@ _Result = TypeVar("_Result")
 TICK: Final = 0.5
 # So long after it has sent from the inbox the keeper leaves what comes to it, unless it is much.
 _SERVED_SECONDS: Final = 4 * TICK
+_ROOM_FOR_CLAIMS: Final = 32 << 20
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 
@@ -119,6 +120,8 @@ class Drainer:
         self._complaints: dict[str, Complaint] = {}
         self._paused_at = 0.0
         self._took_over_at = -TICK
+        # What is being sent cannot be moved, nor be evicted: a small spool has no room for that.
+        self._is_straight = settings.max_bytes >= _ROOM_FOR_CLAIMS
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
@@ -145,7 +148,7 @@ class Drainer:
 
     def has_prospects(self) -> bool:
         """Say whether spans wait that could go out now: not for a route in trouble."""
-        return self._store.inbox.is_claimed or any(
+        return self._store.inbox.is_claimed() or any(
             self.target_of(route) is not None and not route.attempts
             for route in self._store.routes()
             if route.pending_spans
@@ -158,6 +161,8 @@ class Drainer:
                 if not self._safely(self._send_somehow, otherwise=False):
                     self._awake.wait(self._safely(self._pack, otherwise=TICK))
                     self._awake.clear()
+        if self._unsettled_claim is not None:
+            intake.release(self._store, self._unsettled_claim[0])
 
     def _safely(self, work: Callable[[], _Result], *, otherwise: _Result) -> _Result:
         try:
@@ -536,7 +541,7 @@ class Drainer:
             self._settle_claim(*self._unsettled_claim)
             return False
         inbox, rest = self._store.inbox, None
-        if inbox.unmoved_bytes and any(map(self._is_well, self._store.routes())):
+        if self._is_straight and inbox.unmoved_bytes and self._is_any_well():
             with contextlib.suppress(SpoolBusyError):  # the keeper moves what is there
                 rest = self._send_claim_in_turn()
         left = inbox.unmoved_bytes
@@ -581,6 +586,10 @@ class Drainer:
         pace = self._pace(route.name)
         chunk = claim.chunk.head(pace.bytes, pace.spans)
         return None if chunk is None else (replace(claim, chunk=chunk), route, target)
+
+    def _is_any_well(self) -> bool:
+        routes = self._store.routes()
+        return any(self._is_well(one) and self.target_of(one) is not None for one in routes)
 
     def _is_well(self, route: Route) -> bool:
         """Say whether a route's last request was delivered, and nothing older waits."""

@@ -23,6 +23,7 @@ import fcntl
 import math
 import os
 import re
+import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -53,9 +54,9 @@ _TRIES: Final = 3
 class File:
     """An open inbox: `moved` is how much of it the store has, `room` how much may still come.
 
-    `is_final`: nobody appends to it any more. `is_claimed`: its oldest spans are being sent. This
-    process's own is moved even if somebody has removed it meanwhile: what was moved of it is known
-    here. Of others only the store knows that, and it forgets those that are gone.
+    `is_final`: nobody appends to it any more. This process's own is moved even if somebody has
+    removed it meanwhile: what was moved of it is known here. Of others only the store knows that,
+    and it forgets those that are gone.
     """
 
     path: Path
@@ -64,7 +65,6 @@ class File:
     room: int = 0
     is_own: bool = True
     is_final: bool = False
-    is_claimed: bool = False
 
     @property
     def unmoved_bytes(self) -> int:
@@ -80,10 +80,15 @@ class File:
 
 @dataclass(slots=True)
 class _Files:
-    """What this process has open: `current` takes what comes, the `left` ones are to be moved."""
+    """What this process has open: `current` takes what comes, the `left` ones are to be moved.
+
+    Of those that are `claimed` the oldest spans are being sent. They stay open until that is over,
+    also when the others are closed.
+    """
 
     current: File | None = None
     left: list[File] = field(default_factory=list)
+    claimed: list[File] = field(default_factory=list)
 
     def all(self) -> list[File]:
         current = self.current  # first: an append may leave it meanwhile
@@ -233,15 +238,27 @@ class Inbox:
         """Give this process's files, those that came first, first."""
         return self._files.all()
 
-    @property
-    def is_claimed(self) -> bool:
-        """Whether a request with spans of this inbox is under way."""
-        return any(file.is_claimed for file in self.files())
+    def claim(self, file: File) -> None:
+        """Keep a file from being moved until `release`. Only while `moving`."""
+        self._files.claimed.append(file)
+
+    def release(self, file: File, moved: int | None) -> None:
+        """End a claim; `moved` is how much of the file the store has now, if that has changed."""
+        with self._lock.hold(threading.TIMEOUT_MAX):
+            if moved is not None:
+                file.moved = max(file.moved, moved)
+            self._files.claimed.remove(file)
+            if file not in self._files.all():  # the inbox was closed meanwhile
+                os.close(file.fd)
+
+    def is_claimed(self, file: File | None = None) -> bool:
+        """Say whether spans of a file, or of any of them, are being sent."""
+        return bool(self._files.claimed) if file is None else file in self._files.claimed
 
     def mark(self) -> list[tuple[File, int]]:
         """Note how far this process has appended; see `is_past`."""
-        with self._file_errors():
-            return [(file, os.fstat(file.fd).st_size) for file in self.files()]
+        with self._lock.hold(PATIENTLY), self._file_errors():
+            return [(file, os.fstat(file.fd).st_size) for file in self._files.all()]
 
     def is_past(self, mark: Iterable[tuple[File, int]]) -> bool:
         """Say whether nothing of what was there at a mark is here still."""
@@ -259,7 +276,7 @@ class Inbox:
                 status = os.fstat(file.fd)
                 if file is current and (status.st_size >= LARGE or not _is_at(file.path, status)):
                     self._leave()
-                if file.is_gone() and not file.is_claimed:
+                if file.is_gone() and not self.is_claimed(file):
                     self._files.left.remove(file)
                     os.close(file.fd)
             if current is not None and self._files.current is None:
@@ -294,7 +311,8 @@ class Inbox:
         """
         with contextlib.suppress(SpoolBusyError), self._unused(), self._file_errors():
             for file in files:
-                if file in self._files.left:  # else another thread was faster
+                # Else another thread was faster.
+                if file in self._files.left and not self.is_claimed(file):
                     file.path.unlink(missing_ok=True)
                     self._files.left.remove(file)
                     os.close(file.fd)
@@ -302,12 +320,12 @@ class Inbox:
     def close(self) -> None:
         """Let go of all files, unless one is in use: what was not moved is left to others.
 
-        What is claimed stays open, and locked, until `intake.release`.
+        What is claimed stays open, and locked, until it is released.
         """
         with contextlib.suppress(SpoolBusyError), self._unused():
-            files, self._files = self._files.all(), _Files()
-            for file in files:
-                if not file.is_claimed:
+            files, self._files = self._files, _Files(claimed=self._files.claimed)
+            for file in files.all():
+                if file not in files.claimed:
                     os.close(file.fd)
 
     @contextlib.contextmanager
@@ -333,7 +351,8 @@ class Inbox:
 
     def _start_over_in_child(self) -> None:
         """Let go of the parent's files without unlocking them."""
-        for file in self._files.all():
+        closed = [file for file in self._files.claimed if file not in self._files.all()]
+        for file in [*self._files.all(), *closed]:
             os.close(file.fd)
         self._start_over()
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool import frames, inbox, place
 from spool.complaint import logger
-from spool.lock import PATIENTLY, can_lock
+from spool.lock import BRIEFLY, PATIENTLY, can_lock
 from spool.otlp import ROW_BYTES, merge
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
         store.inbox.turn_over()
         for file in store.inbox.files():
-            if not file.is_claimed:
+            if not store.inbox.is_claimed(file):
                 _move(store, file, end, compress=compress)
 
 
@@ -63,30 +63,26 @@ class Claim:
 def claim(store: Store, max_bytes: int) -> Claim | None:
     """Claim what came first to this process's inbox and was not moved; None for nothing.
 
-    It is up to `max_bytes` in the file, and one frame at the least. Until `release` nobody else in
-    this process moves it. Only for who has the turn: then no other process does, either. Raises
-    SpoolError.
+    It is up to `max_bytes` in the file, and one frame at the least. Until it is released nobody
+    else in this process moves it. Only for who has the turn: then no other process does, either.
+    Raises SpoolError.
     """
-    with store.database.file_errors(), store.inbox.moving.hold(PATIENTLY):
+    with store.database.file_errors(), store.inbox.moving.hold(BRIEFLY):
         store.inbox.turn_over()
         for file in store.inbox.files():
             if file.unmoved_bytes:  # another may have moved it, in its turn
                 file.moved = max(file.moved, store.moved(file.path.name))
             if (chunk := _read(file, max_bytes)) is not None:
-                file.is_claimed = True
+                store.inbox.claim(file)
                 return Claim(file, chunk)
+        if store.inbox.unmoved_bytes:
+            store.inbox.leave()  # what it is can be told when nobody appends to it
     return None
 
 
 def release(store: Store, claim: Claim, moved: int | None = None) -> None:
     """End a claim: what is behind `moved` becomes rows, all of it where that is not given."""
-    file = claim.file
-    if moved is not None:
-        file.moved = moved  # first: nobody holds a lock here
-    is_left_to_us = file not in store.inbox.files()
-    file.is_claimed = False
-    if is_left_to_us:
-        os.close(file.fd)
+    store.inbox.release(claim.file, moved)
     store.database.written.set()  # the keeper has passed over it
 
 
@@ -179,10 +175,11 @@ def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
 
 def _read(file: File, size: int = frames.CHUNK) -> Chunk | None:
     """Read what comes next of what was not moved. Raises OSError."""
+    is_final = file.is_final  # first: an append to it may end meanwhile
     if not (unmoved := file.unmoved_bytes):
         return None
-    chunk = frames.read(file.fd, file.moved, size, is_final=file.is_final)
-    if chunk is None and file.is_final:
+    chunk = frames.read(file.fd, file.moved, size, is_final=is_final)
+    if chunk is None and is_final:
         file.moved += unmoved  # half a frame, which was never acknowledged
     return chunk
 

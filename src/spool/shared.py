@@ -233,8 +233,10 @@ class SharedSpool:
     def _finish(self, drainer: Drainer) -> None:
         """Let the drainer send what there is, while its endpoint is well."""
         deadline = time.monotonic() + self._settings.shutdown_seconds
+        mark: list[tuple[File, int]] = []
         try:
-            mark = self.store.inbox.mark()
+            with contextlib.suppress(SpoolError):  # as in `_is_taken_in`
+                mark = self.store.inbox.mark()
             while True:
                 is_done = self._is_taken_in(mark) and not drainer.has_prospects()
                 if is_done or time.monotonic() >= deadline:

@@ -256,7 +256,8 @@ class Store:
                 batches = [frame.batch for frame in chunk.frames]
                 _bury(connection, (route_id, now, reason, first.created_at), batches, buried)
             connection.execute(sql.DELIVER, (spans - buried, route_id))
-            connection.execute(sql.SUCCEED, (now, route_id))
+            if spans > buried:
+                connection.execute(sql.SUCCEED, (now, route_id))
             connection.execute(sql.MOVE, (file.path.name, chunk.end))
         return True
 
