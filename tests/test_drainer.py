@@ -715,13 +715,18 @@ def test_what_several_routes_have_in_the_inbox_becomes_rows_of_each(
 
 
 def test_a_part_of_the_inbox_that_makes_a_request_is_sent_and_the_rest_at_once(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, clock: Clock
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
-    small = replace(settings, max_request_bytes=1024)
+    store.register(target)
+    large = [batch(name, size=2000) for name in "abc"]
+    for one in large:
+        store.accept(target, one, 1.0)
+    small = replace(settings, max_request_bytes=5 * large[0].raw_bytes // 2)
     drainer = drainer_of(store, small, target, clock)
     assert drainer.send_due()
     assert not drainer.send_due()
     assert drainer.tally == Tally(delivered=3, requests=2)
+    assert_delivered(store, langfuse, "a", "b", "c")
 
 
 def test_the_keeper_helps_where_much_is_in_the_inbox(

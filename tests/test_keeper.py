@@ -338,7 +338,8 @@ def test_an_exit_leaves_no_inbox_behind(store: Store, settings: Settings, path: 
 def test_what_a_drainer_does_not_come_for_becomes_rows_in_the_end(
     keeper: Keeper, store: Store
 ) -> None:
+    store.open()
     store.inbox.served_until = time.monotonic() + 0.5
     store.accept(TARGET, batch("a"), 1.0)
-    wait_until(lambda: store.exists() and bool(store.pending()))
+    wait_until(lambda: bool(store.pending()))
     assert time.monotonic() > store.inbox.served_until

@@ -33,6 +33,8 @@ _INTERIOR: Final = 5
 
 _PAGE_ROWS: Final = 64
 _MOST_PROBES: Final = 20_000
+# Where so many fail from the first, the whole table hangs on a page that is gone.
+_HOPELESS_PROBES: Final = 1000
 _GUESSED_ROUTES: Final = 16
 _GUESSED_ROWS: Final = 1 << 24
 
@@ -205,8 +207,9 @@ def _readable(
         SELECT {", ".join(columns)} FROM {table} WHERE id BETWEEN ? AND ? ORDER BY id {order}
         LIMIT {_PAGE_ROWS}"""
     ranges = deque([bounds])
-    for _ in range(_MOST_PROBES):
-        if not ranges:
+    is_any_readable = False
+    for probe in range(_MOST_PROBES):
+        if not ranges or (probe == _HOPELESS_PROBES and not is_any_readable):
             return
         first, last = ranges.popleft()
         try:
@@ -217,6 +220,7 @@ def _readable(
                     yield dict(zip(columns, values, strict=True))
                 end = page[-1][0]
                 first, last = (end + 1, last) if order == "ASC" else (first, end - 1)
+            is_any_readable = True
         except _UNREADABLE:
             if first < last:
                 middle = (first + last) // 2
