@@ -181,7 +181,7 @@ SABOTAGES = [
         "drainer.py",
         "        self._unsettled.setdefault(route.name, []).append((take, outcome))\n"
         "        self._settle_again(route)\n",
-        "        self._store.settle(take, self._clock(), dead=dead)\n",
+        "        self._store.settle(take, self._clock(), dead=outcome.rejected)\n",
         "test_drainer.py",
     ),
     Sabotage(
