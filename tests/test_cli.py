@@ -233,6 +233,16 @@ def test_status_needs_no_credentials(filled: Store, monkeypatch: pytest.MonkeyPa
     assert "pending  10 spans" in spool("status", code=1).stdout
 
 
+def test_run_ends_when_it_is_told_to_in_the_moment_that_it_goes_on(filled: Store) -> None:
+    command = [sys.executable, "-m", "spool", "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as sidecar:
+        assert sidecar.stderr is not None
+        sidecar.stderr.readline()
+        for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM):
+            sidecar.send_signal(number)
+        assert sidecar.wait(30) == 0
+
+
 def test_run_drains_until_it_is_told_to_stop(
     filled: Store, store: Store, langfuse: StandIn
 ) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import signal
 import sys
-import threading
 import time
 from dataclasses import asdict
 from datetime import datetime
@@ -166,16 +165,17 @@ def _kept(spool: _Spool) -> Iterator[None]:
 @click.pass_obj
 def run(path: str | None) -> None:
     """Drain until SIGTERM or SIGINT: a sidecar, or a service."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    # Blocked here and in the threads to come, so that only `sigwait` gets them: a handler runs in
+    # the main thread, which sleeps on where the kernel has given the signal to another.
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     spool = _Spool(path)
     spool.store.open()
     keeper = Keeper(spool.store, spool.settings)
     keeper.start()
     spool.drainer.start()
     click.echo(f"draining {spool.settings.path}", err=True)
-    stopping.wait()
+    signal.sigwait(stops)
     spool.drainer.stop(_SETTLED)
     keeper.stop(_SETTLED)
     spool.store.close()
