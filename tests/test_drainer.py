@@ -893,8 +893,14 @@ def test_a_small_spool_sends_only_rows(
     fresh: Drainer, store: Store, settings: Settings, target: Target, clock: Clock
 ) -> None:
     small = replace(settings, max_bytes=31 << 20)
-    drainer_of(store, small, target, clock).send_due()
+    drainer = drainer_of(store, small, target, clock)
+    drainer.send_due()
     assert store.ledger() == Ledger(accepted=3, pending=3)
+    Keeper(store, small).save()
+    drain_all(drainer)
+    end(store, target, "d")
+    Keeper(store, small).save()  # it is not kept from it
+    assert route_of(store).pending_spans == 1
 
 
 def test_what_is_being_sent_is_not_moved_meanwhile(

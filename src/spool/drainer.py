@@ -249,7 +249,7 @@ class Drainer:
             for route in self._store.routes()
             if (target := self._sendable(route)) is not None
         ]
-        is_more = self._send_fresh()
+        is_more = self._is_straight and self._send_fresh()
         return is_more or Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
 
     def _take_over(self) -> None:
@@ -541,7 +541,7 @@ class Drainer:
             self._settle_claim(*self._unsettled_claim)
             return False
         inbox, rest = self._store.inbox, None
-        if self._is_straight and inbox.unmoved_bytes and self._is_any_well():
+        if inbox.unmoved_bytes and self._is_any_well():
             with contextlib.suppress(SpoolBusyError):  # the keeper moves what is there
                 rest = self._send_claim_in_turn()
         left = inbox.unmoved_bytes
