@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch
+from spool import sql
 from spool.database import LARGE_WAL, Database, has_sound_schema
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
 from spool.schema import migrate
@@ -153,6 +154,29 @@ def test_a_creation_that_was_killed_is_made_up_for(store: Store, path: Path) -> 
         connection.execute("PRAGMA user_version = 0")
     store.close()
     store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_a_file_in_the_making_is_refused_to_readers_until_it_is_made(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name("spool.db.lock").touch()
+    reader = Store(path)
+    with contextlib.closing(sqlite3.connect(path)) as maker:
+        maker.execute("PRAGMA journal_mode = WAL")
+        with pytest.raises(SpoolFileError, match="its first writer has not set it up yet"):
+            reader.routes()
+    Store(path).append(MINE, batch("a"), now=1.0)
+    assert reader.ledger().pending == 1
+
+
+def test_all_that_is_read_at_once_is_of_one_moment(store: Store, path: Path) -> None:
+    store.register(MINE)
+    with store.database.reading() as connection:
+        before = connection.execute(sql.ROUTES).fetchall()
+        Store(path).append(MINE, batch("a"), now=1.0)
+        with store.database.reading() as nested:  # as a signal's handler may
+            assert nested.execute(sql.ROUTES).fetchall() == before
+        assert connection.execute(sql.ROUTES).fetchall() == before
     assert store.ledger().pending == 1
 
 

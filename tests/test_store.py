@@ -93,6 +93,22 @@ def test_a_row_that_is_too_large_in_bytes_is_cut_in_proportion(store: Store) -> 
     assert 1 <= take_of(store, max_bytes=4000).spans <= 4
 
 
+def test_spans_that_come_while_an_empty_route_is_read_are_not_taken_for_damage(
+    store: Store, path: Path
+) -> None:
+    store.register(MINE)
+
+    def append_between(statement: str) -> None:
+        if "pending_spans" in statement and not other.ledger().pending:
+            other.append(MINE, batch("a"), now=1.0)
+
+    other = Store(path)
+    with store.database.reading() as connection:
+        connection.set_trace_callback(append_between)
+    assert store.oldest(1, max_bytes=ALL, max_spans=ALL) is None
+    assert names_in(*take_of(store).batches) == ["a"]
+
+
 def test_settling_counts_delivered_and_dead(filled: Store) -> None:
     filled.settle(take_of(filled, max_spans=3), now=101.0, dead=1, reason="400 no")
     ledger = assert_balanced(filled)

@@ -127,9 +127,18 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the reading connection. Leave no statement of it half read."""
+        """Give the reading connection; all that a block reads is of one moment."""
         with self.file_errors(), self._reader_lock:
-            yield self._current_reader()
+            connection = self._current_reader()
+            if connection.in_transaction:  # a signal's handler
+                yield connection
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
@@ -270,7 +279,7 @@ class Database:
         main = self._identity()[0]
         sqlite = connect(self.path, "ro")
         try:
-            _check_version(self.path, sqlite)
+            _check_made(self.path, sqlite)
             self._reader = self._connection(sqlite, main)
         except BaseException:
             sqlite.close()
@@ -495,6 +504,14 @@ def _check_version(path: Path, sqlite: sqlite3.Connection) -> int:
     if version == _SCHEMA_VERSION and not has_sound_schema(sqlite):
         raise sqlite3.DatabaseError("the schema is damaged")
     return version
+
+
+def _check_made(path: Path, sqlite: sqlite3.Connection) -> None:
+    """Raise SpoolFileError for what is not ours, and while a file's first writer makes it."""
+    sqlite.execute("BEGIN")
+    if _check_version(path, sqlite) == 0:
+        raise SpoolFileError(f"{path}: its first writer has not set it up yet; try again")
+    sqlite.execute("ROLLBACK")
 
 
 def _is_new(sqlite: sqlite3.Connection) -> bool:
