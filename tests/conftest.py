@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from drains import NAMES, Clock, drainer_of
+from spans import batch
 from spool import shared
+from spool.drainer import Drainer
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
@@ -102,3 +105,17 @@ def store(path: Path) -> Iterator[Store]:
     store = Store(path)
     yield store
     store.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give the drainer's wall clock."""
+    return Clock()
+
+
+@pytest.fixture
+def drainer(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
+    """Drain a spool that holds twenty single spans."""
+    for name in NAMES:
+        store.append(target, batch(name), clock.now)
+    return drainer_of(store, settings, target, clock)

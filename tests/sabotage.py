@@ -75,14 +75,14 @@ SABOTAGES = [
         "intake.py",
         "            if not store.inbox.is_claimed(file):\n",
         "            if True:\n",
-        "test_drainer.py",
+        "test_straight.py",
     ),
     Sabotage(
         "what was sent straight from the inbox is not accepted",
         "store.py",
         "(spans, route_id))\n            buried = min",
         "(0, route_id))\n            buried = min",
-        "test_drainer.py",
+        "test_straight.py",
     ),
     Sabotage(
         "spans are appended behind half a frame",
@@ -102,7 +102,7 @@ SABOTAGES = [
         "spans are deleted before the answer",
         "drainer.py",
         "        started = time.monotonic()\n        timeout = min(",
-        "        self._store.settle(take, self._clock())\n"
+        "        self.store.settle(take, self._clock())\n"
         "        started = time.monotonic()\n        timeout = min(",
         "test_drainer.py",
     ),
@@ -164,24 +164,24 @@ SABOTAGES = [
     ),
     Sabotage(
         "a held route is tried as often as any",
-        "drainer.py",
+        "line.py",
         "HOLD_SECONDS: Final = 330.0",
         "HOLD_SECONDS: Final = 1.0",
-        "test_drainer.py",
+        "test_line.py",
     ),
     Sabotage(
         "waits do not outlive the process",
-        "drainer.py",
+        "line.py",
         "        return waited >= route.wait_seconds\n",
-        "        return not self._is_in_trouble(route.name)\n",
-        "test_drainer.py",
+        "        return not self.is_in_trouble(route.name)\n",
+        "test_line.py",
     ),
     Sabotage(
         "what was delivered and not settled is forgotten",
         "drainer.py",
         "        self._unsettled.setdefault(route.name, []).append((take, outcome))\n"
         "        self._settle_again(route)\n",
-        "        self._store.settle(take, self._clock(), dead=outcome.rejected)\n",
+        "        self.store.settle(take, self._clock(), dead=outcome.rejected)\n",
         "test_drainer.py",
     ),
     Sabotage(

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,71 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from freezegun import freeze_time
 
 import standin
+from drains import (
+    NAMES,
+    Clock,
+    assert_nothing_lost,
+    drain_all,
+    drainer_of,
+    refuse_to_settle,
+    route_of,
+)
 from spans import batch
-from spool import inbox, intake
-from spool.database import ID_BITS
-from spool.drainer import HOLD_SECONDS, Drainer, Tally, backoff
+from spool import inbox
+from spool.drainer import Drainer
 from spool.errors import SpoolFileError
-from spool.inbox import LARGE
-from spool.keeper import Keeper
-from spool.lock import signature
-from spool.otlp import ROW_BYTES, Batch, Codec
-from spool.records import Ledger, Route, Take
-from spool.sender import Outcome, Sender
+from spool.line import HOLD_SECONDS
+from spool.otlp import Batch, Codec
+from spool.records import Route, Take
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
-
-NAMES = [f"s{number}" for number in range(20)]
-
-
-class Clock:
-    """Wall-clock time that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def drainer(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
-    """Drain a spool that holds twenty single spans."""
-    for name in NAMES:
-        store.append(target, batch(name), clock.now)
-    return drainer_of(store, settings, target, clock)
-
-
-def drainer_of(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
-    drainer = Drainer(store, settings, clock=clock)
-    drainer.add(target)
-    return drainer
-
-
-def drain_all(drainer: Drainer) -> None:
-    while drainer.send_due():
-        pass
-
-
-def route_of(store: Store) -> Route:
-    return store.routes()[0]
-
-
-def assert_nothing_lost(store: Store, langfuse: StandIn, dead: int = 0) -> Ledger:
-    ledger = store.ledger()
-    assert ledger.accepted == ledger.delivered + ledger.dead + ledger.pending
-    assert (ledger.delivered, ledger.dead, ledger.pending) == (20 - dead, dead, 0)
-    assert len(langfuse.names()) == 20 - dead
-    return ledger
 
 
 def test_what_waits_is_sent_in_one_request_and_settled(
@@ -173,7 +127,7 @@ def test_only_the_one_bad_span_is_dead_with_the_servers_words(
     assert_nothing_lost(store, langfuse, dead=1)
     (letter,) = store.dead_letters()
     assert letter.reason == "400 cannot take the span s13"
-    assert drainer.tally.dead == 1
+    assert drainer.line.tally.dead == 1
     assert len(langfuse.requests) < 20
 
 
@@ -211,118 +165,6 @@ def test_a_collectors_protobuf_answer_settles(
     langfuse.behave(standin.protobuf_ok())
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
-
-
-def test_a_401_gets_one_request_in_five_minutes_over_restarts_too(
-    drainer: Drainer,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    langfuse: StandIn,
-) -> None:
-    langfuse.behave(standin.status(401))
-    for _ in range(300):
-        drainer = drainer_of(store, settings, target, clock)
-        drainer.send_due()
-        clock.now += 1
-    assert len(langfuse.requests) == 1
-    clock.now += 31
-    drainer.send_due()
-    assert len(langfuse.requests) == 2
-
-
-def test_a_changed_secret_is_tried_at_once(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
-) -> None:
-    wrong = Target.langfuse("pk-lf-test", "sk-lf-wrong", langfuse.url)
-    drainer.add(wrong)
-    drain_all(drainer)
-    assert route_of(store).fingerprints
-    drainer.add(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
-    drain_all(drainer)
-    assert_nothing_lost(store, langfuse)
-
-
-def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
-) -> None:
-    wrong = [Target.langfuse("pk-lf-test", f"sk-lf-{word}", langfuse.url) for word in "ab"]
-    both = [drainer_of(store, settings, target, clock) for target in wrong]
-    for _ in range(10):
-        for one in both:
-            one.send_due()
-    assert len(langfuse.requests) == 2
-
-
-def test_retry_after_is_honoured_over_restarts(
-    drainer: Drainer,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    langfuse: StandIn,
-) -> None:
-    langfuse.behave(standin.sequence([standin.too_many(120), None]))
-    drainer.send_due()
-    for _ in range(119):
-        clock.now += 1
-        assert not drainer_of(store, settings, target, clock).send_due()
-    clock.now += 1
-    drain_all(drainer_of(store, settings, target, clock))
-    assert_nothing_lost(store, langfuse)
-    assert len(langfuse.requests) == 2
-
-
-def test_retry_after_as_a_date_is_measured_by_the_servers_clock(
-    drainer: Drainer, store: Store, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.retry_after_date(90))
-    with freeze_time("1970-01-02", real_asyncio=True):
-        drainer.send_due()
-    assert route_of(store).wait_seconds == pytest.approx(90, abs=1)
-
-
-def test_a_clock_that_jumps_back_neither_stalls_nor_storms(
-    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.sequence([standin.too_many(60), None]))
-    drainer.send_due()
-    clock.now -= 365 * 86400
-    assert not drainer.send_due()
-    clock.now += 59
-    assert not drainer.send_due()
-    clock.now += 1
-    drain_all(drainer)
-    assert_nothing_lost(store, langfuse)
-    assert len(langfuse.requests) == 2
-
-
-def test_a_clock_that_jumps_forward_costs_one_early_attempt(
-    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.too_many(60))
-    drainer.send_due()
-    clock.now += 365 * 86400
-    for _ in range(20):
-        drainer.send_due()
-    assert len(langfuse.requests) == 2
-
-
-def test_backoff_is_exponential_with_full_jitter_and_has_a_ceiling() -> None:
-    for attempt, ceiling in ((1, 1), (2, 2), (5, 16), (7, 60), (1000, 60)):
-        drawn = [backoff(attempt, 1, 60) for _ in range(200)]
-        assert 0 <= min(drawn) < ceiling / 2 < max(drawn) <= ceiling
-
-
-def test_failures_back_off_further_and_further(
-    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.unavailable())
-    for attempt in range(1, 6):
-        drainer.send_due()
-        assert route_of(store).attempts == attempt
-        clock.now += 61
 
 
 def test_while_another_process_has_the_turn_nothing_is_sent(
@@ -381,16 +223,6 @@ def test_a_peer_that_is_stopped_in_its_turn_does_not_keep_spans_here_for_ever(
         assert_nothing_lost(store, langfuse)
 
 
-def test_only_routes_whose_secret_is_held_are_sent(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
-) -> None:
-    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
-    store.append(theirs, batch("theirs"), clock.now)
-    drain_all(drainer)
-    assert "theirs" not in langfuse.names()
-    assert store.ledger().pending == 1
-
-
 def test_an_adopted_backlog_is_sent_with_the_current_credentials(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -400,40 +232,6 @@ def test_an_adopted_backlog_is_sent_with_the_current_credentials(
     store.adopt(stranded, target)
     drain_all(drainer)
     assert langfuse.names()["theirs"] == 1
-
-
-def test_the_credentials_file_brings_the_secrets_of_further_routes(
-    store: Store, settings: Settings, clock: Clock, tmp_path: Path
-) -> None:
-    credentials = tmp_path / "credentials"
-    with StandIn(keys={"pk-lf-theirs": "sk-lf-theirs"}) as langfuse:
-        theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
-        store.append(theirs, batch("theirs"), clock.now)
-        drainer = Drainer(store, replace(settings, credentials_file=credentials), clock=clock)
-        drain_all(drainer)
-        assert store.ledger().pending == 1
-        credentials.touch(0o600)
-        credentials.write_text("# their project\npk-lf-theirs: sk-lf-theirs\n")
-        drain_all(drainer)
-        assert langfuse.names()["theirs"] == 1
-
-
-def test_a_backlog_goes_to_the_stored_endpoint_where_none_is_named(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
-) -> None:
-    unnamed = Target.langfuse("pk-lf-test", "sk-lf-test")
-    drain_all(drainer_of(store, settings, unnamed, clock))
-    assert_nothing_lost(store, langfuse)
-
-
-def test_a_backlog_follows_a_host_that_moved(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
-) -> None:
-    with StandIn() as moved:
-        named = Target.langfuse("pk-lf-test", "sk-lf-test", moved.url)
-        drain_all(drainer_of(store, settings, named, clock))
-        assert_nothing_lost(store, moved)
-    assert langfuse.requests == []
 
 
 def test_a_row_that_was_damaged_on_disk_is_a_dead_letter_and_the_others_flow(
@@ -503,21 +301,6 @@ def test_while_the_file_refuses_to_settle_all_that_waits_is_sent_once(
     assert len(langfuse.requests) == 2
 
 
-def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
-    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_: object, **__: object) -> int:
-        raise SpoolFileError("the disk is full")
-
-    monkeypatch.setattr(store, "wait", failing)
-    langfuse.behave(standin.too_many(3600))
-    with pytest.raises(SpoolFileError):
-        drainer.send_due()
-    for _ in range(20):
-        drainer.send_due()
-    assert len(langfuse.requests) == 1
-
-
 def many(store: Store, target: Target, names: list[str]) -> None:
     for name in names:
         store.append(target, batch(name, size=1000), 1.0)
@@ -569,451 +352,6 @@ def test_what_is_delivered_but_not_settled_is_not_packed(
     assert not drainer.pack_idle()
 
 
-# Straight from the inbox
-
-
-@pytest.fixture
-def fresh(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
-    """Drain a spool whose inbox holds three spans."""
-    store.register(target)
-    end(store, target, "a", "b", "c")
-    return drainer_of(store, settings, target, clock)
-
-
-def end(store: Store, target: Target, *names: str) -> None:
-    for name in names:
-        store.accept(target, batch(name), 1.0)
-
-
-def rows_ever(store: Store) -> int:
-    """Count the rows that a route ever took in."""
-    return store.last_id(store.routes()[0].name) & (1 << ID_BITS) - 1
-
-
-def assert_delivered(store: Store, langfuse: StandIn, *names: str) -> None:
-    assert langfuse.names() == Counter(names)
-    assert store.ledger() == Ledger(accepted=len(names), delivered=len(names))
-
-
-def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
-    fresh: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    assert not fresh.send_due()  # what comes meanwhile is sent in company
-    assert_delivered(store, langfuse, "a", "b", "c")
-    assert fresh.tally == Tally(delivered=3, requests=1)
-    end(store, target, "d")
-    fresh.send_due()
-    assert_delivered(store, langfuse, *"abcd")
-    assert len(langfuse.requests) == 2
-    assert (rows_ever(store), route_of(store).last_success_at) == (0, clock.now)
-
-
-def test_the_keeper_leaves_the_inbox_to_a_drainer_that_sends(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
-) -> None:
-    fresh.send_due()
-    end(store, target, "d")
-    keeper = Keeper(store, settings)
-    store.database.written.clear()
-    keeper.keep()
-    assert (rows_ever(store), store.database.written.is_set()) == (0, True)
-    langfuse.behave(standin.unavailable())
-    fresh.send_due()
-    keeper.keep()
-    assert (rows_ever(store), route_of(store).pending_spans) == (1, 1)
-
-
-def test_a_request_holds_no_more_of_the_inbox_than_a_row(
-    fresh: Drainer, store: Store, target: Target, langfuse: StandIn
-) -> None:
-    for number in range(40):
-        store.accept(target, batch(str(number), size=ROW_BYTES // 10), 1.0)
-    assert fresh.send_due()  # there is more
-    assert 3 < langfuse.accepted < 20
-    drain_all(fresh)
-    assert store.ledger() == Ledger(accepted=43, delivered=43)
-
-
-def test_rows_that_wait_go_before_what_is_in_the_inbox(
-    drainer: Drainer, store: Store, target: Target, langfuse: StandIn
-) -> None:
-    end(store, target, "last")
-    drainer.send_due()
-    assert [len(request.body) > 0 for request in langfuse.requests] == [True, True]
-    assert list(langfuse.names())[-1] == "last"
-    assert store.ledger() == Ledger(accepted=21, delivered=21)
-
-
-def test_what_was_sent_from_the_inbox_in_vain_becomes_rows_and_waits(
-    fresh: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.too_many(60))
-    assert not fresh.send_due()
-    route = route_of(store)
-    assert (route.attempts, route.wait_seconds) == (1, 60)
-    Keeper(store, settings).save()
-    fresh.send_due()  # it is not due
-    assert len(langfuse.requests) == 1
-    langfuse.behave(None)
-    clock.now += 60
-    fresh.send_due()
-    assert_delivered(store, langfuse, "a", "b", "c")
-    assert rows_ever(store) == 1
-
-
-def test_a_route_whose_key_is_refused_is_held(
-    fresh: Drainer, store: Store, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.status(401))
-    fresh.send_due()
-    assert route_of(store).fingerprints
-    fresh.send_due()
-    assert len(langfuse.requests) == 1
-    assert store.ledger() == Ledger(accepted=3, pending=3)
-
-
-def test_a_bad_span_in_the_inbox_is_found_among_rows(
-    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.reject_span("b"))
-    fresh.send_due()
-    Keeper(store, settings).save()
-    drain_all(fresh)
-    assert langfuse.names() == Counter("ac")
-    assert store.ledger() == Ledger(accepted=3, delivered=2, dead=1)
-
-
-@pytest.mark.parametrize("rejected", [1, 7])
-def test_spans_of_the_inbox_that_a_receiver_rejects_are_dead_letters(
-    fresh: Drainer, store: Store, langfuse: StandIn, rejected: int
-) -> None:
-    langfuse.behave(standin.partial_success(rejected, "too old"))
-    fresh.send_due()
-    dead = min(rejected, 3)
-    assert store.ledger() == Ledger(accepted=3, delivered=3 - dead, dead=dead)
-    (letter,) = store.dead_letters()
-    assert (letter.batch.spans, letter.created_at) == (dead, 1.0)
-    assert "too old" in letter.reason
-    assert fresh.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
-
-
-def test_what_several_routes_have_in_the_inbox_becomes_rows_of_each(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
-) -> None:
-    others = Target.langfuse("pk-lf-others", "sk-lf-others", langfuse.url)
-    langfuse.keys["pk-lf-others"] = "sk-lf-others"
-    store.register(others)
-    fresh.add(others)
-    end(store, others, "theirs")
-    end(store, target, "mine")
-    fresh.send_due()
-    assert not langfuse.requests
-    Keeper(store, settings).save()
-    drain_all(fresh)
-    assert_delivered(store, langfuse, "a", "b", "c", "theirs", "mine")
-    assert len(langfuse.requests) == 2
-
-
-def test_a_part_of_the_inbox_that_makes_a_request_is_sent_and_the_rest_at_once(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    store.register(target)
-    large = [batch(name, size=2000) for name in "abc"]
-    for one in large:
-        store.accept(target, one, 1.0)
-    small = replace(settings, max_request_bytes=5 * large[0].raw_bytes // 2)
-    drainer = drainer_of(store, small, target, clock)
-    assert drainer.send_due()
-    assert not drainer.send_due()
-    assert drainer.tally == Tally(delivered=3, requests=2)
-    assert_delivered(store, langfuse, "a", "b", "c")
-
-
-def test_the_keeper_helps_where_much_is_in_the_inbox(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
-) -> None:
-    for number in range(60):
-        store.accept(target, batch(str(number), size=ROW_BYTES // 10), 1.0)
-    assert fresh.send_due()
-    Keeper(store, settings).save()
-    assert rows_ever(store) > 0
-    drain_all(fresh)
-    assert store.ledger() == Ledger(accepted=63, delivered=63)
-
-
-def test_what_another_process_has_moved_and_sent_is_not_sent_again(
-    fresh: Drainer,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    path: Path,
-    langfuse: StandIn,
-) -> None:
-    other = Store(path)
-    drainer_of(other, settings, target, clock).drain(10, lambda: None)
-    other.close()
-    assert_delivered(store, langfuse, "a", "b", "c")
-    fresh.send_due()
-    end(store, target, "d")
-    fresh.send_due()
-    assert_delivered(store, langfuse, *"abcd")
-
-
-def test_a_route_that_another_process_has_put_off_meanwhile_is_not_sent(
-    fresh: Drainer, store: Store, clock: Clock, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    take = store.turn.take
-
-    def take_behind_another(sending: float) -> contextlib.AbstractContextManager[bool]:
-        store.wait(route_of(store), 60, clock.now, "429")
-        return take(sending)
-
-    monkeypatch.setattr(store.turn, "take", take_behind_another)
-    fresh.send_due()
-    assert not langfuse.requests
-
-
-def test_between_requests_from_the_inbox_another_process_gets_its_turn(
-    fresh: Drainer, store: Store, target: Target, path: Path, langfuse: StandIn
-) -> None:
-    other, is_had, is_over = Store(path), threading.Event(), threading.Event()
-
-    def poll() -> None:
-        while not is_over.is_set():
-            with other.turn.take(60) as had:
-                if had:
-                    is_had.set()
-                    return
-            time.sleep(0.0005)
-
-    langfuse.behave(standin.delay(0.02))
-    fresh.send_due()
-    polling = threading.Thread(target=poll)
-    polling.start()
-    for number in range(300):
-        end(store, target, str(number))
-        fresh.send_due()
-        if is_had.is_set():
-            break
-    is_over.set()
-    polling.join()
-    other.close()
-    assert is_had.is_set()
-
-
-def test_a_spool_that_is_closed_while_it_sends_still_settles(
-    fresh: Drainer, store: Store, path: Path, langfuse: StandIn
-) -> None:
-    other = Store(path)
-    (file,) = store.inbox.files()
-
-    def close(exchange: standin.Exchange) -> None:
-        reply = exchange.judge()
-        store.close()
-        intake.take_in_others(other, compress=True, sending=10.0)
-        exchange.answer(reply)
-
-    langfuse.behave(close)
-    fresh.send_due()
-    assert_delivered(store, langfuse, "a", "b", "c")
-    assert file.path.exists()
-    intake.take_in_others(other, compress=True, sending=10.0)  # it is nobody's any more
-    other.close()
-    assert not file.path.exists()
-
-
-def test_one_bad_span_alone_in_the_inbox_is_sent_once(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    store.register(target)
-    end(store, target, "bad")
-    langfuse.behave(standin.reject_span("bad"))
-    drainer = drainer_of(store, settings, target, clock)
-    drainer.send_due()
-    assert len(langfuse.requests) == 1
-    assert store.ledger() == Ledger(accepted=1, dead=1)
-    assert drainer.tally == Tally(requests=1, dead=1)
-    assert route_of(store).last_success_at is None
-
-
-def test_a_delivery_leaves_the_endpoint_that_another_process_has_registered(
-    fresh: Drainer, store: Store, target: Target, langfuse: StandIn
-) -> None:
-    store.register(Target.langfuse(target.route, "sk-lf-test", "http://127.0.0.1:9"))
-    endpoint = route_of(store).endpoint
-    fresh.send_due()
-    assert_delivered(store, langfuse, "a", "b", "c")
-    assert route_of(store).endpoint == endpoint
-
-
-def test_a_route_without_a_target_keeps_its_spans_until_they_are_rows(
-    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
-) -> None:
-    end(store, Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url), "theirs")
-    fresh.send_due()
-    Keeper(store, settings).save()
-    drain_all(fresh)
-    assert langfuse.names() == Counter("abc")
-    assert store.ledger() == Ledger(accepted=4, delivered=3, pending=1)
-
-
-def test_a_damaged_inbox_is_not_sent_as_it_is(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
-) -> None:
-    (file,) = store.inbox.files()
-    with file.path.open("r+b") as damaged:
-        damaged.seek(60)
-        damaged.write(b"\x00\x00")
-    fresh.send_due()
-    assert not langfuse.requests
-    Keeper(store, settings).save()
-    drain_all(fresh)
-    assert langfuse.names() == Counter("bc")
-    assert store.ledger() == Ledger(accepted=3, delivered=2, damaged=1)
-
-
-def test_what_cannot_be_read_at_the_end_of_the_inbox_is_told_when_nothing_more_comes(
-    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
-) -> None:
-    (file,) = store.inbox.files()
-    fresh.send_due()
-    end(store, fresh._targets["pk-lf-test"], "d")
-    os.truncate(file.path, file.path.stat().st_size - 1)
-    with file.path.open("ab") as damaged:
-        damaged.write(b"?")
-    fresh.send_due()
-    assert store.inbox.files() == [file]
-    Keeper(store, settings).save()
-    assert langfuse.names() == Counter("abc")
-    assert store.ledger() == Ledger(accepted=4, delivered=3, damaged=1)
-
-
-def test_a_small_spool_sends_only_rows(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, clock: Clock
-) -> None:
-    small = replace(settings, max_bytes=31 << 20)
-    drainer = drainer_of(store, small, target, clock)
-    drainer.send_due()
-    assert store.ledger() == Ledger(accepted=3, pending=3)
-    Keeper(store, small).save()
-    drain_all(drainer)
-    end(store, target, "d")
-    Keeper(store, small).save()  # it is not kept from it
-    assert route_of(store).pending_spans == 1
-
-
-def test_what_is_being_sent_is_not_moved_meanwhile(
-    fresh: Drainer, store: Store, settings: Settings, path: Path, langfuse: StandIn
-) -> None:
-    other = Store(path)
-    seen: list[bool] = []
-
-    def look(exchange: standin.Exchange) -> None:
-        reply = exchange.judge()
-        intake.take_in(store, compress=True)
-        is_done = intake.take_in_others(other, compress=True, sending=10.0, everything=True)
-        seen.extend([is_done, fresh.has_prospects()])
-        exchange.answer(reply)
-
-    langfuse.behave(look)
-    fresh.send_due()
-    other.close()
-    assert seen == [False, True]
-    assert not fresh.has_prospects()
-    assert_delivered(store, langfuse, "a", "b", "c")
-    assert rows_ever(store) == 0
-
-
-def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
-    fresh: Drainer, store: Store, path: Path, langfuse: StandIn
-) -> None:
-    other = Store(path)
-
-    def move(exchange: standin.Exchange) -> None:  # it takes us for stopped
-        reply = exchange.judge()
-        intake.take_in_others(other, compress=True, sending=-100.0, everything=True)
-        exchange.answer(reply)
-
-    langfuse.behave(move)
-    fresh.send_due()
-    other.close()
-    assert store.ledger() == Ledger(accepted=3, pending=3)
-    langfuse.behave(None)
-    drain_all(fresh)
-    assert langfuse.names() == Counter("aabbcc")  # the request in flight, once more
-    assert store.ledger() == Ledger(accepted=3, delivered=3)
-
-
-def test_what_was_delivered_from_the_inbox_and_cannot_be_settled_is_not_sent_again(
-    fresh: Drainer,
-    store: Store,
-    settings: Settings,
-    langfuse: StandIn,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "deliver", refuse_to_settle)
-        fresh.send_due()
-        fresh.send_due()
-        Keeper(store, settings).save()
-        assert fresh.tally == Tally(requests=1)
-    assert store.ledger() == Ledger(accepted=3, pending=3)
-    fresh.send_due()
-    assert_delivered(store, langfuse, "a", "b", "c")
-    assert (fresh.tally, rows_ever(store)) == (Tally(delivered=3, requests=1), 0)
-
-
-def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(
-    fresh: Drainer, store: Store, path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "deliver", refuse_to_settle)
-        fresh.send_due()
-    path.parent.rename(path.parent.with_name("moved"))
-    intake.take_in(store, compress=True)  # it goes on with a new file
-    end(store, target, "d")
-    intake.take_in(store, compress=True)
-    for _ in range(2):
-        fresh.send_due()
-    assert store.ledger() == Ledger(accepted=1, delivered=1)
-    assert not fresh.has_prospects()
-
-
-def test_an_idle_drainer_takes_no_turn(store: Store, drainer: Drainer) -> None:
-    drain_all(drainer)
-    signed = signature(store.turn._turn.path)
-    drainer.send_due()
-    assert signature(store.turn._turn.path) == signed
-
-
-def test_a_defect_while_sending_leaves_the_inbox_to_the_keeper(
-    fresh: Drainer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def defective(*_: object) -> Outcome:
-        raise ValueError("a defect")
-
-    monkeypatch.setattr(Sender, "send", defective)
-    with pytest.raises(ValueError, match="a defect"):
-        fresh.send_due()
-    Keeper(store, settings).save()
-    assert route_of(store).pending_spans == 3
-
-
-def test_an_emptied_inbox_is_removed_when_its_delivery_is_synced(
-    fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
-) -> None:
-    (first,) = (file.path for file in store.inbox.files())
-    store.accept(target, batch("large", size=LARGE), 1.0)
-    drain_all(fresh)
-    end(store, target, "d")
-    fresh.send_due()
-    assert first.exists()
-    Keeper(store, settings).keep()
-    assert not first.exists()
-    assert_delivered(store, langfuse, *"abc", "large", "d")
-
-
 # Trouble of its own
 
 
@@ -1037,10 +375,6 @@ def test_no_trouble_ends_the_drainer(
     drainer.stop(10)
 
 
-def refuse_to_settle(*_: object, **__: object) -> int:
-    raise SpoolFileError("no space left")
-
-
 def test_nobody_packs_while_another_process_sends(
     store: Store, settings: Settings, target: Target, clock: Clock, path: Path
 ) -> None:
@@ -1060,7 +394,7 @@ def test_one_routes_outage_does_not_keep_another_from_going_out(
         other.behave(standin.unavailable())
         theirs = Target.langfuse("pk-lf-other", "sk-lf-other", other.url)
         store.append(theirs, batch("theirs"), clock.now)
-        drainer.add(theirs)
+        drainer.line.add(theirs)
         drain_all(drainer)
     assert len(langfuse.names()) == 20
     assert store.ledger().pending == 1
@@ -1079,8 +413,8 @@ def test_a_line_that_is_too_slow_for_a_request_gets_smaller_ones(
             exchange.answer(exchange.judge())
 
     langfuse.behave(slow)
-    impatient = Drainer(store, replace(drainer._settings, timeout_seconds=0.2), clock=clock)
-    impatient.add(drainer._targets["pk-lf-test"])
+    impatient = Drainer(store, replace(drainer.settings, timeout_seconds=0.2), clock=clock)
+    impatient.line.add(drainer.line.targets["pk-lf-test"])
     for _ in range(40):
         impatient.send_due()
         clock.now += 1
@@ -1181,16 +515,8 @@ def test_a_route_of_another_file_is_never_sent_with_these_credentials(
     path.rename(path.with_name("moved.db"))
     store.append(theirs, batch("theirs"), clock.now)
     assert store.routes()[0].id == routes[0].id
-    assert drainer._send_in_turn(routes[0].id, target) is None
+    assert drainer.send_in_turn(routes[0].id, target) is None
     assert langfuse.requests == []
-
-
-def test_a_retry_after_of_nothing_still_backs_off(
-    drainer: Drainer, store: Store, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.too_many(0))
-    drainer.send_due()
-    assert route_of(store).wait_seconds == 0.01
 
 
 def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
@@ -1198,7 +524,7 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
 ) -> None:
     route = route_of(store)
     store.wait(route, 60, clock.now, "503")
-    assert drainer._send_in_turn(route.id, drainer._targets[route.name]) is None
+    assert drainer.send_in_turn(route.id, drainer.line.targets[route.name]) is None
     assert langfuse.requests == []
 
 

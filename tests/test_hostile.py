@@ -16,9 +16,11 @@ import pytest
 import trustme
 
 import standin
+from drains import Clock
 from spans import batch, span
-from spool import Settings, SpoolSpanExporter
-from spool.drainer import HOLD_SECONDS, Drainer
+from spool import Settings, SpoolSpanExporter, by_hand
+from spool.drainer import Drainer
+from spool.line import HOLD_SECONDS
 from spool.records import Ledger
 from spool.settings import Target
 from spool.store import Store
@@ -289,9 +291,9 @@ class Meeting:
         with self.exporting(self.server.url) as exporter:
             (route,) = self.store.routes()
             if route.fingerprints:  # what `python -m spool drain` does about a held route
-                by_hand = Drainer(self.store, self.settings)
-                by_hand.add(exporter._target)
-                by_hand.drain(10, lambda: None)
+                drainer = Drainer(self.store, self.settings)
+                drainer.line.add(exporter._target)
+                by_hand.drain(drainer, 10, lambda: None)
             self.end_span(exporter, "well")
             wait_until(lambda: not self.store.ledger().pending)
 
@@ -366,16 +368,6 @@ def test_after_any_hostile_answer_every_span_arrives_or_is_a_dead_letter(
 # Clocks
 
 
-class Clock:
-    """Wall-clock time that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 YEAR = 365 * 86400.0
 JUMPS = {
     "from 1970 to now": (0.0, 1_700_000_000.0),
@@ -405,7 +397,7 @@ def test_a_clock_that_jumps_during_a_wait_neither_stalls_nor_storms(
     for name in NAMES:
         store.append(target, batch(name), clock.now)
     drainer = Drainer(store, Settings(path=path), clock=clock)
-    drainer.add(target)
+    drainer.line.add(target)
     langfuse.behave(behaviour)
     drainer.send_due()
     clock.now += distance
@@ -428,7 +420,7 @@ def test_a_captive_portal_costs_few_requests_in_an_hour_and_no_span(
     clock = Clock()
     drainers = [Drainer(store, Settings(path=path), clock=clock) for _ in range(3)]
     for drainer in drainers:
-        drainer.add(target)
+        drainer.line.add(target)
     langfuse.behave(standin.html_200())
     for second in range(3600):
         if second % 60 == 0:

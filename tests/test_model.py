@@ -102,8 +102,8 @@ class SpoolMachine(RuleBasedStateMachine):
         for store in self.stores:
             drainer = Drainer(store, config, clock=lambda: self.now)
             for target, receiver in zip(TARGETS, self.receivers, strict=True):
-                drainer.add(target)
-                drainer._senders[target.route] = receiver  # type: ignore[assignment]  # its shape
+                drainer.line.add(target)
+                drainer.line._senders[target.route] = receiver  # type: ignore[assignment]  # its shape
             self.drainers.append(drainer)
 
     @rule(handle=handles, route=routes, spans=st.integers(1, 12), is_packed=st.booleans())

@@ -69,7 +69,7 @@ def test_what_waits_in_an_inbox_is_in_the_report(store: Store, settings: Setting
     store.append(known, batch("a", "b"), now=100.0)
     store.accept(known, batch("c"), now=50.0)
     store.accept(new, batch("d"), now=200.0)
-    said = Report.of(store, Drainer(store, settings), 1 << 30, now=210.0).as_json()
+    said = Report.of(store, Drainer(store, settings).line, 1 << 30, now=210.0).as_json()
     assert (said["pending"]["spans"], said["pending"]["batches"]) == (4, 3)
     assert said["pending"]["oldest_seconds"] == 160.0
     assert (said["ledger"]["accepted"], said["ledger"]["pending"]) == (4, 4)

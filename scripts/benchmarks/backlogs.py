@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import workload
 from benchmarks.child import ready
 from benchmarks.stores import disk_bytes, poster
-from spool import Settings, intake
+from spool import Settings, by_hand, intake
 from spool.drainer import Drainer
 from spool.keeper import Keeper
 from spool.otlp import ROW_BYTES, Batch, Codec
@@ -82,16 +82,16 @@ def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
     keeper = Keeper(store, settings)
     keeper.start()
     started, cpu_started = time.monotonic(), time.process_time()
-    drainer.drain(None, lambda: None)
+    by_hand.drain(drainer, None, lambda: None)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu_started
     keeper.stop(5)
     pending = store.ledger().pending
     store.close()
-    delivered = drainer.tally.delivered
+    delivered = drainer.line.tally.delivered
     return {
         "per_second": delivered / seconds,
         "cpu_us": cpu / delivered * 1e6,
-        "requests": drainer.tally.requests,
+        "requests": drainer.line.tally.requests,
         "pending": pending,
     }
 
@@ -126,7 +126,7 @@ def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     drainer.stop(5)
     keeper.stop(5)
     store.close()
-    return {"delivered": drainer.tally.delivered}
+    return {"delivered": drainer.line.tally.delivered}
 
 
 def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _refill(path: str, endpoint: str, request: list[Batch]) -> None:
     _, store, drainer = _open(path, endpoint)
     target = Target.otlp(endpoint, {})
     store.register(target)
-    drainer.drain(None, lambda: None)
+    by_hand.drain(drainer, None, lambda: None)
     for batch in request:
         store.append(target, batch, time.time())
     store.database.checkpoint()
@@ -220,7 +220,7 @@ def _visit(path: str, endpoint: str) -> dict[str, float]:
 
 
 def _status(store: Store, drainer: Drainer, settings: Settings) -> str:
-    report = Report.of(store, drainer, settings.max_bytes, time.time())
+    report = Report.of(store, drainer.line, settings.max_bytes, time.time())
     return json.dumps(report.as_json(), indent=2)
 
 
@@ -237,5 +237,5 @@ def _open(path: str, endpoint: str, compression: Any = "gzip") -> tuple[Settings
     )
     store = Store(settings.path)
     drainer = Drainer(store, settings)
-    drainer.add(target)
+    drainer.line.add(target)
     return settings, store, drainer

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks import workload
-from spool import Settings
+from spool import Settings, by_hand
 from spool.drainer import Drainer
 from spool.otlp import Batch
 from spool.settings import Target
@@ -147,10 +147,10 @@ class Ours:
     def drain(self, _: Callable[[bytes], None]) -> int:
         store = Store(self._settings.path)
         drainer = Drainer(store, self._settings)
-        drainer.add(self._target)
-        drainer.drain(None, lambda: None)
+        drainer.line.add(self._target)
+        by_hand.drain(drainer, None, lambda: None)
         store.close()
-        return drainer.tally.delivered
+        return drainer.line.tally.delivered
 
     def close(self) -> None:
         self._spool.release()

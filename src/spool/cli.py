@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from spool import intake
-from spool.drainer import Drainer, Tally
+from spool import by_hand, intake
+from spool.drainer import Drainer
 from spool.errors import SettingsError, SpoolBusyError, SpoolDamagedError, SpoolError
 from spool.keeper import Keeper
+from spool.line import Tally
 from spool.otlp import unpack
 from spool.settings import Settings
 from spool.status import Report
@@ -74,7 +75,7 @@ class _Spool:
         self.store = Store(self.settings.path, sync_each_commit=self.settings.sync_seconds == 0)
         self.drainer = Drainer(self.store, self.settings)
         if self.settings.target is not None:
-            self.drainer.add(self.settings.target)
+            self.drainer.line.add(self.settings.target)
 
 
 @contextlib.contextmanager
@@ -111,11 +112,11 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
         if spool is not None:
             with _progress(spool, hidden=as_json) as progress, _kept(spool):
                 try:
-                    spool.drainer.drain(timeout, progress)
+                    by_hand.drain(spool.drainer, timeout, progress)
                 except SpoolDamagedError:
                     spool.store.database.repair()
-                    spool.drainer.drain(timeout, progress)
-            tally, pending = spool.drainer.tally, spool.store.ledger().pending
+                    by_hand.drain(spool.drainer, timeout, progress)
+            tally, pending = spool.drainer.line.tally, spool.store.ledger().pending
         seconds = round(time.monotonic() - started, 3)
         result = {**asdict(tally), "pending": pending, "seconds": seconds}
         click.echo(json.dumps(result) if as_json else _DRAINED.format(**result))
@@ -126,11 +127,11 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
 
 def _explain(spool: _Spool) -> None:
     for route in spool.store.routes():
-        if route.pending_spans and spool.drainer.target_of(route) is None:
+        if route.pending_spans and spool.drainer.line.target_of(route) is None:
             _note(route, "its secret is not known here; set its keys, or `spool adopt` it")
         elif route.pending_spans and route.last_error:
             _note(route, route.last_error)
-    if spool.drainer.tally.dead:
+    if spool.drainer.line.tally.dead:
         click.echo("see the dead letters with `python -m spool dead list`", err=True)
 
 
@@ -143,9 +144,9 @@ def _progress(spool: _Spool, *, hidden: bool) -> Iterator[Any]:
     if hidden or not sys.stderr.isatty():
         yield lambda: None
         return
-    total = spool.store.ledger().pending
+    total, tally = spool.store.ledger().pending, spool.drainer.line.tally
     with click.progressbar(length=total, label="draining", file=sys.stderr) as bar:
-        yield lambda: bar.update(spool.drainer.tally.delivered + spool.drainer.tally.dead - bar.pos)
+        yield lambda: bar.update(tally.delivered + tally.dead - bar.pos)
 
 
 @contextlib.contextmanager
@@ -202,7 +203,7 @@ def status(path: str | None, max_age: float, *, as_json: bool) -> None:
     with _existing(path) as spool:
         if spool is None:
             return
-        report = Report.of(spool.store, spool.drainer, spool.settings.max_bytes, time.time())
+        report = Report.of(spool.store, spool.drainer.line, spool.settings.max_bytes, time.time())
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else _readable(report))
     concerns = report.concerns(max_age)
     for concern in concerns:

@@ -28,3 +28,14 @@ class Complaint:
         more = f" (and {self._unsaid} times more since the last such line)" if self._unsaid else ""
         self._said_at, self._unsaid = now, 0  # first: a log handler may end up here again
         logger.warning("langfuse-spool: %s: %s%s", self._trouble, detail, more)
+
+
+class Complaints:
+    """Several kinds of trouble, told apart by what is said of them."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Complaint] = {}
+
+    def say(self, trouble: str, detail: object) -> None:
+        """Warn of this kind of trouble, as `Complaint.say` does."""
+        self._kinds.setdefault(trouble, Complaint(trouble)).say(detail)

@@ -96,7 +96,7 @@ class SharedSpool:
         with self._lock:
             self._targets[target.route] = target
             if self._drainer is not None:
-                self._drainer.add(target)
+                self._drainer.line.add(target)
 
     def append(self, target: Target, batch: Batch) -> bool:
         """Append a batch to the inbox, and say whether it is spooled.
@@ -196,7 +196,7 @@ class SharedSpool:
             keeper = Keeper(self.store, self._settings, self.overflow)
             drainer = Drainer(self.store, self._settings, self.overflow)
             for target in self._targets.values():
-                drainer.add(target)
+                drainer.line.add(target)
             try:
                 if self._keeper is None:
                     keeper.start()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from spool.drainer import Drainer
     from spool.frames import Frame
+    from spool.line import Line
     from spool.records import Ledger, Trouble
     from spool.store import Store
 
@@ -43,8 +43,8 @@ class Report:
     now: float
 
     @classmethod
-    def of(cls, store: Store, drainer: Drainer, max_bytes: int, now: float) -> Report:
-        """Read a spool's state; `drainer` knows whose secrets this environment holds."""
+    def of(cls, store: Store, line: Line, max_bytes: int, now: float) -> Report:
+        """Read a spool's state; `line` knows whose secrets this environment holds."""
         is_running, pid = store.drainer()
         routes = tuple(_with_inbound(store.routes(), store.inbound()))
         return cls(
@@ -55,7 +55,7 @@ class Report:
             is_running=is_running,
             pid=pid,
             routes=routes,
-            states=tuple(_state(r, drainer.target_of(r) is not None, now) for r in routes),
+            states=tuple(_state(r, line.target_of(r) is not None, now) for r in routes),
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
             now=now,

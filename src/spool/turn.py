@@ -3,6 +3,7 @@
 Invariants:
 
 - At most one process has the turn, and signs for it anew each time.
+- Who takes it again and again leaves a gap now and then, which others who look for it can see.
 - A turn that has the same signature for longer than a turn can last is a stopped process's
   (SIGSTOP, a frozen container). Then at most one other sends beside it, as its deputy. That costs
   the request in flight twice, and nothing else: settling ends only what was taken.
@@ -26,6 +27,8 @@ _SOON: Final = 5.0
 # What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
 # deputy sends, which costs no more than a request twice.
 _BESIDE_SENDING: Final = 2 * PATIENTLY
+_SECONDS_BETWEEN_GAPS: Final = 0.25
+_GAP: Final = 0.005
 
 
 class Turn:
@@ -36,6 +39,7 @@ class Turn:
         self._deputy = FileLock(place.beside(path, ".deputy"), create)
         self._seen: tuple[int, str] | None = None
         self._seen_at = self._looked_at = -_SOON
+        self._left_gap_at = -_SECONDS_BETWEEN_GAPS
 
     def prepare(self) -> None:
         """Create its files now: later the disk may take nothing more.
@@ -51,6 +55,7 @@ class Turn:
 
         `sending` is how many seconds a request can last at most. Raises SpoolFileError.
         """
+        self._leave_gap()
         lock = self._free_lock(sending + _BESIDE_SENDING)
         try:
             yield lock is not None
@@ -67,6 +72,11 @@ class Turn:
         """Give the descriptors back, unless they are in use."""
         self._turn.close()
         self._deputy.close()
+
+    def _leave_gap(self) -> None:
+        if time.monotonic() - self._left_gap_at > _SECONDS_BETWEEN_GAPS:
+            time.sleep(_GAP)
+            self._left_gap_at = time.monotonic()
 
     def _free_lock(self, longest: float) -> FileLock | None:
         if self._turn.acquire(timeout=0):

@@ -1,0 +1,81 @@
+"""A drain by hand: what is pending now goes out at once, as far as its receivers take it.
+
+Every route is an errand, with a patience of its own. Backoffs are ignored; a held route is tried
+once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from spool import intake
+from spool.sender import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spool.drainer import Drainer
+    from spool.settings import Target
+
+_FEW_TRIES: Final = 3
+_PAUSE: Final = 0.005
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One route: up to which batch, and what is left of its patience."""
+
+    target: Target
+    last_id: int
+    tries: float
+    not_before: float = 0.0
+
+
+def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None]) -> None:
+    """Send what is pending now, ignoring every backoff; a held route is tried once.
+
+    Without a `timeout` (seconds) a route is left alone after a few failures in a row.
+    `progress` is called after each request. Raises SpoolError.
+    """
+    store, settings = drainer.store, drainer.settings
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    sending = settings.timeout_seconds
+    intake.take_in_all(store, compress=settings.is_gzip, sending=sending, end=end)
+    tries = _FEW_TRIES if timeout is None else math.inf
+    errands = {
+        route.id: _Errand(target, store.last_id(route.name), tries)
+        for route in store.routes()
+        if (target := drainer.line.target_of(route)) is not None
+    }
+    while errands and (now := time.monotonic()) < end:
+        for route_id, errand in list(errands.items()):
+            if now >= errand.not_before:
+                _run(drainer, route_id, errand, end)
+                progress()
+            if errand.tries <= 0 or store.is_settled(errand.last_id):
+                del errands[route_id]
+        rest = min((errand.not_before for errand in errands.values()), default=0.0)
+        if (seconds := min(rest, end) - time.monotonic()) > 0:
+            time.sleep(seconds)
+
+
+def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
+    """Send one request of an errand, and see what is left of its patience."""
+    left = end - time.monotonic()
+    verdict = drainer.send_in_turn(route_id, errand.target, left, is_forced=True)
+    if verdict is None:  # another process sends, or the file is another by now
+        errand.not_before = time.monotonic() + _PAUSE
+        route = drainer.store.route(route_id)
+        if route is None or route.name != errand.target.route:
+            errand.tries = 0
+    elif verdict is Verdict.HOLD:
+        errand.tries = 0
+    elif verdict is Verdict.WAIT:
+        route = drainer.store.route(route_id)
+        wait = route.wait_seconds if route else 0.0
+        # Nobody watches a command that sleeps for long, unless it was told how long.
+        errand.tries -= 1 if wait <= drainer.settings.backoff_seconds[1] else _FEW_TRIES
+        errand.not_before = time.monotonic() + wait

@@ -1,0 +1,193 @@
+"""The line to the receivers: whose spans can be sent, when, how many at once, and one POST.
+
+Invariants:
+
+- A process sends only routes whose secret it has.
+- Waits and holds must outlive the process: they are written to the store, and remembered here only
+  while the file refuses them. The pace, here, is found again within a few requests.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from spool.complaint import Complaints, logger
+from spool.errors import PayloadError, SettingsError
+from spool.otlp import join
+from spool.pace import Pace
+from spool.sender import Outcome, Sender, Verdict
+from spool.settings import Target, read_credentials, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from spool.otlp import Batch
+    from spool.records import Route
+    from spool.settings import Settings
+    from spool.store import Store
+
+# Langfuse caches an unknown key for 300 s, and every request with it renews that.
+HOLD_SECONDS: Final = 330.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one drainer did: spans delivered, requests sent, spans that became dead letters."""
+
+    delivered: int = 0
+    requests: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A route's wait that the file could not take: `until` is monotonic time."""
+
+    attempts: int
+    until: float
+
+
+class Line:
+    """Sends the routes of one store, to the targets it was given and the credentials file's."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Callable[[], float]) -> None:
+        self.tally = Tally()
+        self.targets: dict[str, Target] = {}
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._senders: dict[str, Sender] = {}
+        self._paces: dict[str, Pace] = {}
+        self._troubles: dict[str, _Trouble] = {}
+        self._complaints = Complaints()
+
+    # Whose spans
+
+    def add(self, target: Target) -> None:
+        """Send this target's route from now on."""
+        self.targets = {**self.targets, target.route: target}
+
+    def target_of(self, route: Route) -> Target | None:
+        """Give the target that a route's spans go to; None where its secret is not known."""
+        target = self.targets.get(route.name) or self._credentials_target(route)
+        if target is None or target.endpoint_named:
+            return target
+        return replace(target, endpoint=route.endpoint)
+
+    def _credentials_target(self, route: Route) -> Target | None:
+        path = self._settings.credentials_file
+        if path is None or route.public_key is None:
+            return None
+        try:
+            secret_key = read_credentials(path).get(route.public_key)
+        except SettingsError as error:
+            self._complaints.say("SPOOL_CREDENTIALS_FILE", error)
+            return None
+        if not secret_key:
+            return None
+        return replace(Target.langfuse(route.public_key, secret_key), route=route.name)
+
+    # When
+
+    def is_due(self, route: Route, target: Target) -> bool:
+        """Say whether a route's wait is over, by the store."""
+        if route.fingerprints and self._fingerprint(target) not in route.fingerprints:
+            return True  # a new secret or a new endpoint: it was not this that was refused
+        waited = self._clock() - route.waited_at
+        if waited < 0 < route.wait_seconds:  # the clock went back: wait from now on, once
+            self._store.restart_wait(route, self._clock())
+        return waited >= route.wait_seconds
+
+    def is_in_trouble(self, route: str) -> bool:
+        """Say whether a route waits, and the file could not take that."""
+        trouble = self._troubles.get(route)
+        return trouble is not None and time.monotonic() < trouble.until
+
+    def is_well(self, route: Route) -> bool:
+        """Say whether a route's last request was delivered, and nothing older waits."""
+        has_failed = route.attempts or route.fingerprints or self.is_in_trouble(route.name)
+        return not route.pending_spans and not has_failed
+
+    def hold(self, route: Route, target: Target, outcome: Outcome) -> None:
+        """Keep a route's spans from this target: no backoff helps. Raises SpoolError."""
+        self._complaints.say(f"route {route.name} is held", outcome.reason)
+        self._remember(route.name, route.attempts, HOLD_SECONDS)
+        fingerprint, now = self._fingerprint(target), self._clock()
+        self._store.hold(route, fingerprint, HOLD_SECONDS, now, outcome.reason)
+        del self._troubles[route.name]
+
+    def wait(self, route: Route, outcome: Outcome) -> None:
+        """Keep a route's spans for a later attempt. Raises SpoolError."""
+        delay = self._delay(route.name, route.attempts, outcome)
+        self._complaints.say(f"route {route.name} waits", outcome.reason)
+        self._remember(route.name, route.attempts, delay)
+        self._store.wait(route, delay, self._clock(), outcome.reason)
+        del self._troubles[route.name]
+
+    def wait_without_file(self, route: str, outcome: Outcome) -> None:
+        """Remember that a route waits: the file takes nothing."""
+        self._remember(route, 0, self._delay(route, 0, outcome))
+
+    def _remember(self, route: str, attempts: int, delay: float) -> None:
+        self._troubles[route] = _Trouble(
+            self._attempts(route, attempts) + 1, time.monotonic() + delay
+        )
+
+    def _attempts(self, route: str, stored: int) -> int:
+        known = self._troubles.get(route)
+        return max(stored, known.attempts if known else 0)
+
+    def _delay(self, route: str, attempts: int, outcome: Outcome) -> float:
+        first, largest = self._settings.backoff_seconds
+        if outcome.retry_after is not None:
+            return max(outcome.retry_after, first)
+        return backoff(self._attempts(route, attempts) + 1, first, largest)
+
+    def _fingerprint(self, target: Target) -> str:
+        return target.fingerprint(self._store.salt())
+
+    # How many at once, and the POST
+
+    def pace(self, route: str) -> Pace:
+        """Give how much a request of a route may hold."""
+        return self._paces.setdefault(route, Pace(self._settings.max_request_bytes))
+
+    def post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
+        """Send batches as one request, within `timeout` seconds; say what came of it."""
+        try:
+            body = join(batches, compress=self._settings.is_gzip)
+        except PayloadError as error:
+            return Outcome(Verdict.SPLIT, str(error))
+        sender = self._senders.get(target.route)
+        if sender is None or sender.target != target:
+            sender = self._senders[target.route] = Sender(target, self._settings)
+        self.tally.requests += 1
+        outcome = sender.send(body, timeout)
+        logger.debug(
+            "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
+            sum(batch.spans for batch in batches),
+            len(body),
+            without_secrets(target.endpoint),
+            outcome.verdict.value,
+            outcome.reason,
+        )
+        return outcome
+
+    def count(self, route: str, spans: int, dead: int, reason: str) -> None:
+        """Count the spans of a request that is done, some of them dead: its route is well."""
+        if dead:
+            self._complaints.say(f"route {route}: dead letters", reason)
+        self._troubles.pop(route, None)
+        self.tally.delivered += spans - dead
+        self.tally.dead += dead
+
+
+def backoff(attempt: int, first: float, largest: float) -> float:
+    """Draw the seconds to wait after a failed attempt: exponential, with full jitter."""
+    from tenacity import RetryCallState, Retrying, wait_random_exponential  # noqa: PLC0415 - slow
+
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = attempt
+    return float(wait_random_exponential(multiplier=first, max=largest)(state))

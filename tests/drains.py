@@ -1,0 +1,49 @@
+"""A drainer whose clock the test moves, and what its tests look at."""
+
+from __future__ import annotations
+
+from spool.drainer import Drainer
+from spool.errors import SpoolFileError
+from spool.records import Ledger, Route
+from spool.settings import Settings, Target
+from spool.store import Store
+from standin import StandIn
+
+NAMES = [f"s{number}" for number in range(20)]
+
+
+class Clock:
+    """Wall-clock time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def drainer_of(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
+    drainer = Drainer(store, settings, clock=clock)
+    drainer.line.add(target)
+    return drainer
+
+
+def drain_all(drainer: Drainer) -> None:
+    while drainer.send_due():
+        pass
+
+
+def route_of(store: Store) -> Route:
+    return store.routes()[0]
+
+
+def assert_nothing_lost(store: Store, langfuse: StandIn, dead: int = 0) -> Ledger:
+    ledger = store.ledger()
+    assert ledger.accepted == ledger.delivered + ledger.dead + ledger.pending
+    assert (ledger.delivered, ledger.dead, ledger.pending) == (20 - dead, dead, 0)
+    assert len(langfuse.names()) == 20 - dead
+    return ledger
+
+
+def refuse_to_settle(*_: object, **__: object) -> int:
+    raise SpoolFileError("no space left")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import time
+
+import standin
+from drains import Clock, route_of
+from spans import batch
+from spool import by_hand
+from spool.drainer import Drainer
+from spool.settings import Target
+from spool.store import Store
+from standin import StandIn
+
+
+def drain(drainer: Drainer, timeout: float | None = None) -> int:
+    """Drain by hand; give the number of requests."""
+    before = drainer.line.tally.requests
+    by_hand.drain(drainer, timeout, lambda: None)
+    return drainer.line.tally.requests - before
+
+
+def test_a_backoff_is_ignored(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    store.wait(route_of(store), 3600, clock.now, "503")
+    drain(drainer)
+    assert (store.ledger().pending, len(langfuse.names())) == (0, 20)
+
+
+def test_a_route_that_fails_is_left_alone_after_a_few_tries(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.unavailable())
+    assert drain(drainer) == 3
+    assert store.ledger().pending == 20
+
+
+def test_with_a_timeout_it_is_tried_as_long_as_that(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.sequence([standin.unavailable()] * 5 + [None]))
+    assert drain(drainer, 60) > 5
+    assert store.ledger().pending == 0
+
+
+def test_a_held_route_is_tried_once(drainer: Drainer, store: Store, langfuse: StandIn) -> None:
+    langfuse.behave(standin.status(401))
+    assert drain(drainer, 60) == 1
+    assert drain(drainer, 60) == 1
+    assert store.ledger().pending == 20
+
+
+def test_nobody_sits_through_an_hour_that_a_server_asks_for(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(3600))
+    started = time.monotonic()
+    assert drain(drainer) == 1
+    assert drain(drainer, 0.1) == 1
+    assert time.monotonic() - started < 60
+    assert store.ledger().pending == 20
+
+
+def test_a_route_that_fails_keeps_no_other_from_going_out(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    with StandIn(keys={"pk-lf-other": "sk-lf-other"}) as other:
+        theirs = Target.langfuse("pk-lf-other", "sk-lf-other", other.url)
+        store.append(theirs, batch("theirs"), 1.0)
+        drainer.line.add(theirs)
+        langfuse.behave(standin.unavailable())
+        drain(drainer)
+        assert set(other.names()) == {"theirs"}
+    assert store.ledger().pending == 20
+
+
+def test_what_comes_meanwhile_is_not_waited_for(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    def feed() -> None:
+        assert len(langfuse.requests) < 100
+        store.append(target, batch("more"), clock.now)
+
+    by_hand.drain(drainer, None, feed)
+    assert (len(langfuse.names()), store.ledger().pending) == (20, 1)

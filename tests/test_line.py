@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from freezegun import freeze_time
+
+import standin
+from drains import (
+    Clock,
+    assert_nothing_lost,
+    drain_all,
+    drainer_of,
+    route_of,
+)
+from spans import batch
+from spool.drainer import Drainer
+from spool.errors import SpoolFileError
+from spool.line import backoff
+from spool.settings import Settings, Target
+from spool.store import Store
+from standin import StandIn
+
+
+def test_a_401_gets_one_request_in_five_minutes_over_restarts_too(
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    langfuse.behave(standin.status(401))
+    for _ in range(300):
+        drainer = drainer_of(store, settings, target, clock)
+        drainer.send_due()
+        clock.now += 1
+    assert len(langfuse.requests) == 1
+    clock.now += 31
+    drainer.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_a_changed_secret_is_tried_at_once(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    wrong = Target.langfuse("pk-lf-test", "sk-lf-wrong", langfuse.url)
+    drainer.line.add(wrong)
+    drain_all(drainer)
+    assert route_of(store).fingerprints
+    drainer.line.add(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    wrong = [Target.langfuse("pk-lf-test", f"sk-lf-{word}", langfuse.url) for word in "ab"]
+    both = [drainer_of(store, settings, target, clock) for target in wrong]
+    for _ in range(10):
+        for one in both:
+            one.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_retry_after_is_honoured_over_restarts(
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    langfuse.behave(standin.sequence([standin.too_many(120), None]))
+    drainer.send_due()
+    for _ in range(119):
+        clock.now += 1
+        assert not drainer_of(store, settings, target, clock).send_due()
+    clock.now += 1
+    drain_all(drainer_of(store, settings, target, clock))
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 2
+
+
+def test_retry_after_as_a_date_is_measured_by_the_servers_clock(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.retry_after_date(90))
+    with freeze_time("1970-01-02", real_asyncio=True):
+        drainer.send_due()
+    assert route_of(store).wait_seconds == pytest.approx(90, abs=1)
+
+
+def test_a_clock_that_jumps_back_neither_stalls_nor_storms(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.sequence([standin.too_many(60), None]))
+    drainer.send_due()
+    clock.now -= 365 * 86400
+    assert not drainer.send_due()
+    clock.now += 59
+    assert not drainer.send_due()
+    clock.now += 1
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 2
+
+
+def test_a_clock_that_jumps_forward_costs_one_early_attempt(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(60))
+    drainer.send_due()
+    clock.now += 365 * 86400
+    for _ in range(20):
+        drainer.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_backoff_is_exponential_with_full_jitter_and_has_a_ceiling() -> None:
+    for attempt, ceiling in ((1, 1), (2, 2), (5, 16), (7, 60), (1000, 60)):
+        drawn = [backoff(attempt, 1, 60) for _ in range(200)]
+        assert 0 <= min(drawn) < ceiling / 2 < max(drawn) <= ceiling
+
+
+def test_failures_back_off_further_and_further(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.unavailable())
+    for attempt in range(1, 6):
+        drainer.send_due()
+        assert route_of(store).attempts == attempt
+        clock.now += 61
+
+
+def test_only_routes_whose_secret_is_held_are_sent(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+    store.append(theirs, batch("theirs"), clock.now)
+    drain_all(drainer)
+    assert "theirs" not in langfuse.names()
+    assert store.ledger().pending == 1
+
+
+def test_the_credentials_file_brings_the_secrets_of_further_routes(
+    store: Store, settings: Settings, clock: Clock, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "credentials"
+    with StandIn(keys={"pk-lf-theirs": "sk-lf-theirs"}) as langfuse:
+        theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+        store.append(theirs, batch("theirs"), clock.now)
+        drainer = Drainer(store, replace(settings, credentials_file=credentials), clock=clock)
+        drain_all(drainer)
+        assert store.ledger().pending == 1
+        credentials.touch(0o600)
+        credentials.write_text("# their project\npk-lf-theirs: sk-lf-theirs\n")
+        drain_all(drainer)
+        assert langfuse.names()["theirs"] == 1
+
+
+def test_a_backlog_goes_to_the_stored_endpoint_where_none_is_named(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    unnamed = Target.langfuse("pk-lf-test", "sk-lf-test")
+    drain_all(drainer_of(store, settings, unnamed, clock))
+    assert_nothing_lost(store, langfuse)
+
+
+def test_a_backlog_follows_a_host_that_moved(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    with StandIn() as moved:
+        named = Target.langfuse("pk-lf-test", "sk-lf-test", moved.url)
+        drain_all(drainer_of(store, settings, named, clock))
+        assert_nothing_lost(store, moved)
+    assert langfuse.requests == []
+
+
+def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
+    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> int:
+        raise SpoolFileError("the disk is full")
+
+    monkeypatch.setattr(store, "wait", failing)
+    langfuse.behave(standin.too_many(3600))
+    with pytest.raises(SpoolFileError):
+        drainer.send_due()
+    for _ in range(20):
+        drainer.send_due()
+    assert len(langfuse.requests) == 1
+
+
+def test_a_retry_after_of_nothing_still_backs_off(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(0))
+    drainer.send_due()
+    assert route_of(store).wait_seconds == 0.01
