@@ -122,7 +122,7 @@ SABOTAGES = [
     ),
     Sabotage(
         "checksums are not compared",
-        "store.py",
+        "rows.py",
         "checksum(spans, raw_bytes, codec, payload) == crc32",
         "True",
         "test_store.py test_drainer.py",
@@ -186,15 +186,15 @@ SABOTAGES = [
     ),
     Sabotage(
         "settling ends what was packed meanwhile",
-        "store.py",
+        "rows.py",
         "    if packed == take.packed:\n",
         "    if True:\n",
         "test_store.py",
     ),
     Sabotage(
         "a row that leaves is not counted",
-        "store.py",
-        "    connection.execute(sql.LEAVE, (*map(int, sums), first >> ID_BITS))\n",
+        "rows.py",
+        "    connection.execute(sql.LEAVE, (*map(int, counted), first >> ID_BITS))\n",
         "",
         "test_store.py test_model.py",
     ),

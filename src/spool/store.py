@@ -17,19 +17,18 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sqlite3
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from spool import frames, inbox, place, sql
+from spool import frames, inbox, place, rows, sql
 from spool.database import ID_BITS, Database
-from spool.errors import PayloadError, SpoolFileError
+from spool.errors import SpoolFileError
 from spool.frames import identity_of
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
-from spool.otlp import Batch, Codec, cut, merge
-from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble, checksum
+from spool.otlp import Batch, merge
+from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble
 from spool.turn import Turn
 
 if TYPE_CHECKING:
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
     from spool.overflow import Held
     from spool.settings import Target
 
-_LAST_ID: Final = (1 << 63) - 1
-_TAKE_ROWS: Final = 4096
-_CHUNK_ROWS: Final = 256
 _PAGE_ROWS: Final = 64
 _KNOWN_FINGERPRINTS: Final = 15
 
@@ -120,7 +116,7 @@ class Store:
     ) -> None:
         """Commit one batch as a row."""
         with self.database.transaction(patience) as connection:
-            _append(connection, frames.identity(target), batch, now)
+            rows.append(connection, frames.identity(target), batch, now)
 
     def moved(self, name: str) -> int:
         """Tell up to which offset an inbox was moved."""
@@ -128,13 +124,13 @@ class Store:
             row = connection.execute(sql.MOVED, (name,)).fetchone()
             return _offset(row[0]) if row else 0
 
-    def take_in(self, file: File, chunk: Chunk, rows: Iterable[Frame], patience: float) -> bool:
+    def take_in(self, file: File, chunk: Chunk, as_rows: Iterable[Frame], patience: float) -> bool:
         """Commit a chunk of an inbox, made into rows; False where another process has moved it."""
         with self.database.transaction(patience) as connection:
             if not _is_next(connection, file, chunk):
                 return False
-            for row in rows:
-                _append(connection, identity_of(row.identity), row.batch, row.created_at)
+            for one in as_rows:
+                rows.append(connection, identity_of(one.identity), one.batch, one.created_at)
             if chunk.lost:
                 _lose(connection, chunk)
             connection.execute(sql.MOVE, (file.path.name, chunk.end))
@@ -143,8 +139,8 @@ class Store:
     def inboxes(self) -> dict[str, int]:
         """Tell how far each inbox was moved of which something was, by name."""
         with self.database.reading() as connection:
-            rows = connection.execute(sql.INBOXES).fetchall()
-            return {name: _offset(moved) for name, moved in rows}
+            known = connection.execute(sql.INBOXES).fetchall()
+            return {name: _offset(moved) for name, moved in known}
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget inboxes that are gone."""
@@ -184,7 +180,7 @@ class Store:
             if letters and (oldest is None or letters[0].created_at <= (oldest.oldest_at or 0.0)):
                 evicted = _drop(connection, letters[0].id, "evicted")
             elif oldest is not None:
-                evicted = _evict(connection, *_id_range(oldest.id), excess)
+                evicted = rows.evict(connection, *rows.id_range(oldest.id), excess)
             if evicted:
                 connection.execute(sql.EVICTED, (now,))
         return evicted
@@ -220,14 +216,14 @@ class Store:
         purged meanwhile is in the ledger already.
         """
         with self.database.transaction() as connection:
-            if _salt(connection) != take.salt:  # the file was moved: these rows went with it
+            if rows.salt(connection) != take.salt:  # the file was moved: these rows went with it
                 return 0
-            gone = _remove(connection, take)
+            gone = rows.remove(connection, take)
             if gone > sum(row.batch.spans for row in take.rows):
                 raise sqlite3.DatabaseError("several rows have one id")
-            if _pending(connection, take.route_id)[0] < 0:
+            if rows.pending(connection, take.route_id)[0] < 0:
                 raise sqlite3.DatabaseError("there are more rows than were counted")
-            if not gone and _is_astray(connection, take):
+            if not gone and rows.is_astray(connection, take):
                 raise sqlite3.DatabaseError("a row is not where its id says")
             buried = max(0, min(dead, gone))
             if buried:
@@ -284,24 +280,24 @@ class Store:
 
         Says whether there may be more to pack. Only for the holder of the turn.
         """
-        first, last = _id_range(route_id)
+        first, last = rows.id_range(route_id)
         with self.database.reading() as connection:
-            salt, (_, packed_to) = _salt(connection), _pending(connection, route_id)
+            salt, (_, packed_to) = rows.salt(connection), rows.pending(connection, route_id)
             bounds = (max(first, packed_to + 1), last)
-            cursor = connection.execute(sql.OLDEST, (*bounds, _TAKE_ROWS))
+            cursor = connection.execute(sql.OLDEST, (*bounds, rows.MOST))
             with contextlib.closing(cursor):
-                run, is_whole = _run(_rows(cursor, *bounds), max_bytes)
+                run, is_whole = rows.run_of(rows.read(cursor, *bounds), max_bytes)
         if not is_whole:
             return False
         packed = merge([row.batch for row in run], compress=True) if len(run) > 1 else None
         with self.database.transaction() as connection:
             ids = (run[0].id, run[-1].id)
-            is_there = connection.execute(sql.SUMS, ids).fetchone() == _sums(run)
-            if _salt(connection) != salt or not is_there:  # evicted, adopted or moved meanwhile
+            is_there = connection.execute(sql.SUMS, ids).fetchone() == rows.sums(run)
+            if rows.salt(connection) != salt or not is_there:  # evicted, adopted or moved meanwhile
                 return True
             if packed is not None:
-                connection.execute(sql.PACK, (*_values(packed), ids[0]))
-                _take_out(connection, ids[0] + 1, ids[1])
+                connection.execute(sql.PACK, (*rows.values(packed), ids[0]))
+                rows.take_out(connection, ids[0] + 1, ids[1])
             connection.execute(sql.PACKED, (ids[1], route_id))
         return True
 
@@ -317,13 +313,13 @@ class Store:
 
     def _adopt_chunk(self, stranded: Route, target: Target) -> int:
         with self.database.transaction() as connection:
-            oldest = (*_id_range(stranded.id), _CHUNK_ROWS)
-            rows = connection.execute(sql.OLDEST, oldest).fetchall()
-            if not rows:
+            oldest = (*rows.id_range(stranded.id), rows.CHUNK)
+            found = connection.execute(sql.OLDEST, oldest).fetchall()
+            if not found:
                 return 0
-            bounds = (rows[0][0], rows[-1][0])
+            bounds = (found[0][0], found[-1][0])
             connection.execute(sql.ADOPT, (*bounds, target.route))
-            spans = _take_out(connection, *bounds)
+            spans = rows.take_out(connection, *bounds)
             connection.execute(sql.NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
         return spans
 
@@ -350,16 +346,16 @@ class Store:
 
         Rows up to the id `after` are passed over.
         """
-        first, last = _id_range(route_id)
+        first, last = rows.id_range(route_id)
         bounds = (max(first, after + 1), last)
         with self.database.reading() as connection:
-            cursor = connection.execute(sql.OLDEST, (*bounds, _TAKE_ROWS))
+            cursor = connection.execute(sql.OLDEST, (*bounds, rows.MOST))
             with contextlib.closing(cursor):
-                rows = _fitting(_rows(cursor, *bounds), max_bytes, max_spans)
-            if not rows and not after and _is_hidden(connection, route_id):
+                found = rows.fitting(rows.read(cursor, *bounds), max_bytes, max_spans)
+            if not found and not after and rows.is_hidden(connection, route_id):
                 raise sqlite3.DatabaseError("rows that are counted cannot be found")
-            mark = _salt(connection), _pending(connection, route_id)[1]
-        return _take(route_id, mark, rows, max_bytes, max_spans) if rows else None
+            mark = rows.salt(connection), rows.pending(connection, route_id)[1]
+        return rows.take_of(route_id, mark, found, max_bytes, max_spans) if found else None
 
     def last_id(self, route: str) -> int:
         """Give the id of the last batch that a route took in; 0 for an unknown route."""
@@ -381,8 +377,8 @@ class Store:
     def routes(self) -> list[Route]:
         """Give every route, in the order of their first use."""
         with self.database.reading() as connection:
-            rows = connection.execute(sql.ROUTES).fetchall()
-        return [_route(row) for row in rows]
+            found = connection.execute(sql.ROUTES).fetchall()
+        return [_route(values) for values in found]
 
     def ledger(self) -> Ledger:
         """Give the totals, with what is in the inboxes."""
@@ -408,19 +404,19 @@ class Store:
     def salt(self) -> bytes:
         """Give the file's salt for fingerprints."""
         with self.database.reading() as connection:
-            return _salt(connection)
+            return rows.salt(connection)
 
     def pending(self, after: int = 0) -> list[Row]:
         """Give a page of pending rows behind an id."""
-        bounds = (after + 1, _LAST_ID)
+        bounds = (after + 1, rows.LAST_ID)
         with self.database.reading() as connection:
-            return list(_rows(connection.execute(sql.OLDEST, (*bounds, _PAGE_ROWS)), *bounds))
+            return list(rows.read(connection.execute(sql.OLDEST, (*bounds, _PAGE_ROWS)), *bounds))
 
     def dead_letters(self, first: int = 0, count: int = _PAGE_ROWS) -> list[DeadLetter]:
         """Give a page of dead letters, from an id on."""
         with self.database.reading() as connection:
-            rows = connection.execute(sql.DEAD, (first, count)).fetchall()
-            return [_letter(row) for row in rows]
+            found = connection.execute(sql.DEAD, (first, count)).fetchall()
+            return [_letter(values) for values in found]
 
     @contextlib.contextmanager
     def present(self) -> Iterator[None]:
@@ -442,28 +438,11 @@ class Store:
             return True, self.turn.pid()
 
 
-def _salt(connection: sqlite3.Connection) -> bytes:
-    return bytes(connection.execute(sql.SALT).fetchone()[0])
-
-
-def _id_range(route_id: int) -> tuple[int, int]:
-    return (route_id << ID_BITS) + 1, (route_id + 1 << ID_BITS) - 1
-
-
 def _route_id(connection: sqlite3.Connection, identity: Identity) -> int:
     if not (row := connection.execute(sql.ROUTE_ID, identity[:1]).fetchone()):  # a fresh file
         connection.execute(sql.REGISTER, identity)
         row = connection.execute(sql.ROUTE_ID, identity[:1]).fetchone()
     return int(row[0])
-
-
-def _append(
-    connection: sqlite3.Connection, identity: Identity, batch: Batch, created_at: float
-) -> None:
-    values = (created_at, *_values(batch), identity[0])
-    if connection.execute(sql.APPEND, values).rowcount != 1:  # a fresh file: ours was moved
-        connection.execute(sql.REGISTER, identity)
-        connection.execute(sql.APPEND, values)
 
 
 def _is_next(connection: sqlite3.Connection, file: File, chunk: Chunk) -> bool:
@@ -499,124 +478,13 @@ def _offset(moved: Any) -> int:
     return int(moved)
 
 
-def _rows(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:
-    """Make rows of what is read between two ids. Raises sqlite3.DatabaseError for damage."""
-    for row_id, created_at, *values in cursor:
-        if not first <= row_id <= last:  # else the same rows could be read for ever
-            raise sqlite3.DatabaseError("the rows are out of order")
-        first = row_id + 1
-        batch, is_sound = _batch(*values)
-        yield Row(row_id, created_at, batch, values[3], is_sound)
-
-
-def _batch(spans: Any, raw_bytes: Any, codec: Any, crc32: Any, payload: Any) -> tuple[Batch, bool]:
-    """Make a stored batch, and say whether it is sound. Raises sqlite3.DatabaseError for damage."""
-    if not (type(spans) is type(raw_bytes) is type(codec) is type(crc32) is int):
-        raise sqlite3.DatabaseError("a row's numbers are damaged")
-    if type(payload) is not bytes:
-        raise sqlite3.DatabaseError("a row's payload is damaged")
-    batch = Batch(payload, spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
-    return batch, checksum(spans, raw_bytes, codec, payload) == crc32
-
-
-def _values(batch: Batch) -> tuple[Any, ...]:
-    numbers = batch.spans, batch.raw_bytes, int(batch.codec)
-    return *numbers, checksum(*numbers, batch.payload), batch.payload
-
-
-def _fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
-    """Keep the first rows that fit together; a first row that is unsound or too large, alone."""
-    fitting: list[Row] = []
-    for row in rows:
-        max_bytes -= row.batch.raw_bytes
-        max_spans -= row.batch.spans
-        if fitting and (max_bytes < 0 or max_spans < 0 or not row.is_sound):
-            break
-        fitting.append(row)
-        # The next one would be read for nothing, as it hardly fits: rows are alike.
-        if not row.is_sound or max_bytes < row.batch.raw_bytes // 2:
-            break
-    return fitting
-
-
-def _take(
-    route_id: int, mark: tuple[bytes, int], rows: list[Row], max_bytes: int, max_spans: int
-) -> Take:
-    whole = Take(route_id, *mark, tuple(rows), tuple(row.batch for row in rows))
-    if not rows[0].is_sound:
-        return replace(whole, damage="its checksum does not match: it was damaged on disk")
-    first = rows[0].batch
-    spans = min(max_spans, max(1, first.spans * max_bytes // max(1, first.raw_bytes)))
-    if len(rows) > 1 or spans >= first.spans:
-        return whole
-    try:
-        head, rest = cut(first, spans)
-    except PayloadError as error:
-        return replace(whole, damage=str(error))
-    return replace(whole, batches=(head,), rest=rest)
-
-
-def _remove(connection: sqlite3.Connection, take: Take) -> int:
-    """Remove what a request took; give the number of spans that were still there."""
-    before, packed = _pending(connection, take.route_id)
-    first = take.rows[0]
-    if take.rest is not None:
-        connection.execute(sql.CUT, (*_values(take.rest), first.id, first.crc32))
-        return before - _pending(connection, take.route_id)[0]
-    if packed == take.packed:
-        return _take_out(connection, first.id, take.rows[-1].id)
-    return sum(
-        _take_out(connection, row.id, row.id)
-        for row in take.rows
-        if connection.execute(sql.CRC32, (row.id,)).fetchone() == (row.crc32,)
-    )
-
-
-def _take_out(connection: sqlite3.Connection, first: int, last: int) -> int:
-    """Delete a route's rows between two ids, and count them off; give their spans."""
-    sums = connection.execute(sql.SUMS, (first, last)).fetchone()
-    connection.execute(sql.DELETE, (first, last))
-    connection.execute(sql.LEAVE, (*map(int, sums), first >> ID_BITS))
-    return int(sums[1])
-
-
-def _pending(connection: sqlite3.Connection, route_id: int) -> tuple[int, int]:
-    spans, packed = connection.execute(sql.PENDING, (route_id,)).fetchone() or (0, 0)
-    return int(spans), int(packed)
-
-
-def _evict(connection: sqlite3.Connection, first: int, last: int, excess: int = _LAST_ID) -> int:
-    """Evict a route's oldest rows between two ids, up to `excess` bytes: one chunk; give spans."""
-    rows = connection.execute(sql.SIZES, (first, last, _CHUNK_ROWS)).fetchall()
-    if not rows:
-        return 0
-    sizes = itertools.accumulate(size for _, size in rows)
-    chosen = rows[: 1 + sum(1 for size in sizes if size < excess)]
-    spans = _take_out(connection, chosen[0][0], chosen[-1][0])
-    connection.execute(sql.COUNT.format("evicted"), (spans, first >> ID_BITS))
-    return spans
-
-
 def _expire(connection: sqlite3.Connection, mark: int) -> int:
     """Evict one chunk of what had come when a mark was made; 0 when all of it is gone."""
     route_id = mark >> ID_BITS
     if route_id:
-        return _evict(connection, _id_range(route_id)[0], _last_of(connection, mark))
+        return rows.evict(connection, rows.id_range(route_id)[0], rows.last_of(connection, mark))
     letter = connection.execute(sql.OLD_LETTER, (mark,)).fetchone()
     return _drop(connection, letter[0], "evicted") if letter else 0
-
-
-def _last_of(connection: sqlite3.Connection, mark: int) -> int:
-    """Give the last row that holds nothing but what had come when a mark was made.
-
-    Of rows that were packed since, the last may hold younger spans, too.
-    """
-    route_id = mark >> ID_BITS
-    is_next_row_there = connection.execute(sql.IS_PENDING, (mark + 1, mark + 1)).fetchone()
-    if is_next_row_there or _pending(connection, route_id)[1] <= mark:
-        return mark
-    (newest,) = connection.execute(sql.NEWEST, (_id_range(route_id)[0], mark)).fetchone()
-    return int(newest or mark) - 1
 
 
 def _drop(connection: sqlite3.Connection, letter_id: int, column: str) -> int:
@@ -627,43 +495,6 @@ def _drop(connection: sqlite3.Connection, letter_id: int, column: str) -> int:
     return spans
 
 
-def _run(rows: Iterable[Row], max_bytes: int) -> tuple[list[Row], bool]:
-    """Choose rows to pack, and say whether they make a whole pack: more than fit would wait.
-
-    A row that is unsound or large stands alone: it stays as it is.
-    """
-    run: list[Row] = []
-    size = 0
-    for row in rows:
-        size += row.batch.raw_bytes
-        if run and (size > max_bytes or not row.is_sound):
-            return run, True
-        run.append(row)
-        if size > max_bytes or not row.is_sound:
-            return run, True
-    return run, len(run) == _TAKE_ROWS
-
-
-def _sums(rows: Sequence[Row]) -> tuple[int, float, float]:
-    batches = [row.batch for row in rows]
-    return len(rows), sum(one.spans for one in batches), sum(one.raw_bytes for one in batches)
-
-
-def _is_hidden(connection: sqlite3.Connection, route_id: int) -> bool:
-    """Say whether spans are counted as pending where no row can be found: that is damage."""
-    is_found = connection.execute(sql.IS_PENDING, _id_range(route_id)).fetchone()
-    return not is_found and _pending(connection, route_id)[0] > 0
-
-
-def _is_astray(connection: sqlite3.Connection, take: Take) -> bool:
-    """Say whether a reader comes to the first row of a take, and its id does not: it is damaged."""
-    row_id = take.rows[0].id
-    bounds = _id_range(take.route_id)
-    head = connection.execute(sql.SIZES, (*bounds, 1)).fetchone()
-    found = connection.execute(sql.IS_PENDING, (row_id, row_id)).fetchone()
-    return head is not None and head[0] == row_id and found is None
-
-
 def _bury(
     connection: sqlite3.Connection,
     why: tuple[int, float, str, float],
@@ -672,7 +503,7 @@ def _bury(
 ) -> None:
     """Write a dead letter; `why` is its route's id, when and why it died, and since when it was."""
     letter = replace(merge(batches, compress=False), spans=dead)
-    connection.execute(sql.BURY, (*why, *_values(letter)))
+    connection.execute(sql.BURY, (*why, *rows.values(letter)))
 
 
 def _dead(connection: sqlite3.Connection, letter_id: int) -> tuple[int, int]:
@@ -682,7 +513,7 @@ def _dead(connection: sqlite3.Connection, letter_id: int) -> tuple[int, int]:
 
 def _letter(values: tuple[Any, ...]) -> DeadLetter:
     letter_id, route, died_at, reason, created_at, *batch = values
-    return DeadLetter(letter_id, route, died_at, reason, created_at, _batch(*batch)[0])
+    return DeadLetter(letter_id, route, died_at, reason, created_at, rows.batch_of(*batch)[0])
 
 
 def _route(values: tuple[Any, ...]) -> Route:

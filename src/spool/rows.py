@@ -1,0 +1,210 @@
+"""The rows of batches: how they are read, chosen for a request, packed, and taken out.
+
+All of it is for one connection: of one moment where it reads, in one transaction where it writes.
+
+Invariants:
+
+- What is taken out is counted off its route's pending at once; what comes in the triggers count.
+- A row's place, its numbers and its checksum are compared wherever it is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from spool import sql
+from spool.database import ID_BITS
+from spool.errors import PayloadError
+from spool.otlp import Batch, Codec, cut
+from spool.records import Row, Take, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from spool.frames import Identity
+
+LAST_ID: Final = (1 << 63) - 1
+# A request is made of so many rows at most, a pack too.
+MOST: Final = 4096
+# So many rows are evicted or adopted at once.
+CHUNK: Final = 256
+
+
+def salt(connection: sqlite3.Connection) -> bytes:
+    """Give what tells this file from any other that was, or will be, at its path."""
+    return bytes(connection.execute(sql.SALT).fetchone()[0])
+
+
+def id_range(route_id: int) -> tuple[int, int]:
+    """Give the first and the last id that a row of a route can have."""
+    return (route_id << ID_BITS) + 1, (route_id + 1 << ID_BITS) - 1
+
+
+def pending(connection: sqlite3.Connection, route_id: int) -> tuple[int, int]:
+    """Give a route's pending spans, and up to which id its rows are packed."""
+    spans, packed = connection.execute(sql.PENDING, (route_id,)).fetchone() or (0, 0)
+    return int(spans), int(packed)
+
+
+def append(
+    connection: sqlite3.Connection, identity: Identity, batch: Batch, created_at: float
+) -> None:
+    """Append one row to the route of this identity."""
+    row = (created_at, *values(batch), identity[0])
+    if connection.execute(sql.APPEND, row).rowcount != 1:  # a fresh file: ours was moved
+        connection.execute(sql.REGISTER, identity)
+        connection.execute(sql.APPEND, row)
+
+
+def read(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:
+    """Make rows of what is read between two ids. Raises sqlite3.DatabaseError for damage."""
+    for row_id, created_at, *stored in cursor:
+        if not first <= row_id <= last:  # else the same rows could be read for ever
+            raise sqlite3.DatabaseError("the rows are out of order")
+        first = row_id + 1
+        batch, is_sound = batch_of(*stored)
+        yield Row(row_id, created_at, batch, stored[3], is_sound)
+
+
+def batch_of(
+    spans: Any, raw_bytes: Any, codec: Any, crc32: Any, payload: Any
+) -> tuple[Batch, bool]:
+    """Make a stored batch, and say whether it is sound. Raises sqlite3.DatabaseError for damage."""
+    if not (type(spans) is type(raw_bytes) is type(codec) is type(crc32) is int):
+        raise sqlite3.DatabaseError("a row's numbers are damaged")
+    if type(payload) is not bytes:
+        raise sqlite3.DatabaseError("a row's payload is damaged")
+    batch = Batch(payload, spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
+    return batch, checksum(spans, raw_bytes, codec, payload) == crc32
+
+
+def values(batch: Batch) -> tuple[Any, ...]:
+    """Give what is stored of a batch: the arguments of `batch_of`."""
+    numbers = batch.spans, batch.raw_bytes, int(batch.codec)
+    return *numbers, checksum(*numbers, batch.payload), batch.payload
+
+
+def fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
+    """Keep the first rows that fit together; a first row that is unsound or too large, alone."""
+    chosen: list[Row] = []
+    for row in rows:
+        max_bytes -= row.batch.raw_bytes
+        max_spans -= row.batch.spans
+        if chosen and (max_bytes < 0 or max_spans < 0 or not row.is_sound):
+            break
+        chosen.append(row)
+        # The next one would be read for nothing, as it hardly fits: rows are alike.
+        if not row.is_sound or max_bytes < row.batch.raw_bytes // 2:
+            break
+    return chosen
+
+
+def take_of(
+    route_id: int, mark: tuple[bytes, int], rows: list[Row], max_bytes: int, max_spans: int
+) -> Take:
+    """Make a request of rows; `mark` is the file's salt, and up to which id rows were packed.
+
+    A row that alone is too large is cut.
+    """
+    whole = Take(route_id, *mark, tuple(rows), tuple(row.batch for row in rows))
+    if not rows[0].is_sound:
+        return replace(whole, damage="its checksum does not match: it was damaged on disk")
+    first = rows[0].batch
+    spans = min(max_spans, max(1, first.spans * max_bytes // max(1, first.raw_bytes)))
+    if len(rows) > 1 or spans >= first.spans:
+        return whole
+    try:
+        head, rest = cut(first, spans)
+    except PayloadError as error:
+        return replace(whole, damage=str(error))
+    return replace(whole, batches=(head,), rest=rest)
+
+
+def run_of(rows: Iterable[Row], max_bytes: int) -> tuple[list[Row], bool]:
+    """Choose rows to pack, and say whether they make a whole pack: more than fit would wait.
+
+    A row that is unsound or large stands alone: it stays as it is.
+    """
+    run: list[Row] = []
+    size = 0
+    for row in rows:
+        size += row.batch.raw_bytes
+        if run and (size > max_bytes or not row.is_sound):
+            return run, True
+        run.append(row)
+        if size > max_bytes or not row.is_sound:
+            return run, True
+    return run, len(run) == MOST
+
+
+def sums(rows: Sequence[Row]) -> tuple[int, float, float]:
+    """Count rows, their spans and their bytes, as `sql.SUMS` does."""
+    batches = [row.batch for row in rows]
+    return len(rows), sum(one.spans for one in batches), sum(one.raw_bytes for one in batches)
+
+
+def remove(connection: sqlite3.Connection, take: Take) -> int:
+    """Remove what a request took; give the number of spans that were still there."""
+    before, packed = pending(connection, take.route_id)
+    first = take.rows[0]
+    if take.rest is not None:
+        connection.execute(sql.CUT, (*values(take.rest), first.id, first.crc32))
+        return before - pending(connection, take.route_id)[0]
+    if packed == take.packed:
+        return take_out(connection, first.id, take.rows[-1].id)
+    return sum(
+        take_out(connection, row.id, row.id)
+        for row in take.rows
+        if connection.execute(sql.CRC32, (row.id,)).fetchone() == (row.crc32,)
+    )
+
+
+def take_out(connection: sqlite3.Connection, first: int, last: int) -> int:
+    """Delete a route's rows between two ids, and count them off; give their spans."""
+    counted = connection.execute(sql.SUMS, (first, last)).fetchone()
+    connection.execute(sql.DELETE, (first, last))
+    connection.execute(sql.LEAVE, (*map(int, counted), first >> ID_BITS))
+    return int(counted[1])
+
+
+def evict(connection: sqlite3.Connection, first: int, last: int, excess: int = LAST_ID) -> int:
+    """Evict a route's oldest rows between two ids, up to `excess` bytes: one chunk; give spans."""
+    oldest = connection.execute(sql.SIZES, (first, last, CHUNK)).fetchall()
+    if not oldest:
+        return 0
+    sizes = itertools.accumulate(size for _, size in oldest)
+    chosen = oldest[: 1 + sum(1 for size in sizes if size < excess)]
+    spans = take_out(connection, chosen[0][0], chosen[-1][0])
+    connection.execute(sql.COUNT.format("evicted"), (spans, first >> ID_BITS))
+    return spans
+
+
+def last_of(connection: sqlite3.Connection, mark: int) -> int:
+    """Give the last row that holds nothing but what had come when a mark was made.
+
+    Of rows that were packed since, the last may hold younger spans, too.
+    """
+    route_id = mark >> ID_BITS
+    is_next_row_there = connection.execute(sql.IS_PENDING, (mark + 1, mark + 1)).fetchone()
+    if is_next_row_there or pending(connection, route_id)[1] <= mark:
+        return mark
+    (newest,) = connection.execute(sql.NEWEST, (id_range(route_id)[0], mark)).fetchone()
+    return int(newest or mark) - 1
+
+
+def is_hidden(connection: sqlite3.Connection, route_id: int) -> bool:
+    """Say whether spans are counted as pending where no row can be found: that is damage."""
+    is_found = connection.execute(sql.IS_PENDING, id_range(route_id)).fetchone()
+    return not is_found and pending(connection, route_id)[0] > 0
+
+
+def is_astray(connection: sqlite3.Connection, take: Take) -> bool:
+    """Say whether a reader comes to the first row of a take, and its id does not: it is damaged."""
+    row_id = take.rows[0].id
+    bounds = id_range(take.route_id)
+    head = connection.execute(sql.SIZES, (*bounds, 1)).fetchone()
+    found = connection.execute(sql.IS_PENDING, (row_id, row_id)).fetchone()
+    return head is not None and head[0] == row_id and found is None
