@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -16,9 +15,8 @@ import pytest
 
 from spans import batch
 from spool import sql
-from spool.database import LARGE_WAL, Database, has_sound_schema
+from spool.database import LARGE_WAL, Database
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
-from spool.schema import migrate
 from spool.settings import Target
 from spool.store import Store
 
@@ -89,86 +87,6 @@ def test_an_empty_file_becomes_a_spool(store: Store, path: Path) -> None:
     assert store.ledger().pending == 1
 
 
-def test_another_applications_database_is_refused_and_untouched(store: Store, path: Path) -> None:
-    path.parent.mkdir()
-    other = sqlite3.connect(path)
-    other.execute("CREATE TABLE theirs (x)")
-    other.commit()
-    other.close()
-    before = path.read_bytes()
-    with pytest.raises(SpoolFileError, match="not a spool and was left untouched"):
-        store.open()
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["spool.db"]
-
-
-def test_a_file_that_is_no_database_is_refused_and_untouched(store: Store, path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("a shopping list\n" * 1000)
-    with pytest.raises(SpoolFileError, match="not a spool and was left untouched"):
-        store.open()
-    assert path.read_text() == "a shopping list\n" * 1000
-    assert [file.name for file in path.parent.iterdir()] == ["spool.db"]
-
-
-def test_a_foreign_database_in_our_files_place_is_refused_too(store: Store, path: Path) -> None:
-    store.open()
-    store.close()
-    path.unlink()
-    other = sqlite3.connect(path)
-    other.execute("CREATE TABLE theirs (x)")
-    other.commit()
-    other.close()
-    before = path.read_bytes()
-    with pytest.raises(SpoolFileError, match="another application's database"):
-        store.open()
-    assert path.read_bytes() == before
-
-
-def test_a_newer_versions_spool_is_refused_and_untouched(store: Store, path: Path) -> None:
-    store.open()
-    with store.database.writing() as connection:
-        connection.execute("PRAGMA user_version = 200")
-    store.close()
-    before = path.read_bytes()
-    with pytest.raises(SpoolFileError, match="upgrade langfuse-spool"):
-        store.open()
-    with pytest.raises(SpoolFileError, match="upgrade langfuse-spool"):
-        store.routes()
-    assert path.read_bytes() == before
-
-
-def test_an_older_writer_goes_on_in_a_newer_minor_versions_spool(store: Store) -> None:
-    store.open()
-    with store.database.writing() as connection:
-        connection.execute("ALTER TABLE meta ADD COLUMN of_the_future INTEGER")
-        connection.execute("PRAGMA user_version = 101")
-    store.close()
-    store.append(MINE, batch("a"), now=1.0)
-    assert store.ledger().pending == 1
-
-
-def test_a_creation_that_was_killed_is_made_up_for(store: Store, path: Path) -> None:
-    store.open()
-    with store.database.writing() as connection:
-        connection.execute("PRAGMA user_version = 0")
-    store.close()
-    store.append(MINE, batch("a"), now=1.0)
-    assert store.ledger().pending == 1
-
-
-def test_a_file_in_the_making_is_refused_to_readers_until_it_is_made(path: Path) -> None:
-    path.parent.mkdir()
-    path.with_name("spool.db.lock").touch()
-    reader = Store(path)
-    with contextlib.closing(sqlite3.connect(path)) as maker:
-        maker.execute("PRAGMA journal_mode = WAL")
-        with pytest.raises(SpoolFileError, match="its first writer has not set it up yet"):
-            reader.routes()
-    Store(path).append(MINE, batch("a"), now=1.0)
-    assert reader.ledger().pending == 1
-
-
 def test_all_that_is_read_at_once_is_of_one_moment(store: Store, path: Path) -> None:
     store.register(MINE)
     with store.database.reading() as connection:
@@ -178,18 +96,6 @@ def test_all_that_is_read_at_once_is_of_one_moment(store: Store, path: Path) -> 
             assert nested.execute(sql.ROUTES).fetchall() == before
         assert connection.execute(sql.ROUTES).fetchall() == before
     assert store.ledger().pending == 1
-
-
-def test_sqlite_utils_is_not_imported_for_a_file_that_is_current(path: Path) -> None:
-    store = Store(path)
-    store.open()
-    store.close()
-    code = (
-        "import sys; from pathlib import Path; from spool.store import Store;"
-        f"store = Store(Path({str(path)!r})); store.open(); store.close();"
-        "sys.exit('sqlite_utils' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_file_that_was_removed_is_made_again(store: Store, path: Path) -> None:
@@ -434,15 +340,6 @@ print(accepted)
     store = Store(path)
     assert store.ledger().pending == accepted > 0
     store.close()
-
-
-def test_the_checksum_of_the_schema_is_that_of_what_the_migrations_make() -> None:
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as sqlite:
-        assert not has_sound_schema(sqlite)
-        migrate(sqlite)
-        assert has_sound_schema(sqlite)
-        sqlite.execute("DROP TRIGGER batch_in")
-        assert not has_sound_schema(sqlite)
 
 
 def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(

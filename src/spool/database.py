@@ -28,26 +28,18 @@ import sqlite3
 import threading
 import time
 import weakref
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from spool import place
+from spool import place, version
 from spool.complaint import logger
 from spool.errors import SpoolDamagedError, SpoolFileError
 from spool.lock import BRIEFLY, PATIENTLY, FileLock
+from spool.version import pragma
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
-_SCHEMA_VERSION: Final = 100  # the hundreds are the major version
-_SCHEMA_CRC32: Final = 0xE7A2A3B2
-_SCHEMA: Final = """
-    SELECT sql FROM sqlite_master
-    WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'inbox', 'mark') AND sql <> ''
-    ORDER BY name"""
 
 # An id of a batch is its route's, shifted by so many bits, and a number.
 ID_BITS: Final = 40
@@ -177,8 +169,8 @@ class Database:
     def live_bytes(self) -> int:
         """Tell the size of what is in the file, without the pages that are free."""
         with self.reading() as connection:
-            pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-            return pages * _pragma(connection, "page_size")
+            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+            return pages * pragma(connection, "page_size")
 
     def is_cramped(self) -> bool:
         """Say whether the disk has no more room than settling and a checkpoint may need.
@@ -188,7 +180,7 @@ class Database:
         with self.file_errors():
             room = place.room(self.path.parent)
         with self.reading() as connection:
-            free = _pragma(connection, "freelist_count") * _pragma(connection, "page_size")
+            free = pragma(connection, "freelist_count") * pragma(connection, "page_size")
         return room + free < 0
 
     def checkpoint(self, larger_than: int = 0) -> None:
@@ -226,11 +218,7 @@ class Database:
         status = place.check(self.path)
         if status is None or status.st_size == 0 or self._mutex.path.exists():
             return
-        if _application_id(self.path) != _APPLICATION_ID:
-            raise SpoolFileError(
-                f"{self.path}: it is not a spool and was left untouched; "
-                "set SPOOL_PATH to another file"
-            )
+        version.check_ours(self.path)
 
     def _current_writer(self) -> sqlite3.Connection:
         if self._is_read_only:
@@ -279,7 +267,7 @@ class Database:
         main = self._identity()[0]
         sqlite = connect(self.path, "ro")
         try:
-            _check_made(self.path, sqlite)
+            version.check_made(self.path, sqlite)
             self._reader = self._connection(sqlite, main)
         except BaseException:
             sqlite.close()
@@ -329,13 +317,14 @@ class Database:
         sqlite.execute("PRAGMA secure_delete = OFF")  # Debian's default writes deleted bytes again
         sqlite.execute("PRAGMA wal_autocheckpoint = 0")
         sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
-        version = _check_version(self.path, sqlite)
-        if version == 0:
+        found = version.check(self.path, sqlite)
+        if found == 0:
             sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode
         if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
-        if version < _SCHEMA_VERSION:
-            _migrate(sqlite)
+        if not version.is_current(found):
+            version.migrate(sqlite)
+            _checkpoint(sqlite)
 
     def _set_aside_orphans(self) -> None:
         """Keep the WAL of a main file that is gone: SQLite would replay it into the new one."""
@@ -466,12 +455,6 @@ class Database:
         self.is_wal_large = threading.Event()
 
 
-def has_sound_schema(sqlite: sqlite3.Connection) -> bool:
-    """Say whether every word of our tables and triggers is what `schema` wrote."""
-    words = sqlite.execute(_SCHEMA).fetchall()
-    return zlib.crc32("\n".join(word for (word,) in words).encode()) == _SCHEMA_CRC32
-
-
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a file that is there, `ro` or `rw`."""
     sqlite = sqlite3.connect(
@@ -486,67 +469,8 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite
 
 
-def _check_version(path: Path, sqlite: sqlite3.Connection) -> int:
-    """Give the schema's version, 0 for a new file. Raises SpoolFileError for what is not ours."""
-    application_id, version = _pragma(sqlite, "application_id"), _pragma(sqlite, "user_version")
-    if application_id == 0 and version == 0 and _is_new(sqlite):
-        return 0
-    if application_id != _APPLICATION_ID:
-        raise SpoolFileError(
-            f"{path}: it is another application's database and was left untouched; "
-            "set SPOOL_PATH to another file"
-        )
-    if version // 100 > _SCHEMA_VERSION // 100:
-        raise SpoolFileError(
-            f"{path}: a newer langfuse-spool wrote it (schema {version}, this one knows "
-            f"{_SCHEMA_VERSION}); upgrade langfuse-spool"
-        )
-    if version == _SCHEMA_VERSION and not has_sound_schema(sqlite):
-        raise sqlite3.DatabaseError("the schema is damaged")
-    return version
-
-
-def _check_made(path: Path, sqlite: sqlite3.Connection) -> None:
-    """Raise SpoolFileError for what is not ours, and while a file's first writer makes it."""
-    sqlite.execute("BEGIN")
-    if _check_version(path, sqlite) == 0:
-        raise SpoolFileError(f"{path}: its first writer has not set it up yet; try again")
-    sqlite.execute("ROLLBACK")
-
-
-def _is_new(sqlite: sqlite3.Connection) -> bool:
-    """Say whether there are no tables but those of a migration that was cut short."""
-    names = sqlite.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return all(name in ("_sqlite_migrations", "sqlite_sequence") for (name,) in names)
-
-
-def _migrate(sqlite: sqlite3.Connection) -> None:
-    from spool.schema import migrate  # noqa: PLC0415 - sqlite-utils, only while one is due
-
-    # First whose file it is, in one transaction: after a crash the rest can then be made up for.
-    sqlite.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    migrate(sqlite)
-    sqlite.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    _checkpoint(sqlite)
-
-
-def _application_id(path: Path) -> int | None:
-    """Read a file's application id and nothing else: no lock, no WAL; None for no database."""
-    with contextlib.closing(
-        sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
-    ) as sqlite:
-        try:
-            return _pragma(sqlite, "application_id")
-        except sqlite3.DatabaseError:
-            return None
-
-
-def _pragma(sqlite: sqlite3.Connection, name: str) -> int:
-    return int(sqlite.execute(f"PRAGMA {name}").fetchone()[0])
-
-
 def _is_empty_enough(sqlite: sqlite3.Connection) -> bool:
-    pages, free = _pragma(sqlite, "page_count"), _pragma(sqlite, "freelist_count")
+    pages, free = pragma(sqlite, "page_count"), pragma(sqlite, "freelist_count")
     return free > max(_SPARE_PAGES, pages * 7 // 8)
 
 

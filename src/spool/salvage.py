@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from spool import place
-from spool.database import ID_BITS, connect, has_sound_schema
+from spool.database import ID_BITS, connect
 from spool.records import checksum
+from spool.version import has_sound_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
