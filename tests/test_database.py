@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -96,6 +97,53 @@ def test_all_that_is_read_at_once_is_of_one_moment(store: Store, path: Path) -> 
             assert nested.execute(sql.ROUTES).fetchall() == before
         assert connection.execute(sql.ROUTES).fetchall() == before
     assert store.ledger().pending == 1
+
+
+def test_a_transaction_that_was_left_open_is_ended_by_the_next_use(
+    store: Store, path: Path
+) -> None:
+    other = Store(path)
+    store.append(MINE, batch("a"), now=1.0)
+    with store.database.reading() as reader:
+        pass
+    reader.execute("BEGIN")
+    assert len(reader.execute(sql.ROUTES).fetchall()) == 1
+    with store.database.writing() as writer:
+        pass
+    writer.execute("BEGIN IMMEDIATE")
+    store.append(MINE, batch("b"), now=1.0)
+    other.append(MINE, batch("c"), now=1.0)
+    assert store.ledger().pending == other.ledger().pending == 3
+
+
+def test_exceptions_out_of_signal_handlers_leave_no_transaction_open(store: Store) -> None:
+    class TimeIsUpError(Exception):
+        pass
+
+    def end(*_: object) -> None:
+        raise TimeIsUpError
+
+    def use() -> None:
+        for _ in range(100):  # not for ever: an exception in a finalizer is only printed
+            store.ledger()
+            with store.database.transaction():
+                pass
+
+    store.append(MINE, batch("a"), now=1.0)
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        for number in range(200):
+            with contextlib.suppress(TimeIsUpError):
+                signal.setitimer(signal.ITIMER_REAL, 0.00002 * (number % 20 + 1))
+                use()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    store.append(MINE, batch("b"), now=1.0)
+    assert store.ledger().pending == 2
+    for connection in (store.database._reader, store.database._writer):
+        assert connection is not None
+        assert not connection.sqlite.in_transaction
 
 
 def test_a_file_that_was_removed_is_made_again(store: Store, path: Path) -> None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spool import place, version
 from spool.complaint import logger
 from spool.errors import SpoolDamagedError, SpoolFileError
-from spool.lock import BRIEFLY, PATIENTLY, FileLock
+from spool.lock import BRIEFLY, PATIENTLY, FileLock, ownership
 from spool.version import pragma
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ class Database:
         with self.file_errors(), self._mutex.hold(patience):
             if patience > BRIEFLY:
                 self._repair()
-            yield self._current_writer()
+            connection = self._current_writer()
+            _end_transaction(connection)  # left open by an exception out of a signal's handler
+            yield connection
         if not self.written.is_set():
             self.written.set()
 
@@ -109,28 +111,28 @@ class Database:
     def transaction(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
         """Hold the mutex for one transaction; it is rolled back when the block raises."""
         with self.writing(patience) as connection:
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                _end_transaction(connection)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give the reading connection; all that a block reads is of one moment."""
+        is_nested = ownership(self._reader_lock)()  # in a signal's handler
         with self.file_errors(), self._reader_lock:
             connection = self._current_reader()
-            if connection.in_transaction:  # a signal's handler
+            if is_nested and connection.in_transaction:
                 yield connection
                 return
-            connection.execute("BEGIN")
+            _end_transaction(connection)  # as in `writing`
             try:
+                connection.execute("BEGIN")
                 yield connection
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                _end_transaction(connection)
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
@@ -467,6 +469,11 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     # A damaged file may call anything text.
     sqlite.text_factory = lambda text: text.decode(errors="replace")
     return sqlite
+
+
+def _end_transaction(sqlite: sqlite3.Connection) -> None:
+    if sqlite.in_transaction:
+        sqlite.execute("ROLLBACK")
 
 
 def _is_empty_enough(sqlite: sqlite3.Connection) -> bool:

@@ -200,8 +200,7 @@ class ThreadLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        # What Condition relies on, too.
-        self.is_ours: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        self.is_ours = ownership(self._lock)
 
     def acquire(self, timeout: float) -> bool:
         """Take it within `timeout` seconds; say whether it was had. Only where it is not ours."""
@@ -225,6 +224,13 @@ class ThreadLock:
     def thaw(self) -> None:
         """End a `freeze`, in the parent."""
         self._lock.release()
+
+
+def ownership(lock: threading.RLock) -> Callable[[], bool]:
+    """Give what says whether the thread that asks has a lock."""
+    # What Condition relies on, too.
+    is_ours: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    return is_ours
 
 
 @contextlib.contextmanager
