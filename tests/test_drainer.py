@@ -476,6 +476,27 @@ def test_what_stands_behind_poison_keeps_flowing(
     assert store.ledger().pending == 1
 
 
+def test_a_suspect_that_has_left_in_another_way_throws_no_suspicion_on_others(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    def is_nearly_proven() -> bool:
+        store.append(target, batch("fresh"), clock.now)
+        suspect = drainer._suspects.get(target.route)
+        return suspect is not None and suspect.failures == 9 and suspect.proofs > 2
+
+    langfuse.behave(standin.poison("s0"))
+    drain_with_time(drainer, clock, is_nearly_proven)
+    while store.evict(1 << 40, clock.now):
+        pass
+    langfuse.behave(standin.server_error())
+    store.append(target, batch("innocent"), clock.now)
+    for _ in range(5):
+        time.sleep(0.06)  # until the suspect is due
+        drainer.send_due()
+        clock.now += 61
+    assert (store.ledger().dead, store.ledger().pending) == (0, 1)
+
+
 def test_an_outage_however_long_makes_no_dead_letters(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:

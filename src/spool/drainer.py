@@ -265,6 +265,9 @@ class Drainer:
     def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
         """Wait, unless only the head of the route fails: then go around it, and isolate it."""
         suspect = self._suspects.get(route.name)
+        if suspect is not None and not suspect.is_gone_around and not suspect.is_of(take):
+            suspect = None
+            del self._suspects[route.name]
         if suspect is not None and suspect.is_gone_around:  # others fail as well: it is the server
             suspect.proofs, suspect.is_gone_around = 0, False
         elif suspect is not None:

@@ -74,6 +74,10 @@ class Suspect:
         self.failures += take.spans == 1
         self.is_gone_around = True
 
+    def is_of(self, take: Take) -> bool:
+        """Say whether it is one of these rows: not when its own have left in another way."""
+        return take.rows[0].id <= self.last_id
+
     @property
     def is_proven(self) -> bool:
         """Whether one span has failed alone often enough while others were delivered."""
