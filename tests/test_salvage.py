@@ -152,6 +152,26 @@ def test_a_damaged_leaf_costs_its_own_rows_and_they_are_counted(filled: Path) ->
     store.close()
 
 
+def test_a_file_that_another_process_has_salvaged_is_not_salvaged_again(filled: Path) -> None:
+    path = filled / "spool.db"
+    stores = [Store(path), Store(path)]
+    for store in stores:
+        store.open()
+    stores[0].database.checkpoint()
+    damage_a_leaf(path)
+    for store in stores:
+        with pytest.raises(SpoolDamagedError):
+            read_all(store)
+    stores[0].database.repair()
+    stores[0].hold(stores[0].routes()[0], "fingerprint", 330.0, 1.0, "401")
+    stores[1].database.repair()
+    assert len(read_all(stores[1])) == stores[1].ledger().pending
+    assert stores[1].routes()[0].fingerprints == ("fingerprint",)
+    assert len([*filled.glob("*.corrupt-*[0-9]")]) == 1
+    for store in stores:
+        store.close()
+
+
 def test_no_damage_stops_the_application_and_every_readable_span_is_kept(
     filled: Path, tmp_path: Path
 ) -> None:

@@ -81,7 +81,9 @@ class Database:
         self._reader: _Connection | None = None
         self._reader_lock = threading.RLock()  # a signal handler may read while its thread reads
         self._are_names_synced = False
-        self._is_damaged = False
+        # Which main file is at the path, and which one was found to be damaged.
+        self._main: tuple[int, int] | None = None
+        self._damaged: tuple[int, int] | None = None
         self._is_read_only = False
         _all_databases.add(self)
 
@@ -142,7 +144,7 @@ class Database:
 
     def repair(self) -> None:
         """Salvage the file, if a use of it found that it is damaged."""
-        if self._is_damaged:
+        if self._damaged is not None:
             with self.writing():
                 pass
 
@@ -288,8 +290,9 @@ class Database:
         main, wal = _status(self.path), _status(self._wal)
         if wal is not None and wal.st_size > LARGE_WAL and not self.is_wal_large.is_set():
             self.is_wal_large.set()
+        self._main = None if main is None else (main.st_dev, main.st_ino)
         return (
-            None if main is None else (main.st_dev, main.st_ino),
+            self._main,
             None if wal is None else (wal.st_dev, wal.st_ino),
         )
 
@@ -343,12 +346,12 @@ class Database:
         except OSError as error:
             raise place.unusable(self.path, error) from error
         except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its own message
-            self._is_damaged = True
+            self._damaged = self._main
             raise SpoolDamagedError(f"{self.path}: SQLite's message cannot be read") from error
         except sqlite3.Error as error:
             # SQLite's corruption codes have no class of their own; all else has.
             if type(error) is sqlite3.DatabaseError:
-                self._is_damaged = True
+                self._damaged = self._main
                 self.written.set()
                 raise SpoolDamagedError(f"{self.path}: SQLite says: {error}") from error
             # What SQLite opened while the disk was read-only stays so, in the whole process.
@@ -358,9 +361,15 @@ class Database:
     # Damage
 
     def _repair(self) -> None:
-        """Salvage the file if it is known to be damaged, or cannot be opened for that."""
+        """Salvage the file if it is known to be damaged, or cannot be opened for that.
+
+        Not one that another process has put in its place meanwhile.
+        """
+        if self._damaged not in (None, self._identity()[0]):
+            self._leak_connections()
+            self._damaged = None
         try:
-            if not self._is_damaged:
+            if self._damaged is None:
                 self._current_writer()
                 return
         except UnicodeDecodeError:  # as in file_errors
@@ -368,13 +377,17 @@ class Database:
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
                 raise
+        self._leak_connections()
+        self._salvage()
+        self._damaged = None
+
+    def _leak_connections(self) -> None:
+        """Let go of a damaged file: to close it would write to it."""
         with self._reader_lock:
             for connection in (self._reader, self._writer):
                 if connection is not None:
-                    _leak(connection.sqlite)  # its close would write to the damaged file
+                    _leak(connection.sqlite)
             self._reader = self._writer = None
-        self._salvage()
-        self._is_damaged = False
 
     def _salvage(self) -> None:
         from spool.salvage import salvage  # noqa: PLC0415 - rarely needed
