@@ -172,6 +172,20 @@ def test_a_file_that_another_process_has_salvaged_is_not_salvaged_again(filled: 
         store.close()
 
 
+def test_what_was_packed_and_salvaged_while_it_was_sent_is_not_settled_with_others(
+    store: Store,
+) -> None:
+    for number in range(10):
+        store.append(MINE, batch(f"s{number}", size=1000), 1.0)
+    take = store.oldest(1, max_bytes=1 << 20, max_spans=5)
+    assert take is not None
+    assert store.pack(1, 8 * 1200)
+    store.database._damaged = store.database._identity()[0]  # in a place that holds none of them
+    store.database.repair()
+    assert store.settle(take, 2.0) == 0
+    assert store.ledger().pending == 10
+
+
 def test_no_damage_stops_the_application_and_every_readable_span_is_kept(
     filled: Path, tmp_path: Path
 ) -> None:

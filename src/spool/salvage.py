@@ -45,7 +45,7 @@ _BATCH: Final = (
     "id", "route", "created_at", "spans", "raw_bytes", "codec", "crc32", "payload",
 )  # fmt: skip
 _COLUMNS: Final = {"batch": _BATCH, "dead": (*_BATCH, "died_at", "reason")}
-_COUNTS: Final = (*_TOTALS, "accepted", "next", "pending_spans", "dead")
+_COUNTS: Final = (*_TOTALS, "accepted", "next", "packed", "pending_spans", "dead")
 
 # A letter whose route was damaged, or totals that were: what is there was accepted once.
 _BALANCE: Final = """
@@ -259,7 +259,7 @@ def _restore_totals(fresh: sqlite3.Connection, route: _Row) -> int:
     ).fetchone()
     missing = route["pending_spans"] + route["dead"] - pending - dead
     totals = {
-        **{name: route[name] for name in ("id", "next", "accepted", *_TOTALS)},
+        **{name: route[name] for name in ("id", "next", "packed", "accepted", *_TOTALS)},
         "damaged": route["damaged"] + max(0, missing),
         # More rows than were counted: the counts are of a page that was older.
         "accepted": route["accepted"] + max(0, -missing),
