@@ -45,5 +45,10 @@ def assert_nothing_lost(store: Store, langfuse: StandIn, dead: int = 0) -> Ledge
     return ledger
 
 
+def evict(store: Store, excess: int, now: float = 1.0) -> int:
+    """Evict one chunk, as if there were so many bytes too many; give its spans."""
+    return store.evict(store.database.live_bytes() - excess, now)
+
+
 def refuse_to_settle(*_: object, **__: object) -> int:
     raise SpoolFileError("no space left")

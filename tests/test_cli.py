@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import standin
+from drains import evict
 from spans import batch
 from spool.cli import main
 from spool.settings import Target
@@ -208,7 +209,7 @@ def test_status_tells_of_dead_letters(filled: Store, langfuse: StandIn) -> None:
 
 
 def test_status_tells_for_a_day_that_spans_were_evicted_or_refused(filled: Store) -> None:
-    filled.evict(1, time.time() - 86_000)
+    evict(filled, 1, time.time() - 86_000)
     filled.refuse(3)
     filled.count_refused(time.time() - 90_000)
     filled.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from drains import evict
 from spans import batch
 from spool import sql
 from spool.database import LARGE_WAL, Database
@@ -270,7 +271,7 @@ def test_space_is_given_back_after_a_drain(store: Store) -> None:
         store.append(MINE, batch("a", size=100_000), now=1.0)
     store.database.checkpoint()
     full = store.database.file_bytes()
-    while store.evict(1 << 30, 1.0):
+    while evict(store, 1 << 30):
         pass
     while store.database.vacuum():
         pass

@@ -19,6 +19,7 @@ from drains import (
     assert_nothing_lost,
     drain_all,
     drainer_of,
+    evict,
     refuse_to_settle,
     route_of,
 )
@@ -486,7 +487,7 @@ def test_a_suspect_that_has_left_in_another_way_throws_no_suspicion_on_others(
 
     langfuse.behave(standin.poison("s0"))
     drain_with_time(drainer, clock, is_nearly_proven)
-    while store.evict(1 << 40, clock.now):
+    while evict(store, 1 << 40, clock.now):
         pass
     langfuse.behave(standin.server_error())
     store.append(target, batch("innocent"), clock.now)

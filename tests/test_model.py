@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from drains import evict
 from spans import batch
 from spool.drainer import Drainer
 from spool.errors import SpoolFileError
@@ -153,7 +154,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(handle=handles, excess=st.integers(1, 5000))
     def evict(self, handle: int, excess: int) -> None:
-        self.stores[handle].evict(excess, self.now)
+        evict(self.stores[handle], excess, self.now)
 
     @rule(handle=handles, seconds=st.sampled_from([1.0, 30.0, 61.0]), is_new_boot=st.booleans())
     def grow_older(self, handle: int, seconds: float, is_new_boot: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from drains import evict
 from spans import batch
 from spool import sql
 from spool.errors import SpoolFileError, SpoolFullError
@@ -153,7 +154,7 @@ def test_settling_clears_the_routes_trouble(filled: Store) -> None:
 
 def test_settling_what_was_evicted_meanwhile_counts_it_once(filled: Store) -> None:
     take = take_of(filled)
-    filled.evict(1, 1.0)
+    evict(filled, 1)
     assert filled.settle(take, now=101.0) == 4
     ledger = assert_balanced(filled)
     assert (ledger.evicted, ledger.delivered, ledger.pending) == (1, 4, 0)
@@ -234,19 +235,28 @@ def test_eviction_takes_the_oldest_of_any_route_dead_letters_too(store: Store) -
     store.append(MINE, batch("dead"), now=2.0)
     store.append(MINE, batch("young"), now=3.0)
     store.settle(take_of(store, max_spans=1), now=9.0, dead=1, reason="400")
-    assert [store.evict(1, 1.0), store.evict(1, 1.0), store.evict(1, 1.0), store.evict(1, 1.0)] == [
-        1,
-        1,
-        1,
-        0,
-    ]
+    assert [evict(store, 1) for _ in range(4)] == [1, 1, 1, 0]
     ledger = assert_balanced(store)
     assert (ledger.evicted, ledger.dead, ledger.pending) == (3, 0, 0)
 
 
 def test_eviction_frees_no_more_than_is_asked(filled: Store) -> None:
     size = len(filled.pending()[0].batch.payload)
-    assert filled.evict(2 * size, 1.0) == 2
+    assert evict(filled, 2 * size) == 2
+
+
+def test_what_another_process_has_evicted_meanwhile_is_not_evicted_again(
+    filled: Store, path: Path
+) -> None:
+    for number in range(20):
+        filled.append(MINE, batch(str(number), size=500), now=1.0)
+    limit = filled.database.live_bytes() - 1
+    while filled.evict(limit, 1.0):
+        pass
+    pending = filled.ledger().pending
+    assert 0 < pending < 25
+    assert Store(path).evict(limit, 1.0) == 0
+    assert filled.ledger().pending == pending
 
 
 def test_a_full_store_refuses_the_newest(filled: Store) -> None:
@@ -360,7 +370,7 @@ def test_rows_that_were_evicted_while_they_were_packed_stay_evicted(
     filled: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evict_and_merge(batches: list[Batch], *, compress: bool) -> Batch:
-        filled.evict(1, 1.0)
+        evict(filled, 1)
         return merge(batches, compress=compress)
 
     monkeypatch.setattr("spool.store.merge", evict_and_merge)
@@ -466,7 +476,7 @@ def test_a_monotonic_clock_that_began_anew_makes_nothing_old(filled: Store, at: 
 
 def test_it_is_known_when_spans_were_last_evicted_and_refused(filled: Store) -> None:
     assert filled.last_trouble() == Trouble(None, None, None)
-    filled.evict(1, now=200.0)
+    evict(filled, 1, 200.0)
     filled.refuse(1)
     filled.count_refused(now=300.0)
     assert filled.last_trouble() == Trouble(200.0, 300.0, None)
@@ -474,7 +484,7 @@ def test_it_is_known_when_spans_were_last_evicted_and_refused(filled: Store) -> 
 
 def test_an_eviction_that_finds_nothing_is_none(store: Store) -> None:
     store.register(MINE)
-    assert store.evict(1, now=200.0) == 0
+    assert evict(store, 1, 200.0) == 0
     assert store.last_trouble().evicted_at is None
 
 

@@ -173,8 +173,7 @@ class Database:
     def live_bytes(self) -> int:
         """Tell the size of what is in the file, without the pages that are free."""
         with self.reading() as connection:
-            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-            return pages * pragma(connection, "page_size")
+            return live_bytes(connection)
 
     def is_cramped(self) -> bool:
         """Say whether the disk has no more room than settling and a checkpoint may need.
@@ -468,6 +467,12 @@ class Database:
         self._reader_lock = threading.RLock()
         self.written = threading.Event()
         self.is_wal_large = threading.Event()
+
+
+def live_bytes(sqlite: sqlite3.Connection) -> int:
+    """Tell the size of what is in a file, without the pages that are free."""
+    pages = pragma(sqlite, "page_count") - pragma(sqlite, "freelist_count")
+    return pages * pragma(sqlite, "page_size")
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -176,7 +176,7 @@ class Keeper:
             self._store.inbox.limit = max(0, -excess)
             self._store.is_full = excess + unmoved > 0
             return
-        while excess > 0 and (evicted := self._store.evict(excess, time.time())):
+        while excess > 0 and (evicted := self._store.evict(limit, time.time())):
             self._eviction.say(f"{evicted} spans, {self._store.database.path}")
             self._store.database.checkpoint(LARGE_WAL)
             excess = self._store.database.live_bytes() - limit

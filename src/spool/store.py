@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import frames, inbox, place, rows, sql
-from spool.database import ID_BITS, Database
+from spool.database import ID_BITS, Database, live_bytes
 from spool.errors import SpoolFileError
 from spool.frames import identity_of
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
@@ -167,16 +167,18 @@ class Store:
             connection.execute(sql.REFUSED, (counted, now))
         self._refused -= counted
 
-    def evict(self, excess: int, now: float) -> int:
-        """Delete the oldest spans, pending or dead, to free up to `excess` bytes: one chunk.
+    def evict(self, limit: int, now: float) -> int:
+        """Delete the oldest spans, pending or dead, while live data has more than `limit` bytes.
 
-        Gives the number of spans evicted; 0 where nothing is left that could go.
+        One chunk. Gives the number of spans evicted; 0 where nothing is left that must or could go.
         """
         routes = [route for route in self.routes() if route.oldest_at is not None]
         letters = self.dead_letters(count=1)
         oldest = min(routes, key=lambda route: route.oldest_at or 0.0, default=None)
         with self.database.transaction() as connection:
-            evicted = 0
+            excess, evicted = live_bytes(connection) - limit, 0
+            if excess <= 0:  # another process was faster
+                return 0
             if letters and (oldest is None or letters[0].created_at <= (oldest.oldest_at or 0.0)):
                 evicted = _drop(connection, letters[0].id, "evicted")
             elif oldest is not None:
