@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 import standin
-from drains import Clock, route_of
+from drains import Clock, refuse_to_settle, route_of
 from spans import batch
 from spool import by_hand
 from spool.drainer import Drainer
@@ -72,6 +74,18 @@ def test_a_route_that_fails_keeps_no_other_from_going_out(
         drain(drainer)
         assert set(other.names()) == {"theirs"}
     assert store.ledger().pending == 20
+
+
+def test_it_ends_where_the_file_refuses_to_settle(
+    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "settle", refuse_to_settle)
+        drain(drainer)
+    assert len(langfuse.requests) == 1
+    assert store.ledger().pending == 20
+    assert drain(drainer) == 0
+    assert store.ledger().delivered == 20
 
 
 def test_what_comes_meanwhile_is_not_waited_for(

@@ -66,7 +66,10 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
     """Send one request of an errand, and see what is left of its patience."""
     left = end - time.monotonic()
     verdict = drainer.send_in_turn(route_id, errand.target, left, is_forced=True)
-    if verdict is None:  # another process sends, or the file is another by now
+    if drainer.has_unsettled(errand.target.route):  # the file refuses: to send on is no help
+        errand.tries -= 1
+        errand.not_before = time.monotonic() + drainer.settings.backoff_seconds[0]
+    elif verdict is None:  # another process sends, or the file is another by now
         errand.not_before = time.monotonic() + _PAUSE
         route = drainer.store.route(route_id)
         if route is None or route.name != errand.target.route:

@@ -175,7 +175,7 @@ class Drainer:
             if route.pending_batches > self._unpacked.get(route.name, 1)
             and self._sendable(route) is None
             and route.name not in self._suspects
-            and not self._unsettled.get(route.name)
+            and not self.has_unsettled(route.name)
         )
 
     def _pack_in_turn(self, route: Route) -> bool:
@@ -321,6 +321,10 @@ class Drainer:
             if not outcome.rejected:
                 unsettled[-1] = (take.without_payloads(), outcome)
         return unsettled
+
+    def has_unsettled(self, route: str) -> bool:
+        """Say whether spans of a route were delivered, and the file refuses to settle that."""
+        return bool(self._unsettled.get(route))
 
     def _bury(self, route: Route, take: Take, reason: str) -> None:
         self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans))
