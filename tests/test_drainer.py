@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -222,6 +223,28 @@ def test_a_peer_that_is_stopped_in_its_turn_does_not_keep_spans_here_for_ever(
         time.sleep(0.1)
         drain_all(drainer)
         assert_nothing_lost(store, langfuse)
+
+
+def test_a_route_that_nobody_else_sends_gets_its_turn_between_another_processs_requests(
+    drainer: Drainer, path: Path, langfuse: StandIn
+) -> None:
+    other, is_over = Store(path), threading.Event()
+
+    def send_for_ever() -> None:
+        while not is_over.is_set():
+            with other.turn.take(60):
+                time.sleep(1.2)
+
+    thread = threading.Thread(target=send_for_ever)
+    thread.start()
+    try:
+        drainer.start()
+        langfuse.wait_for(lambda server: len(server.names()) == 20, timeout=60)
+    finally:
+        is_over.set()
+        thread.join()
+        drainer.stop(10)
+        other.close()
 
 
 def test_an_adopted_backlog_is_sent_with_the_current_credentials(
@@ -537,7 +560,7 @@ def test_a_route_of_another_file_is_never_sent_with_these_credentials(
     path.rename(path.with_name("moved.db"))
     store.append(theirs, batch("theirs"), clock.now)
     assert store.routes()[0].id == routes[0].id
-    assert drainer.send_in_turn(routes[0].id, target) is None
+    assert drainer.send(routes[0].id, target) is None
     assert langfuse.requests == []
 
 
@@ -546,7 +569,7 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
 ) -> None:
     route = route_of(store)
     store.wait(route, 60, clock.now, "503")
-    assert drainer.send_in_turn(route.id, drainer.line.targets[route.name]) is None
+    assert drainer.send(route.id, drainer.line.targets[route.name]) is None
     assert langfuse.requests == []
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,40 @@ def test_after_the_stopped_one_went_on_there_is_one_turn_again(turns: list[Turn]
     with turns[1].take(NEVER) as first:
         assert first
         assert not is_had(turns[0], NEVER)
+
+
+def test_a_deputy_whose_requests_are_slow_goes_on(
+    turns: list[Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with turns[0].take(NEVER):
+        assert not is_had(turns[1], 1.0)
+        now += 2
+        for _ in range(3):
+            with turns[1].take(1.0) as deputy:
+                assert deputy
+                now += 60
+
+
+def test_who_takes_it_again_and_again_leaves_gaps_for_one_that_looks_for_it(
+    turns: list[Turn],
+) -> None:
+    is_over = threading.Event()
+
+    def hog() -> None:
+        while not is_over.is_set():
+            with turns[0].take(NEVER):
+                time.sleep(0.3)
+
+    thread = threading.Thread(target=hog)
+    thread.start()
+    try:
+        with turns[1].take(NEVER, patience=60) as had:
+            assert had
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def is_had(turn: Turn, longest: float) -> bool:

@@ -64,8 +64,10 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
 
 def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
     """Send one request of an errand, and see what is left of its patience."""
-    left = end - time.monotonic()
-    verdict = drainer.send_in_turn(route_id, errand.target, left, is_forced=True)
+    left, verdict = end - time.monotonic(), None
+    with drainer.store.turn.take(drainer.settings.timeout_seconds) as is_had:
+        if is_had:
+            verdict = drainer.send(route_id, errand.target, left, is_forced=True)
     if drainer.has_unsettled(errand.target.route):  # the file refuses: to send on is no help
         errand.tries -= 1
         errand.not_before = time.monotonic() + drainer.settings.backoff_seconds[0]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context
@@ -48,6 +49,21 @@ _ROWS_BETWEEN_PACKS: Final = 64
 _PACK_SHARE: Final = 4
 
 
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """A route's turn that was not to be had, while the last request of anybody's was the same.
+
+    `since` is monotonic time.
+    """
+
+    sent: tuple[float | None, int]
+    since: float
+
+    def is_old(self) -> bool:
+        """Say whether nobody seems to send the route."""
+        return time.monotonic() - self.since > TICK
+
+
 class Drainer:
     """Sends what waits in one store; `line` knows to whom."""
 
@@ -68,6 +84,7 @@ class Drainer:
         self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
         self._suspects: dict[str, Suspect] = {}
         self._unpacked: dict[str, int] = {}
+        self._missed: dict[str, _Miss] = {}
         self._complaints = Complaints()
         self._took_over_at = -TICK
         self._awake = threading.Event()
@@ -141,13 +158,29 @@ class Drainer:
         Raises SpoolError when the file does not do its part.
         """
         self._take_over()
+        missed, self._missed = self._missed, {}
         verdicts = [
-            self.send_in_turn(route.id, target)
+            self._send_in_turn(route, target, missed.get(route.name))
             for route in self.store.routes()
             if (target := self._sendable(route)) is not None
         ]
-        is_more = self._straight.send()
+        is_more = self._straight.send() or any(miss.is_old() for miss in self._missed.values())
         return is_more or Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+
+    def _send_in_turn(self, route: Route, target: Target, missed: _Miss | None) -> Verdict | None:
+        """Send one request of a route, in its turn; remember the turn that was missed.
+
+        Where nobody else sends the route, it looks for the turn all the time.
+        """
+        sent = route.last_success_at, route.attempts
+        if missed is None or missed.sent != sent:
+            missed = _Miss(sent, time.monotonic())
+        patience = TICK if missed.is_old() else 0.0
+        with self.store.turn.take(self.settings.timeout_seconds, patience) as is_had:
+            if is_had:
+                return self.send(route.id, target)
+        self._missed[route.name] = missed
+        return None
 
     def _take_over(self) -> None:
         """Move what dead processes left, and stopped ones hold."""
@@ -196,18 +229,20 @@ class Drainer:
         target = self.line.target_of(route)
         return target if target is not None and self.line.is_due(route, target) else None
 
-    def send_in_turn(
+    def send(
         self, route_id: int, target: Target, timeout: float = math.inf, *, is_forced: bool = False
     ) -> Verdict | None:
-        """Send one request of a route, if the turn is free; None if not, or if nothing is due."""
-        with self.store.turn.take(self.settings.timeout_seconds) as is_had:
-            # Read again: another process may have had the turn, or the file may be another.
-            route = self.store.route(route_id) if is_had else None
-            if route is None or route.name != target.route:
-                return None
-            if not is_forced and not self.line.is_due(route, target):
-                return None
-            return self._send(route, target, timeout)
+        """Send one request of a route within `timeout` seconds, if it is due, or forced.
+
+        Only for the holder of the turn. None where it is not due, or where nothing waits.
+        """
+        # Read again: another process may have had the turn, or the file may be another.
+        route = self.store.route(route_id)
+        if route is None or route.name != target.route:
+            return None
+        if not is_forced and not self.line.is_due(route, target):
+            return None
+        return self._send(route, target, timeout)
 
     def _send(self, route: Route, target: Target, timeout: float) -> Verdict | None:
         unsettled = self._settle_again(route)

@@ -50,18 +50,21 @@ class Turn:
         self._deputy.prepare()
 
     @contextlib.contextmanager
-    def take(self, sending: float) -> Iterator[bool]:
+    def take(self, sending: float, patience: float = 0.0) -> Iterator[bool]:
         """Take the turn for this block, if it is free, and say whether it was had.
 
-        `sending` is how many seconds a request can last at most. Raises SpoolFileError.
+        It is looked for as long as `patience` says. `sending` is how long a request can last at
+        most. Both are in seconds. Raises SpoolFileError.
         """
         self._leave_gap()
-        lock = self._free_lock(sending + _BESIDE_SENDING)
+        lock = self._free_lock(sending + _BESIDE_SENDING, patience)
         try:
             yield lock is not None
         finally:
             if lock is not None:
                 lock.release()
+            if lock is self._deputy:
+                self._looked_at = time.monotonic()  # what is stopped was so all the time
 
     def pid(self) -> int | None:
         """Give the pid of the last process that had the turn; None for none."""
@@ -78,8 +81,8 @@ class Turn:
             time.sleep(_GAP)
             self._left_gap_at = time.monotonic()
 
-    def _free_lock(self, longest: float) -> FileLock | None:
-        if self._turn.acquire(timeout=0):
+    def _free_lock(self, longest: float, patience: float) -> FileLock | None:
+        if self._turn.acquire(timeout=patience):
             self._turn.sign()
             return self._turn
         if self._is_stuck(longest) and self._deputy.acquire(timeout=0):
