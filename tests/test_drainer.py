@@ -253,9 +253,30 @@ def test_an_adopted_backlog_is_sent_with_the_current_credentials(
     theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
     store.append(theirs, batch("theirs"), clock.now)
     stranded = next(route for route in store.routes() if route.name == "pk-lf-theirs")
-    store.adopt(stranded, target)
+    store.adopt(stranded, target, sending=2)
     drain_all(drainer)
     assert langfuse.names()["theirs"] == 1
+
+
+def test_what_is_being_sent_is_not_adopted_meanwhile(
+    drainer: Drainer, store: Store, target: Target, path: Path, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.keys["pk-lf-new"] = "sk-lf-new"
+    new = Target.langfuse("pk-lf-new", "sk-lf-new", langfuse.url)
+    is_sending = threading.Event()
+
+    def slowly(exchange: standin.Exchange) -> None:
+        is_sending.set()
+        time.sleep(0.3)
+        exchange.answer(exchange.judge())
+
+    langfuse.behave(slowly)
+    sender = threading.Thread(target=drainer.send_due)
+    sender.start()
+    assert is_sending.wait(60)
+    assert Store(path).adopt(route_of(store), new, sending=60) == 0
+    sender.join()
+    assert_nothing_lost(store, langfuse)
 
 
 def test_a_row_that_was_damaged_on_disk_is_a_dead_letter_and_the_others_flow(

@@ -182,7 +182,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(handle=handles, route=routes)
     def adopt(self, handle: int, route: int) -> None:
         stranded = self.stores[handle].routes()[route]
-        self.stores[handle].adopt(stranded, TARGETS[1 - route])
+        self.stores[handle].adopt(stranded, TARGETS[1 - route], sending=2)
 
     @rule(handle=handles)
     def checkpoint(self, handle: int) -> None:

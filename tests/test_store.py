@@ -202,7 +202,7 @@ def test_no_secret_is_stored_with_a_route(store: Store, path: Path) -> None:
 def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:
     for number in range(300):
         filled.append(OTHERS, batch(f"s{number}"), now=100.0)
-    assert filled.adopt(route_of(filled, OTHERS), MINE) == 300
+    assert filled.adopt(route_of(filled, OTHERS), MINE, sending=2) == 300
     ledger = filled.ledger()
     assert (ledger.accepted, ledger.pending) == (305, 305)
     assert route_of(filled, OTHERS).pending_spans == 0

@@ -312,14 +312,13 @@ def adopt(path: str | None, route: str) -> None:
         if spool is None:
             return
         target = spool.settings.require_target()
-        intake.take_in_all(
-            spool.store, compress=spool.settings.is_gzip, sending=spool.settings.timeout_seconds
-        )
+        sending = spool.settings.timeout_seconds
+        intake.take_in_all(spool.store, compress=spool.settings.is_gzip, sending=sending)
         routes = {known.name: known for known in spool.store.routes()}
         if route not in routes or route == target.route:
             others = ", ".join(name for name in routes if name != target.route) or "none"
             raise SettingsError(f"ROUTE={route}: must be another route of this spool: {others}")
-        moved = spool.store.adopt(routes[route], target)
+        moved = spool.store.adopt(routes[route], target, sending)
     click.echo(f"{moved} spans of {route} now wait for {target.route}")
 
 

@@ -305,13 +305,20 @@ class Store:
 
     # Writing: the commands
 
-    def adopt(self, stranded: Route, target: Target) -> int:
-        """Give a route's pending spans to the target's route; give their number."""
+    def adopt(self, stranded: Route, target: Target, sending: float) -> int:
+        """Give a route's pending spans to the target's route; give their number.
+
+        In the turn, so that none is being sent meanwhile. `sending` is how many seconds a request
+        can last at most.
+        """
         self.register(target)
         moved = 0
-        while chunk := self._adopt_chunk(stranded, target):
+        while True:
+            with self.turn.take(sending, patience=BRIEFLY) as is_had:
+                chunk = self._adopt_chunk(stranded, target) if is_had else 0
+            if is_had and not chunk:
+                return moved
             moved += chunk
-        return moved
 
     def _adopt_chunk(self, stranded: Route, target: Target) -> int:
         with self.database.transaction() as connection:
