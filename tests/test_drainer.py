@@ -26,10 +26,11 @@ from drains import (
 )
 from spans import batch
 from spool import inbox
-from spool.drainer import Drainer
+from spool.drainer import TICK, Drainer
 from spool.errors import SpoolFileError
 from spool.line import HOLD_SECONDS
 from spool.otlp import Batch, Codec
+from spool.overflow import Overflow
 from spool.records import Route, Take
 from spool.settings import Settings, Target
 from spool.store import Store
@@ -245,6 +246,23 @@ def test_a_route_that_nobody_else_sends_gets_its_turn_between_another_processs_r
         thread.join()
         drainer.stop(10)
         other.close()
+
+
+def test_what_is_held_in_memory_goes_out_while_the_turn_is_waited_for(
+    store: Store, settings: Settings, target: Target, path: Path, langfuse: StandIn
+) -> None:
+    store.append(target, batch("row"), 1.0)
+    overflow, other = Overflow(), Store(path)
+    drainer = Drainer(store, settings, overflow)
+    drainer.line.add(target)
+    with other.turn.take(60):
+        drainer.start()
+        time.sleep(3 * TICK)
+        overflow.has_moved = False
+        overflow.add(target, batch("held"), 1.0)
+        langfuse.wait_for(lambda server: "held" in server.names())
+    drainer.stop(10)
+    other.close()
 
 
 def test_an_adopted_backlog_is_sent_with_the_current_credentials(

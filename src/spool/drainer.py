@@ -141,14 +141,13 @@ class Drainer:
 
     def _send_somehow(self) -> bool:
         try:
-            if self.send_due():
-                return True
+            is_more = self.send_due()
         except SpoolError as error:
             self._complaints.say("the spool file", error)
             return self._send_overflow()
         # It can be read, but takes nothing.
         is_refusing = self._overflow is not None and not self._overflow.has_moved
-        return is_refusing and self._send_overflow()
+        return (is_refusing and self._send_overflow()) or is_more
 
     # One pass
 
