@@ -130,6 +130,19 @@ def test_who_takes_it_again_and_again_leaves_gaps_for_one_that_looks_for_it(
         thread.join()
 
 
+def test_one_that_was_stopped_in_its_turn_leaves_no_gap_of_minutes(
+    turns: list[Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with turns[0].take(NEVER):
+        now += 86_400
+    assert is_had(turns[0], NEVER)
+    assert 0 < sum(slept) <= 0.25
+
+
 def is_had(turn: Turn, longest: float) -> bool:
     with turn.take(longest) as had:
         return had

@@ -3,7 +3,8 @@
 Invariants:
 
 - At most one process has the turn, and signs for it anew each time.
-- Who takes it again and again leaves a gap now and then, which others who look for it can see.
+- Who takes it again and again leaves gaps: a part of the time that it had it. Who waits looks
+  twice in such a gap, so it gets its turn next.
 - A turn that has the same signature for longer than a turn can last is a stopped process's
   (SIGSTOP, a frozen container). Then at most one other sends beside it, as its deputy. That costs
   the request in flight twice, and nothing else: settling ends only what was taken.
@@ -27,8 +28,8 @@ _SOON: Final = 5.0
 # What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
 # deputy sends, which costs no more than a request twice.
 _BESIDE_SENDING: Final = 2 * PATIENTLY
-_SECONDS_BETWEEN_GAPS: Final = 0.25
-_GAP: Final = 0.005
+# After so many seconds in its turn a process leaves a gap.
+_LONG: Final = 0.25
 
 
 class Turn:
@@ -39,7 +40,7 @@ class Turn:
         self._deputy = FileLock(place.beside(path, ".deputy"), create)
         self._seen: tuple[int, str] | None = None
         self._seen_at = self._looked_at = -_SOON
-        self._left_gap_at = -_SECONDS_BETWEEN_GAPS
+        self._had_seconds = 0.0
 
     def prepare(self) -> None:
         """Create its files now: later the disk may take nothing more.
@@ -57,12 +58,13 @@ class Turn:
         most. Both are in seconds. Raises SpoolFileError.
         """
         self._leave_gap()
-        lock = self._free_lock(sending + _BESIDE_SENDING, patience)
+        lock, began_at = self._free_lock(sending + _BESIDE_SENDING, patience), time.monotonic()
         try:
             yield lock is not None
         finally:
             if lock is not None:
                 lock.release()
+                self._had_seconds += time.monotonic() - began_at
             if lock is self._deputy:
                 self._looked_at = time.monotonic()  # what is stopped was so all the time
 
@@ -77,22 +79,32 @@ class Turn:
         self._deputy.close()
 
     def _leave_gap(self) -> None:
-        if time.monotonic() - self._left_gap_at > _SECONDS_BETWEEN_GAPS:
-            time.sleep(_GAP)
-            self._left_gap_at = time.monotonic()
+        if self._had_seconds > _LONG:
+            time.sleep(_gap_after(self._had_seconds))
+            self._had_seconds = 0.0
 
     def _free_lock(self, longest: float, patience: float) -> FileLock | None:
-        if self._turn.acquire(timeout=patience):
-            self._turn.sign()
-            return self._turn
-        if self._is_stuck(longest) and self._deputy.acquire(timeout=0):
-            return self._deputy
-        return None
+        end = time.monotonic() + patience
+        while not self._turn.acquire(timeout=0):
+            same_seconds = self._watch()
+            if same_seconds > longest and self._deputy.acquire(timeout=0):
+                return self._deputy
+            if (left := end - time.monotonic()) <= 0:
+                return None
+            time.sleep(min(left, _gap_after(max(same_seconds, _LONG)) / 2))
+        self._turn.sign()
+        return self._turn
 
-    def _is_stuck(self, longest: float) -> bool:
+    def _watch(self) -> float:
+        """Tell for how many seconds the turn has had the same signature, as far as it was seen."""
         signed, now = signature(self._turn.path), time.monotonic()
         # What was seen long ago may have been another's turn: one that has it may sign only now.
         if signed != self._seen or now - self._looked_at > _SOON:
             self._seen, self._seen_at = signed, now
         self._looked_at = now
-        return now - self._seen_at > longest
+        return now - self._seen_at
+
+
+def _gap_after(seconds: float) -> float:
+    """Tell how long a gap is after so many seconds: not for ever after a SIGSTOP."""
+    return min(0.02 * seconds, 0.25)
