@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import standin
-from spool.errors import SpoolError
 from spool.lock import signature
 from spool.otlp import unpack
 from spool.place import beside
@@ -275,19 +274,13 @@ class Round:
             self.langfuse.behave(BEHAVIOURS[name]())
 
     def change_the_disk(self) -> None:
-        if not self.plan.has_small_disk or not self.is_made():
+        if not self.plan.has_small_disk:
             return
         if self.ballast.exists():
             self.ballast.unlink()
         else:
             self.done["a full disk"] = self.done.get("a full disk", 0) + 1
             fill_disk(self.ballast)
-
-    def is_made(self) -> bool:
-        """Say whether there is a spool: on a full disk none can be made, which is said at setup."""
-        with contextlib.suppress(SpoolError), contextlib.closing(Store(self.path)) as store:
-            return bool(store.routes())
-        return False
 
     # The end
 

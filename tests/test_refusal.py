@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -197,6 +198,38 @@ class Refusal:
             lost=len(self.results) - len(names),
             duplicates=sum(names.values()) - len(names),
         )
+
+
+@contextlib.contextmanager
+def shut_down(exporter: SpoolSpanExporter) -> Iterator[SpoolSpanExporter]:
+    try:
+        yield exporter
+    finally:
+        exporter.shutdown()
+
+
+@needs_mounts
+@pytest.mark.parametrize("is_there", [True, False], ids=["a spool", "no spool"])
+def test_a_program_that_starts_on_a_full_disk_goes_on_and_its_spans_arrive(
+    path: Path, settings: Settings, langfuse: StandIn, is_there: bool
+) -> None:
+    ballast = path.parent / "ballast"
+    with small_disk(path.parent, 4 << 20):
+        if is_there:
+            store = Store(path)
+            store.open()
+            store.close()
+        fill_disk(ballast)
+        with shut_down(SpoolSpanExporter(settings=settings)) as exporter:
+            assert exporter.export([span("held")]) is FAILURE
+            langfuse.wait_for(lambda server: "held" in server.names())
+            ballast.unlink()
+            wait_until(lambda: exporter.export([span("later")]) is SUCCESS)
+            langfuse.wait_for(lambda server: "later" in server.names())
+            assert exporter.force_flush()
+            ledger = exporter._spool.ledger()
+            assert ledger.accepted == ledger.delivered + ledger.pending
+    assert langfuse.names()["held"] == 1
 
 
 @pytest.mark.trust

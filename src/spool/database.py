@@ -353,9 +353,18 @@ class Database:
                 self._damaged = self._main
                 self.written.set()
                 raise SpoolDamagedError(f"{self.path}: SQLite says: {error}") from error
+            if self._is_disk_full(str(error)):
+                raise place.cramped(self.path) from error
             # What SQLite opened while the disk was read-only stays so, in the whole process.
             self._is_read_only = self._is_read_only or "readonly" in str(error)
             raise SpoolFileError(f"{self.path}: SQLite says: {error}") from error
+
+    def _is_disk_full(self, words: str) -> bool:
+        """Say whether SQLite's words come of a full disk; for its `-shm` it says "I/O error"."""
+        if words in ("disk I/O error", "unable to open database file"):
+            with contextlib.suppress(OSError):
+                return place.room(self.path.parent) <= 0
+        return words == "database or disk is full"
 
     # Damage
 

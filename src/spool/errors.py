@@ -19,6 +19,10 @@ class SpoolDamagedError(SpoolFileError):
     """The spool file is damaged; the next patient writer salvages it."""
 
 
+class SpoolNoRoomError(SpoolFileError):
+    """The disk has no room for now: what comes is held in memory until it has."""
+
+
 class SpoolUnsyncedError(SpoolFileError):
     """The spans are in the spool and will be sent, but a power cut could take them."""
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from spool.errors import SpoolFileError, SpoolFullError
+from spool.errors import SpoolFileError, SpoolFullError, SpoolNoRoomError
 
 # SQLite's WAL needs shared memory between the processes, which these cannot give
 # (https://www.sqlite.org/wal.html, "Disadvantages").
@@ -125,9 +125,9 @@ def room(at: Path | int) -> int:
     return disk.f_bavail * disk.f_frsize - reserve
 
 
-def cramped(path: Path) -> SpoolFileError:
+def cramped(path: Path) -> SpoolNoRoomError:
     """Say that the disk has no room."""
-    return SpoolFileError(f"{path}: the disk is almost full; make room there")
+    return SpoolNoRoomError(f"{path}: the disk is almost full; make room there")
 
 
 def full(path: Path) -> SpoolFullError:
@@ -137,6 +137,8 @@ def full(path: Path) -> SpoolFullError:
 
 def unusable(path: Path, error: OSError) -> SpoolFileError:
     """Say of an operating system's error which file it hit, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return cramped(path)
     where = error.filename or path
     return SpoolFileError(
         f"{path}: cannot be used as the spool: {error.strerror}: {where}; "

@@ -26,6 +26,7 @@ from spool.errors import (
     SpoolError,
     SpoolFileError,
     SpoolFullError,
+    SpoolNoRoomError,
     SpoolUnsyncedError,
 )
 from spool.keeper import Keeper
@@ -85,11 +86,14 @@ class SharedSpool:
         self.overflow = Overflow()
 
     def join(self, target: Target) -> None:
-        """Add a user and its target; record the route. Raises SpoolError."""
+        """Add a user and its target; record the route. Raises SpoolError.
+
+        Where there is no room for it, or no time, the first span is: what ends is held in memory.
+        """
         try:
-            self.store.register(target)
-        except SpoolDamagedError:
-            self.store.register(target)  # it was salvaged, or is now
+            self._register(target)
+        except (SpoolNoRoomError, SpoolBusyError) as error:
+            self._holding.say(error)
         with contextlib.suppress(SpoolFileError, SpoolBusyError):  # who takes it will say so
             self.store.turn.prepare()
         self._users += 1
@@ -97,6 +101,12 @@ class SharedSpool:
             self._targets[target.route] = target
             if self._drainer is not None:
                 self._drainer.line.add(target)
+
+    def _register(self, target: Target) -> None:
+        try:
+            self.store.register(target)
+        except SpoolDamagedError:
+            self.store.register(target)  # it was salvaged, or is now
 
     def append(self, target: Target, batch: Batch) -> bool:
         """Append a batch to the inbox, and say whether it is spooled.
