@@ -74,6 +74,7 @@ def use(path: Path) -> Store:
     for _ in range(2):  # what only reading finds is salvaged by the next writer
         try:
             read_all(store)
+            store.ledger()
         except SpoolDamagedError:
             store.open()
     return store

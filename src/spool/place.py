@@ -137,9 +137,9 @@ def full(path: Path) -> SpoolFullError:
 
 def unusable(path: Path, error: OSError) -> SpoolFileError:
     """Say of an operating system's error which file it hit, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return cramped(path)
     where = error.filename or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpoolNoRoomError(f"{path}: {error.strerror}: {where}; make room there")
     return SpoolFileError(
         f"{path}: cannot be used as the spool: {error.strerror}: {where}; "
         "set SPOOL_PATH to a file in a directory that you may write"
