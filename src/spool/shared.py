@@ -88,7 +88,8 @@ class SharedSpool:
     def join(self, target: Target) -> None:
         """Add a user and its target; record the route. Raises SpoolError.
 
-        Where there is no room for it, or no time, the first span is: what ends is held in memory.
+        Where that must wait (the disk has no room, another process has the mutex) the first row
+        records the route. While there is no room, what ends is held in memory.
         """
         try:
             self._register(target)
