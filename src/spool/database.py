@@ -36,6 +36,7 @@ from spool.complaint import logger
 from spool.errors import SpoolDamagedError, SpoolFileError
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, ownership
 from spool.version import pragma
+from spool.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +72,8 @@ class Database:
 
     def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
         self.path = path
-        self.written = threading.Event()
-        self.is_wal_large = threading.Event()
+        self.written = Wake()
+        self.is_wal_large = Wake()
         self._wal = place.beside(path, "-wal")
         self._salvaged = place.beside(path, ".salvaged")  # only ever complete
         self._mutex = FileLock(place.beside(path, ".lock"), self.create_beside)
@@ -474,8 +475,6 @@ class Database:
 
     def _start_in_child(self) -> None:
         self._reader_lock = threading.RLock()
-        self.written = threading.Event()
-        self.is_wal_large = threading.Event()
 
 
 def live_bytes(sqlite: sqlite3.Connection) -> int:

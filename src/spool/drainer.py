@@ -31,6 +31,7 @@ from spool.otlp import ROW_BYTES
 from spool.pace import Suspect
 from spool.sender import Outcome, Verdict
 from spool.straight import Straight
+from spool.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,8 +88,8 @@ class Drainer:
         self._missed: dict[str, _Miss] = {}
         self._complaints = Complaints()
         self._took_over_at = -TICK
-        self._awake = threading.Event()
-        self._stopping = threading.Event()
+        self._awake = Wake()
+        self._stopping = Wake()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
 
     # The thread

@@ -21,6 +21,7 @@ from spool.errors import SpoolError
 from spool.lock import BRIEFLY, PATIENTLY
 from spool.otlp import ROW_BYTES
 from spool.overflow import Held
+from spool.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ class Keeper:
             self._look_seconds = settings.max_age_seconds / _LOOKS_AN_AGE
         self._eviction = Complaint("the spool is full, the oldest spans are evicted")
         self._expiry = Complaint("spans older than SPOOL_MAX_AGE_SECONDS are evicted")
-        self._stopping = threading.Event()
+        self._stopping = Wake()
         self._complaint = Complaint("cannot keep the spool file")
         self._thread = threading.Thread(target=self._run, name="spool-keeper", daemon=True)
 
