@@ -236,7 +236,7 @@ class Round:
         self.interrupt(self.anybody(), signal.SIGKILL)
 
     def kill_the_drainer(self) -> None:
-        signed = signature(beside(self.path, ".turn")) if self.path.exists() else None
+        signed = signature(beside(self.path, ".turn"), self.path) if self.path.exists() else None
         if signed and signed[0] in self.nursery.alive:
             self.interrupt(signed[0], signal.SIGKILL)
 

@@ -121,7 +121,7 @@ class Killer:
             self.kill()
 
     def kill(self) -> None:
-        signed = signature(self.turn)
+        signed = signature(self.turn, self.turn)
         if self.left and signed and signed[0] in self.nursery.alive:
             pid = signed[0]
             self.left -= 1

@@ -402,13 +402,13 @@ def test_shared_locks_stand_beside_each_other_but_not_beside_an_exclusive_one(
 
 
 def test_a_file_is_held_while_anybody_holds_it(lock: FileLock, lock_path: Path) -> None:
-    assert not is_held(lock_path)
+    assert not is_held(lock_path, lock_path)
     assert not lock_path.exists()
     present = make(lock_path, shared=True)
     for holder in (lock, present):
         with holder.hold(1):
-            assert is_held(lock_path)
-        assert not is_held(lock_path)
+            assert is_held(lock_path, lock_path)
+        assert not is_held(lock_path, lock_path)
     present.close()
 
 
@@ -416,9 +416,9 @@ def test_a_file_is_held_while_another_process_holds_it(
     lock_path: Path, processes: Processes
 ) -> None:
     holder = processes.start_holder()
-    assert is_held(lock_path)
+    assert is_held(lock_path, lock_path)
     holder.communicate("")
-    assert not is_held(lock_path)
+    assert not is_held(lock_path, lock_path)
 
 
 def test_asking_whether_it_is_held_leaves_the_lock_as_it_is(
@@ -426,25 +426,25 @@ def test_asking_whether_it_is_held_leaves_the_lock_as_it_is(
 ) -> None:
     other = make(lock_path)
     assert can_hold(lock)
-    assert not is_held(lock_path)
+    assert not is_held(lock_path, lock_path)
     assert can_hold(other)
     with lock.hold(1):
-        assert is_held(lock_path)
+        assert is_held(lock_path, lock_path)
         assert not can_hold(other)
     other.close()
 
 
 def test_the_last_holder_that_signed_can_be_named(lock: FileLock, lock_path: Path) -> None:
-    assert signature(lock_path) is None
+    assert signature(lock_path, lock_path) is None
     with lock.hold(1):
-        assert signature(lock_path) is None
+        assert signature(lock_path, lock_path) is None
         lock.sign()
         assert pid_in(lock_path) == os.getpid()
     assert pid_in(lock_path) == os.getpid()
 
 
 def pid_in(path: Path) -> int:
-    signed = signature(path)
+    signed = signature(path, path)
     assert signed is not None
     return signed[0]
 
@@ -454,7 +454,7 @@ def test_each_signature_is_new(lock: FileLock, lock_path: Path) -> None:
     for _ in range(3):
         with lock.hold(1):
             lock.sign()
-        seen.add(signature(lock_path))
+        seen.add(signature(lock_path, lock_path))
     assert len(seen) == 3
 
 
@@ -471,4 +471,4 @@ def test_a_shorter_pid_leaves_nothing_of_a_longer_one(
 @pytest.mark.parametrize("text", ["", "   ", "who", "-1", "0x10"])
 def test_a_file_without_a_pid_has_no_signature(lock_path: Path, text: str) -> None:
     lock_path.write_text(text)
-    assert signature(lock_path) is None
+    assert signature(lock_path, lock_path) is None

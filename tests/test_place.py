@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import stat
 import sys
 import tempfile
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from spool import place
-from spool.errors import SpoolFileError
-from spool.place import beside, check, create, prepare, sync_directory
+from spool.errors import SpoolFileError, SpoolStrangerError
+from spool.place import beside, check, create, open_file, prepare, strangers, sync_directory
 
 STRANGER = 12345
 
@@ -24,11 +25,19 @@ only_root = pytest.mark.skipif(
 
 @pytest.fixture
 def shared_directory() -> Iterator[Path]:
-    """A directory that others can reach; tmp_path's parents are closed to them."""
+    """A directory where every user may make files; tmp_path's parents are closed to others."""
     directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o777)
+    directory.chmod(0o1777)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def strangers_directory(shared_directory: Path) -> Path:
+    """A directory of another user's, who alone may write in it."""
+    shared_directory.chmod(0o755)
+    os.chown(shared_directory, STRANGER, STRANGER)
+    return shared_directory
 
 
 @contextlib.contextmanager
@@ -142,7 +151,7 @@ def test_a_symlink_is_refused_and_what_it_names_is_untouched(tmp_path: Path, exi
     link = tmp_path / "spool.db"
     link.symlink_to(real)
     assert_refused(link, "symlink")
-    with pytest.raises(OSError, match=r"symbolic links"):
+    with pytest.raises(SpoolStrangerError, match=f"^{link}: it is a symlink; remove it$"):
         create(link, link)
     assert real.exists() == exists
     assert not exists or real.read_text() == "mine"
@@ -183,7 +192,7 @@ def test_a_file_of_another_owner_is_refused(shared_directory: Path) -> None:
     path = shared_directory / "spool.db"
     path.touch(mode=0o666)
     with as_user(STRANGER):
-        assert_refused(path, "belongs to user 0, not to you (12345)")
+        assert_refused(path, "belongs to user 0, not to user 12345")
 
 
 @only_root
@@ -212,11 +221,14 @@ def test_a_file_that_cannot_be_made_is_an_error_that_names_it(shared_directory: 
     assert str(error).startswith(f"{path}: cannot be used as the spool: Permission denied: {path}")
 
 
+# Whose files are used
+
+
 @only_root
 def test_root_uses_a_file_of_another_owner_and_hands_over_what_it_makes(
-    shared_directory: Path,
+    strangers_directory: Path,
 ) -> None:
-    path = shared_directory / "spool.db"
+    path = strangers_directory / "spool.db"
     path.touch(mode=0o600)
     os.chown(path, STRANGER, 54321)
     prepare(path)
@@ -230,13 +242,108 @@ def test_root_uses_a_file_of_another_owner_and_hands_over_what_it_makes(
 
 
 @only_root
-def test_root_does_not_hand_over_what_was_there_before(shared_directory: Path) -> None:
-    path, companion = shared_directory / "spool.db", shared_directory / "spool.db.lock"
+def test_root_makes_files_and_directories_for_the_owner_of_the_directory(
+    strangers_directory: Path,
+) -> None:
+    path = strangers_directory / "new" / "spool.db"
+    prepare(path)
+    for made in (path, beside(path, ".lock")):
+        os.close(create(made, path))
+        assert (made.stat().st_uid, made.stat().st_gid) == (STRANGER, STRANGER)
+    assert path.parent.stat().st_uid == STRANGER
+    with as_user(STRANGER):
+        prepare(path)
+        os.close(create(path, path))
+
+
+@only_root
+def test_root_does_not_hand_over_what_was_there_before(strangers_directory: Path) -> None:
+    path, companion = strangers_directory / "spool.db", strangers_directory / "spool.db.lock"
     path.touch()
     companion.touch()
     os.chown(path, STRANGER, STRANGER)
     os.close(create(companion, path))
     assert companion.stat().st_uid == 0
+
+
+@only_root
+def test_root_does_not_write_through_a_link_to_a_file_of_its_own(strangers_directory: Path) -> None:
+    path, victim = strangers_directory / "spool.db", strangers_directory / "victim"
+    path.touch()
+    os.chown(path, STRANGER, STRANGER)
+    victim.touch()
+    os.link(victim, beside(path, ".turn"))
+    with pytest.raises(SpoolStrangerError, match=r"spool\.db\.turn: it belongs to user 0, not"):
+        create(beside(path, ".turn"), path)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_what_is_no_regular_file_is_neither_used_nor_waited_for(tmp_path: Path, flags: int) -> None:
+    path = tmp_path / "spool.db"
+    path.touch()
+    os.mkfifo(beside(path, ".turn"))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(beside(path, ".lock")))
+        for suffix in (".turn", ".lock"):
+            with pytest.raises(SpoolStrangerError, match="it is not a regular file; remove it"):
+                open_file(beside(path, suffix), path, flags)
+        with pytest.raises(SpoolStrangerError):
+            create(beside(path, ".turn"), path)
+    assert len(strangers(path)) == 2
+
+
+@only_root
+@pytest.mark.parametrize("rights", [0o600, 0o666])
+def test_another_users_file_is_not_used_whatever_its_rights(
+    shared_directory: Path, rights: int
+) -> None:
+    path = shared_directory / "spool.db"
+    with as_user(STRANGER):
+        os.close(create(path, path))
+    companion = beside(path, ".inbox-1-0123456789ab")
+    companion.touch()
+    companion.chmod(rights)
+    os.chown(companion, STRANGER + 1, STRANGER + 1)
+    with as_user(STRANGER):
+        with pytest.raises(SpoolStrangerError, match="belongs to user 12346, not to user 12345"):
+            open_file(companion, path)
+        assert strangers(path) == [f"{companion}: it belongs to user 12346, not to user 12345"]
+
+
+@only_root
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_what_another_user_lays_beside_a_file_for_sqlite_is_refused(
+    shared_directory: Path, suffix: str
+) -> None:
+    path = shared_directory / "spool.db"
+    companion = beside(path, suffix)
+    companion.touch()
+    companion.chmod(0o666)
+    with as_user(STRANGER), pytest.raises(SpoolStrangerError, match=f"^{companion}: it belongs to"):
+        prepare(path)
+
+
+@only_root
+def test_a_directory_where_everybody_may_remove_files_is_refused(shared_directory: Path) -> None:
+    path = shared_directory / "spool.db"
+    shared_directory.chmod(0o777)
+    assert_refused(path, "no sticky bit")
+    shared_directory.chmod(0o1777)
+    prepare(path)
+    shared_directory.chmod(0o775)  # the directory's owner has chosen who is in its group
+    prepare(path)
+
+
+@only_root
+def test_root_does_not_write_into_what_another_user_put_where_everybody_may(
+    shared_directory: Path,
+) -> None:
+    path = shared_directory / "spool.db"
+    path.touch()
+    os.chown(path, STRANGER, STRANGER)
+    assert_refused(path, "every user may put files there")
+    shared_directory.chmod(0o755)
+    prepare(path)
 
 
 # Filesystems

@@ -444,9 +444,9 @@ def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(
 
 def test_an_idle_drainer_takes_no_turn(store: Store, drainer: Drainer) -> None:
     drain_all(drainer)
-    signed = signature(store.turn._turn.path)
+    signed = signature(store.turn._turn.path, store.database.path)
     drainer.send_due()
-    assert signature(store.turn._turn.path) == signed
+    assert signature(store.turn._turn.path, store.database.path) == signed
 
 
 def test_a_defect_while_sending_leaves_the_inbox_to_the_keeper(

@@ -17,7 +17,7 @@ AT_ONCE = 0.0
 
 
 def create(path: Path) -> int:
-    return place.create(path, owner_of=path)
+    return place.create(path, path)
 
 
 @pytest.fixture(autouse=True)

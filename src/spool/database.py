@@ -94,7 +94,7 @@ class Database:
         Raises SpoolFileError, OSError.
         """
         self._check_place()
-        return place.create(path, owner_of=self.path)
+        return place.create(path, self.path)
 
     # Use
 
@@ -302,7 +302,7 @@ class Database:
             self._put_salvaged_in_place()
         elif is_absent:
             self._set_aside_orphans()
-            os.close(place.create(self.path, owner_of=self.path))
+            os.close(place.create(self.path, self.path))
         main = self._identity()[0]
         sqlite = connect(self.path, "rw")
         try:
@@ -408,7 +408,7 @@ class Database:
             os.link(self._wal, place.beside(aside, "-wal"))
         for suffix in ("", "-wal", "-shm"):
             place.beside(growing, suffix).unlink(missing_ok=True)
-        os.close(place.create(growing, owner_of=self.path))
+        os.close(place.create(growing, self.path))
         with contextlib.closing(connect(growing, "rw")) as sqlite:
             self._set_up(sqlite)
             salvaged = salvage(aside, growing, sqlite)

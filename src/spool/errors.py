@@ -15,6 +15,10 @@ class SpoolFileError(SpoolError):
     """The spool file cannot be used as it is: not ours, not writable, not on a local disk."""
 
 
+class SpoolStrangerError(SpoolFileError):
+    """What stands in place of a file of the spool is not its owner's, or no regular file."""
+
+
 class SpoolDamagedError(SpoolFileError):
     """The spool file is damaged; the next patient writer salvages it."""
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from spool import frames, place
-from spool.errors import SpoolBusyError, SpoolError, SpoolUnsyncedError
+from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError, SpoolUnsyncedError
 from spool.lock import BRIEFLY, PATIENTLY, ThreadLock, can_lock
 
 if TYPE_CHECKING:
@@ -381,8 +381,9 @@ def opened(spool: Path) -> Iterator[list[File]]:
     with contextlib.ExitStack() as closing:
         files = []
         for path in paths(spool):
-            with contextlib.suppress(FileNotFoundError):  # it was moved meanwhile
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # It was moved meanwhile, or is somebody else's.
+            with contextlib.suppress(FileNotFoundError, SpoolStrangerError):
+                fd = place.open_file(path, spool)
                 _borrowed.add(fd)
                 closing.callback(os.close, fd)
                 closing.callback(_borrowed.discard, fd)

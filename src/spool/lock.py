@@ -28,8 +28,8 @@ except ImportError as error:  # pragma: no cover - Windows
         "langfuse-spool needs Linux or macOS: its lock between processes is flock(2)"
     ) from error
 
-from spool.errors import SpoolBusyError, SpoolError
-from spool.place import unusable
+from spool import place
+from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +44,7 @@ _SHORTEST_SLEEP = 0.0001
 _LONGEST_SLEEP = 0.0005
 _PID_WIDTH = 10
 _TOKEN_BYTES = 8
+_SIGNATURE_BYTES = 64
 _PROBES = 3
 
 _all_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
@@ -74,7 +75,7 @@ class FileLock:
             with self._thread_lock.hold(PATIENTLY):
                 self._fd = self._open() if self._fd is None else self._fd
         except OSError as error:
-            raise unusable(self.path, error) from error
+            raise place.unusable(self.path, error) from error
 
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
@@ -97,7 +98,7 @@ class FileLock:
         try:
             is_had = self._poll(deadline)
         except OSError as error:
-            raise unusable(self.path, error) from error
+            raise place.unusable(self.path, error) from error
         finally:
             if not is_had:
                 self.release()
@@ -249,11 +250,14 @@ def _held(lock: FileLock | ThreadLock, timeout: float, trouble: str) -> Iterator
             lock.release()
 
 
-def is_held(path: Path) -> bool:
-    """Say whether any process holds the lock on this file; an absent file is held by nobody."""
+def is_held(path: Path, spool: Path) -> bool:
+    """Say whether any process holds the lock on this file of a spool.
+
+    Nobody holds one that is absent, or somebody else's. Raises OSError.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = place.open_file(path, spool)
+    except (FileNotFoundError, SpoolStrangerError):
         return False
     try:
         return not any(_can_lock_soon(fd) for _ in range(_PROBES))
@@ -277,11 +281,12 @@ def _can_lock_soon(fd: int) -> bool:
     return is_had
 
 
-def signature(path: Path) -> tuple[int, str] | None:
+def signature(path: Path, spool: Path) -> tuple[int, str] | None:
     """Give the last signature: the pid, and what is new each time; None where nobody signed."""
     try:
-        pid, _, token = path.read_text().partition(" ")
-    except (OSError, UnicodeDecodeError):
+        with open(place.open_file(path, spool)) as file:  # noqa: PTH123 - it is open already
+            pid, _, token = file.read(_SIGNATURE_BYTES).partition(" ")
+    except (OSError, SpoolStrangerError, UnicodeDecodeError):
         return None
     return (int(pid), token.strip()) if pid.isdecimal() else None
 

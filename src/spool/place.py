@@ -1,23 +1,30 @@
-"""Where a spool may live, and how its files are made.
+"""Where a spool may live, and how its files are made and opened.
 
 Invariants:
 
-- Files are 0600, in a directory of 0700 where we create it; its parents are fsynced.
-- The last path component is no symlink; no file of another owner is used, unless by root, who hands
-  what it creates to that owner.
+- Files are 0600 from their first moment, in a directory of 0700 where we create it; its parents are
+  fsynced.
+- All files of a spool belong to its owner: to us, or where we are root to whom the spool file
+  belongs, and before there is one its directory. Root hands what it creates to that owner.
+- What is opened is looked at after the opening, which waits for nothing: only a regular file of the
+  spool's owner is used. Anything else at its path is somebody else's.
+- Where every user may write, nobody but the owner may remove a file (the sticky bit, as in /tmp);
+  a directory without that is refused. Who may write by group was chosen by the directory's owner.
 - Nothing is created beside a file that is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import stat
 import sys
 from pathlib import Path
 from typing import Final
 
-from spool.errors import SpoolFileError, SpoolFullError, SpoolNoRoomError
+from spool.errors import SpoolFileError, SpoolFullError, SpoolNoRoomError, SpoolStrangerError
 
 # SQLite's WAL needs shared memory between the processes, which these cannot give
 # (https://www.sqlite.org/wal.html, "Disadvantages").
@@ -28,6 +35,11 @@ _NETWORK_FILESYSTEMS: Final = frozenset(
 # What is left on the disk for settling and for checkpoints: but not so much of a small one.
 _RESERVE: Final = 8 << 20
 _MOST_OF_A_DISK: Final = 8
+
+_SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_SQLITES: Final = ("-wal", "-shm", "-journal")
+# What we open beside the main file, by name.
+_COMPANIONS: Final = r"(-(wal|shm|journal)|\.(lock|turn|deputy|drainer|inbox-\d+-[0-9a-f]{12}))"
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -53,42 +65,132 @@ def prepare(path: Path) -> None:
 
 
 def check(path: Path) -> os.stat_result | None:
-    """Refuse symlinks, what is no file, and another owner's file; None where nothing is there."""
+    """Refuse a directory that is not safe, and what is not ours there; None for no file yet.
+
+    Raises SpoolFileError, OSError.
+    """
     try:
         status = os.lstat(path)
     except FileNotFoundError:
-        return None
-    if stat.S_ISLNK(status.st_mode):
+        status = None
+    if status is not None and stat.S_ISLNK(status.st_mode):
         raise SpoolFileError(f"{path}: it is a symlink; set SPOOL_PATH to the file itself")
-    if not stat.S_ISREG(status.st_mode):
-        raise SpoolFileError(f"{path}: it is not a regular file; set SPOOL_PATH to another one")
-    if os.geteuid() not in (0, status.st_uid):
-        raise SpoolFileError(
-            f"{path}: it belongs to user {status.st_uid}, not to you ({os.geteuid()}); "
-            "run as that user, or set SPOOL_PATH to a file of your own"
-        )
+    with contextlib.suppress(FileNotFoundError):
+        _check_directory(path, os.stat(path.parent), status)
+    owner = owner_of(path)[0] if os.path.lexists(path.parent) else os.geteuid()
+    if status is not None and (why := _strangeness(status, owner)):
+        raise SpoolFileError(f"{path}: {why}; run as its owner, or set SPOOL_PATH to another file")
+    for suffix in _SQLITES:
+        companion = beside(path, suffix)
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_stranger(companion, os.lstat(companion), owner)
     return status
 
 
-def create(path: Path, owner_of: Path) -> int:
-    """Open a file for reading and writing, created where absent; give its descriptor.
+def _check_directory(path: Path, directory: os.stat_result, found: os.stat_result | None) -> None:
+    if not directory.st_mode & stat.S_IWOTH:
+        return
+    own = f"set SPOOL_PATH to a file in a directory of your own, such as {path.parent / 'spool'}"
+    if not directory.st_mode & stat.S_ISVTX:
+        raise SpoolFileError(
+            f"{path.parent}: every user may put files in the spool's place there, as it has no "
+            f"sticky bit; {own}"
+        )
+    # Root must not write into what somebody has put in /tmp for it.
+    if os.geteuid() == 0 and found is not None and found.st_uid not in (0, directory.st_uid):
+        raise SpoolFileError(
+            f"{path}: it belongs to user {found.st_uid}, and every user may put files there; "
+            f"run as that user, or {own}"
+        )
 
-    On a disk that is read-only now it is for reading, which is enough to lock it. If we are root
-    it is handed to the owner of the file at `owner_of`. Raises OSError.
-    """
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+
+def owner_of(spool: Path) -> tuple[int, int]:
+    """Tell to which user and group a spool's files belong. Raises OSError."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
     try:
-        return os.open(path, flags | os.O_RDWR)
+        status = os.lstat(spool)
     except FileNotFoundError:
-        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o600)
+        status = os.stat(spool.parent)
+    return status.st_uid, status.st_gid
+
+
+def _strangeness(status: os.stat_result, owner: int) -> str:
+    """Say why a file is none of a spool's; nothing where it may be."""
+    if stat.S_ISLNK(status.st_mode):
+        return "it is a symlink"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    # Root may meet what it has created and not handed over yet; a second link would be a trap.
+    is_roots = os.geteuid() == status.st_uid == 0 and status.st_nlink == 1
+    if status.st_uid != owner and not is_roots:
+        return f"it belongs to user {status.st_uid}, not to user {owner}"
+    return ""
+
+
+def _refuse_stranger(path: Path, status: os.stat_result, owner: int) -> None:
+    if why := _strangeness(status, owner):
+        raise SpoolStrangerError(f"{path}: {why}; remove it")
+
+
+def open_file(path: Path, spool: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file of a spool that is there; give its descriptor. Waits for nothing.
+
+    Raises SpoolStrangerError for what is no regular file of the spool's owner, OSError.
+    """
+    owner = owner_of(spool)[0]
+    try:
+        fd = os.open(path, flags | _SAFELY)
+    except OSError:
+        _refuse_stranger(path, os.lstat(path), owner)  # a symlink, or not for us to read
+        raise
+    try:
+        _refuse_stranger(path, os.fstat(fd), owner)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def create(path: Path, spool: Path) -> int:
+    """Open a file of a spool for reading and writing, created where it is absent.
+
+    Gives its descriptor. On a disk that is read-only now it is for reading, which is enough to lock
+    it. Raises SpoolStrangerError as `open_file` does, OSError.
+    """
+    uid, gid = owner_of(spool)
+    try:
+        return open_file(path, spool, os.O_RDWR)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        return os.open(path, flags | os.O_RDONLY)
-    if os.geteuid() == 0 and owner_of.exists():
-        status = os.stat(owner_of)
-        os.fchown(fd, status.st_uid, status.st_gid)
+        return open_file(path, spool)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
+    except FileExistsError:  # another process was faster
+        return open_file(path, spool, os.O_RDWR)
+    os.fchmod(fd, 0o600)  # the umask may have taken more
+    if (uid, gid) != (os.geteuid(), os.getegid()):
+        os.fchown(fd, uid, gid)
     return fd
+
+
+def strangers(spool: Path) -> list[str]:
+    """Name what stands in place of a spool's files and is passed over, each with the reason.
+
+    Raises OSError.
+    """
+    owner, names = owner_of(spool)[0], re.compile(re.escape(spool.name) + _COMPANIONS)
+    found = []
+    with os.scandir(spool.parent) as entries:
+        for entry in entries:
+            if names.fullmatch(entry.name):
+                with contextlib.suppress(FileNotFoundError):
+                    if why := _strangeness(entry.stat(follow_symlinks=False), owner):
+                        found.append(f"{entry.path}: {why}")
+    return sorted(found)
 
 
 def sync(fd: int) -> None:
@@ -99,7 +201,7 @@ def sync(fd: int) -> None:
 
 def sync_file(path: Path) -> None:
     """Make a file's content survive a power cut. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | _SAFELY)
     try:
         sync(fd)
     finally:
@@ -152,8 +254,24 @@ def _make_directory(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():  # it may just have been made elsewhere
         raise SpoolFileError(f"{directory}: it is not a directory; set SPOOL_PATH elsewhere")
     _make_directory(directory.parent)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+        return  # another process was faster
+    if os.geteuid() == 0:
+        _hand_over(directory, directory.parent.stat())
     sync_directory(directory.parent)
+
+
+def _hand_over(directory: Path, parent: os.stat_result) -> None:
+    """Give a directory that root has made to the owner of the one above."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(fd, parent.st_uid, parent.st_gid)
+    finally:
+        os.close(fd)
 
 
 def _filesystem(directory: Path) -> str:

@@ -442,7 +442,7 @@ class Store:
     def drainer(self) -> tuple[bool, int | None]:
         """Say whether any process drains this spool, and the pid of the last to take a turn."""
         with self.database.file_errors():
-            if not is_held(self.presence.path):
+            if not is_held(self.presence.path, self.database.path):
                 return False, None
             return True, self.turn.pid()
 

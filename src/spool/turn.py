@@ -36,6 +36,7 @@ class Turn:
     """The turn of one spool, as one process takes it."""
 
     def __init__(self, path: Path, create: Callable[[Path], int]) -> None:
+        self._spool = path
         self._turn = FileLock(place.beside(path, ".turn"), create)
         self._deputy = FileLock(place.beside(path, ".deputy"), create)
         self._seen: tuple[int, str] | None = None
@@ -70,7 +71,7 @@ class Turn:
 
     def pid(self) -> int | None:
         """Give the pid of the last process that had the turn; None for none."""
-        signed = signature(self._turn.path)
+        signed = signature(self._turn.path, self._spool)
         return None if signed is None else signed[0]
 
     def close(self) -> None:
@@ -97,7 +98,7 @@ class Turn:
 
     def _watch(self) -> float:
         """Tell for how many seconds the turn has had the same signature, as far as it was seen."""
-        signed, now = signature(self._turn.path), time.monotonic()
+        signed, now = signature(self._turn.path, self._spool), time.monotonic()
         # What was seen long ago may have been another's turn: one that has it may sign only now.
         if signed != self._seen or now - self._looked_at > _SOON:
             self._seen, self._seen_at = signed, now
