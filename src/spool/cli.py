@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from spool import by_hand, intake
+from spool import __version__, by_hand, intake
 from spool.drainer import Drainer
 from spool.errors import SettingsError, SpoolBusyError, SpoolDamagedError, SpoolError
 from spool.keeper import Keeper
@@ -60,7 +60,7 @@ def _fail(error: SpoolError, code: int) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--path", metavar="FILE", help="The spool file; else SPOOL_PATH counts.")
-@click.version_option(package_name="langfuse-spool", prog_name="langfuse-spool")
+@click.version_option(__version__, prog_name="langfuse-spool")
 @click.pass_context
 def commands(context: click.Context, path: str | None) -> None:
     """Look after a spool: spans that wait on disk for their way to Langfuse."""

@@ -15,9 +15,7 @@ import base64
 import binascii
 import contextlib
 import email.utils
-import functools
 import http.client
-import importlib.metadata
 import json
 import re
 import urllib.parse
@@ -26,6 +24,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from spool import __version__
 from spool.settings import without_secrets
 from spool.wire import Connection, Deadline
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from spool.settings import Settings, Target
 
+_USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_ANSWER: Final = 1 << 20
 _LONGEST_REASON: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
@@ -140,12 +140,12 @@ class Sender:
         return Answer(response.status, headers, words)
 
     def _headers(self, connection: Connection) -> dict[str, str]:
-        headers = {"content-type": "application/x-protobuf", "user-agent": _user_agent()}
+        headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT}
         if self._settings.is_gzip:
             headers["content-encoding"] = "gzip"
         if self.target.public_key is not None:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"
-            headers["x-langfuse-sdk-version"] = _version()
+            headers["x-langfuse-sdk-version"] = __version__
         return {**headers, **self.target.headers, **connection.proxy_headers}
 
 
@@ -272,12 +272,3 @@ def _secrets(target: Target) -> set[str]:
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
             found.update((password, f"{user}:{password}"))
     return {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
-
-
-@functools.cache
-def _version() -> str:
-    return importlib.metadata.version("langfuse-spool")
-
-
-def _user_agent() -> str:
-    return f"langfuse-spool/{_version()}"
