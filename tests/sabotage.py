@@ -149,6 +149,20 @@ SABOTAGES = [
         "test_database.py",
     ),
     Sabotage(
+        "a body has a gzip member for each run of rows",
+        "otlp.py",
+        "        return gzip_member(_deflated(batches))\n",
+        '        return b"".join(gzip_member(_deflated([batch])) for batch in batches)\n',
+        "test_otlp.py",
+    ),
+    Sabotage(
+        "a body's checksum is that of its first row",
+        "deflate.py",
+        "        checksum = _library.crc32_combine(checksum, _crc(payload), content_length)\n",
+        "        checksum = checksum or _crc(payload)\n",
+        "test_deflate.py",
+    ),
+    Sabotage(
         "whatever says 200 has delivered",
         "sender.py",
         "            return Outcome(Verdict.WAIT, reason)\n    except",

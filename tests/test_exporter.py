@@ -417,7 +417,7 @@ def test_several_spans_become_one_compressed_row_and_single_ones_stay_raw(
     store = Store(path)
     codecs = [row.batch.codec for row in store.pending()]
     store.close()
-    assert codecs == [Codec.GZIP, Codec.RAW, Codec.RAW]
+    assert codecs == [Codec.DEFLATE, Codec.RAW, Codec.RAW]
 
 
 def test_zero_code_instrumentation_finds_the_exporter_by_name() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from spans import batch
 from spool import frames
 from spool.frames import Frame
+from spool.otlp import Batch, Codec, merge
 from spool.settings import Target
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
@@ -60,6 +62,21 @@ def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) 
     assert frames.identity_of(second.identity) == (MINE.route, MINE.endpoint, MINE.public_key)
     assert b"secret" not in written
     assert b"token" not in written
+
+
+def test_a_packed_batch_is_read_as_it_was_also_one_of_an_older_version(path: Path) -> None:
+    one = batch("a", "b")
+    packed = merge([one], compress=True)
+    gzipped = Batch(gzip.compress(one.payload), 2, one.raw_bytes, Codec.GZIP)
+    of_each = [frames.make(frames.identify(MINE), each, 1.0) for each in (packed, gzipped)]
+    found, lost = read(path, b"".join(part for parts in of_each for part in parts))
+    assert ([frame.batch for frame in found], lost) == ([packed, gzipped], 0)
+
+
+def test_a_batch_of_a_kind_that_nobody_knows_is_damage_and_hides_no_other(path: Path) -> None:
+    unknown = b"".join(frames.make(frames.identify(MINE), Batch(b"?" * 200, 2, 200, 3), 1.0))
+    found, lost = read(path, unknown + made("c", now=2.0))
+    assert (times(found), lost) == ([2], 2)
 
 
 def test_a_frame_that_was_cut_short_is_passed_over(path: Path) -> None:

@@ -6,7 +6,6 @@ span that was accepted has arrived, or is pending or dead, or was evicted or pur
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import shutil
 import tempfile
@@ -17,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from decoders import first_member
 from drains import evict
 from spans import batch
 from spool.drainer import Drainer
 from spool.errors import SpoolFileError
-from spool.otlp import Batch, Codec, join, unpack
+from spool.otlp import merge, unpack
 from spool.records import Take
 from spool.sender import Outcome, Verdict
 from spool.settings import Settings, Target
@@ -63,7 +63,7 @@ class Receiver:
         self.arrived: set[str] = set()
 
     def send(self, body: bytes, _timeout: float) -> Outcome:
-        names = names_in(gzip.decompress(body))
+        names = names_in(first_member(body))
         if self.trouble == "accepted, unanswered":
             self.arrived.update(names)
             return Outcome(Verdict.WAIT, "reset")
@@ -112,7 +112,7 @@ class SpoolMachine(RuleBasedStateMachine):
         names = [f"s{next(self.numbers)}" for _ in range(spans)]
         one = batch(*names, size=10)
         if is_packed:
-            one = Batch(join([one], compress=True), spans, one.raw_bytes, Codec.GZIP)
+            one = merge([one], compress=True)
         self.stores[handle].append(TARGETS[route], one, self.now)
         self.accepted.update(names)
         self.accepted_at.update(dict.fromkeys(names, self.elapsed))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import zlib
 
 import pytest
 from freezegun import freeze_time
@@ -14,9 +13,10 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from decoders import first_member
 from spans import batch, span
 from spool.errors import PayloadError
-from spool.otlp import Batch, Codec, cut, encode, join, pieces, unpack
+from spool.otlp import Batch, Codec, cut, encode, join, merge, pieces, unpack
 
 # A field that nobody knows yet, of each wire type: varint, fixed64, length-delimited, fixed32.
 UNKNOWN = [b"\x80\x7d\x96\x01", b"\x81\x7d" + b"8" * 8, b"\x82\x7d\x03new", b"\x85\x7d" + b"4" * 4]
@@ -61,6 +61,11 @@ def batch_of(request: ExportTraceServiceRequest, extra: bytes = b"") -> Batch:
 
 
 def packed(batch: Batch) -> Batch:
+    return merge([batch], compress=True)
+
+
+def packed_once(batch: Batch) -> Batch:
+    """Pack as older versions did."""
     payload = gzip.compress(batch.payload, mtime=0)
     return Batch(payload, batch.spans, batch.raw_bytes, Codec.GZIP)
 
@@ -132,27 +137,28 @@ def test_raw_batches_join_to_one_request_with_all_spans() -> None:
     assert names == ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("kinds", list(itertools.product([Codec.RAW, Codec.GZIP], repeat=4)))
-def test_raw_and_packed_batches_join_in_order_in_whatever_mixture(kinds: tuple[Codec, ...]) -> None:
+STORED = {Codec.RAW: lambda one: one, Codec.GZIP: packed_once, Codec.DEFLATE: packed}
+
+
+@pytest.mark.parametrize("kinds", list(itertools.product(Codec, repeat=4)))
+def test_batches_join_in_order_to_one_member_in_whatever_mixture(kinds: tuple[Codec, ...]) -> None:
     made = [batch(str(number), size=300) for number in range(len(kinds))]
-    stored = [packed(one) if kind else one for one, kind in zip(made, kinds, strict=True)]
+    stored = [STORED[kind](one) for one, kind in zip(made, kinds, strict=True)]
+    assert [one.codec for one in stored] == list(kinds)
     raw = b"".join(one.payload for one in made)
     assert join(stored, compress=False) == raw
     body = join(stored, compress=True)
-    assert gzip.decompress(body) == raw
-    assert len(placed_spans(gzip.decompress(body))) == len(kinds)
-    assert all(one.payload in body for one in stored if one.codec == Codec.GZIP)
+    assert first_member(body) == gzip.decompress(body) == raw
+    assert all(one.payload[4:] in body for one in stored if one.codec == Codec.DEFLATE)
+    merged = merge(stored, compress=True)
+    assert (merged.spans, merged.raw_bytes, merged.codec) == (len(kinds), len(raw), Codec.DEFLATE)
+    assert unpack(merged) == raw
 
 
-def test_neighbouring_raw_batches_share_one_gzip_member() -> None:
-    body = join([batch("a"), batch("b"), packed(batch("c")), batch("d")], compress=True)
-    members = 0
-    while body:
-        member = zlib.decompressobj(wbits=31)
-        member.decompress(body)
-        body = member.unused_data
-        members += 1
-    assert members == 3
+def test_what_is_packed_is_packed_further_without_compressing_it_again() -> None:
+    small = [packed(batch(str(number))) for number in range(3)]
+    merged = merge([merge(small[:2], compress=True), small[2]], compress=True)
+    assert merged.payload[4:] == b"".join(one.payload[4:] for one in small)
 
 
 def test_the_same_batches_always_join_to_the_same_bytes() -> None:
@@ -164,12 +170,12 @@ def test_the_same_batches_always_join_to_the_same_bytes() -> None:
 
 
 def test_nothing_joins_to_nothing() -> None:
-    assert join([], compress=False) == join([], compress=True) == b""
+    assert join([], compress=False) == gzip.decompress(join([], compress=True)) == b""
 
 
 def test_a_batch_unpacks_to_the_request_that_was_written() -> None:
     made = batch("a")
-    assert unpack(made) == unpack(packed(made)) == made.payload
+    assert unpack(made) == unpack(packed(made)) == unpack(packed_once(made)) == made.payload
 
 
 @pytest.mark.parametrize(
@@ -187,12 +193,18 @@ def test_a_batch_unpacks_to_the_request_that_was_written() -> None:
 )
 def test_a_damaged_gzip_payload_is_an_error_of_ours(damaged: object) -> None:
     assert callable(damaged)
-    made = packed(batch("a"))
+    made = packed_once(batch("a"))
     broken = Batch(damaged(made.payload), made.spans, made.raw_bytes, Codec.GZIP)
     with pytest.raises(PayloadError, match="not gzip"):
         unpack(broken)
     with pytest.raises(PayloadError, match="not gzip"):
         join([batch("b"), broken], compress=False)
+
+
+def test_a_payload_of_a_kind_that_nobody_knows_is_an_error_of_ours() -> None:
+    unknown = Batch(b"what came later", 1, 15, 3)
+    with pytest.raises(PayloadError, match=r"unknown kind \(3\)"):
+        join([batch("a"), unknown], compress=True)
 
 
 # Cutting
@@ -254,7 +266,7 @@ def test_the_raw_bytes_of_a_span_are_kept_even_where_no_encoder_would_write_them
 
 def test_a_packed_batch_is_cut_as_well() -> None:
     made = batch("a", "b", "c")
-    assert cut(packed(made), 2) == cut(made, 2)
+    assert cut(packed(made), 2) == cut(packed_once(made), 2) == cut(made, 2)
 
 
 def test_the_halves_of_a_large_batch_have_right_lengths() -> None:

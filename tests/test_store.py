@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from dataclasses import asdict
 from pathlib import Path
 
@@ -296,15 +297,40 @@ def test_a_row_that_cannot_be_cut_is_taken_whole_as_damaged(store: Store) -> Non
 
 def test_packed_rows_are_taken_as_they_are(store: Store) -> None:
     raw = batch(*"abc")
-    packed = join([raw], compress=True)
-    store.append(MINE, Batch(packed, 3, raw.raw_bytes, Codec.GZIP), now=100.0)
+    packed = merge([raw], compress=True)
+    store.append(MINE, packed, now=100.0)
     take = take_of(store)
-    assert join(take.batches, compress=True) == packed
+    assert take.batches == (packed,)
     assert take.rows[0].is_sound
     head = take_of(store, max_spans=1)
     assert names_in(*head.batches) == ["a"]
     store.settle(head, now=101.0)
     assert names_in(*take_of(store).batches) == ["b", "c"]
+
+
+def test_a_row_that_an_older_version_packed_is_taken_and_packed_anew(store: Store) -> None:
+    raw = batch(*"abc")
+    gzipped = Batch(gzip.compress(raw.payload), 3, raw.raw_bytes, Codec.GZIP)
+    for one in (gzipped, batch("d"), batch("e")):
+        store.append(MINE, one, now=100.0)
+    take = take_of(store)
+    assert take.batches[0] == gzipped
+    assert names_in(*take.batches) == list("abcde")
+    pack_all(store, raw.raw_bytes + batch("d").raw_bytes)
+    assert [row.batch.codec for row in store.pending()] == [Codec.DEFLATE, Codec.RAW]
+    assert names_in(*take_of(store).batches) == list("abcde")
+
+
+def test_a_row_of_a_kind_that_nobody_knows_is_taken_alone_as_damaged(store: Store) -> None:
+    store.append(MINE, batch("a"), now=100.0)
+    store.append(MINE, Batch(b"what came later", 1, 15, 3), now=100.0)
+    assert names_in(*take_of(store).batches) == ["a"]
+    store.settle(take_of(store), now=101.0)
+    take = take_of(store)
+    assert (take.spans, take.damage != "") == (1, True)
+    store.settle(take, now=102.0, dead=1, reason=take.damage)
+    (letter,) = store.dead_letters()
+    assert (letter.batch.payload, letter.batch.codec) == (b"what came later", 3)
 
 
 TWO = 2 * batch("a").raw_bytes
@@ -321,7 +347,11 @@ def test_packing_makes_few_rows_of_many_and_changes_no_total(filled: Store) -> N
     route = route_of(filled)
     assert (assert_balanced(filled), route.pending_bytes) == before
     assert route.pending_batches == 3
-    assert [row.batch.codec for row in filled.pending()] == [Codec.GZIP, Codec.GZIP, Codec.RAW]
+    assert [row.batch.codec for row in filled.pending()] == [
+        Codec.DEFLATE,
+        Codec.DEFLATE,
+        Codec.RAW,
+    ]
     take = take_of(filled)
     assert names_in(*take.batches) == list("abcde")
     assert filled.settle(take, now=101.0) == 5

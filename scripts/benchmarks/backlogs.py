@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 import statistics
@@ -16,7 +15,7 @@ from benchmarks.stores import disk_bytes, poster
 from spool import Settings, by_hand, intake
 from spool.drainer import Drainer
 from spool.keeper import Keeper
-from spool.otlp import ROW_BYTES, Batch, Codec
+from spool.otlp import ROW_BYTES, Batch, join, merge
 from spool.settings import Target
 from spool.shared import open_spool
 from spool.status import Report
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _NO_LIMIT = 1 << 50
 _PATIENCE = 30.0
 _BURST_SECONDS = 0.01
-_LEVEL = 1  # ours
 
 _BODIES = 8
 _REQUEST_BYTES = 4 << 20  # the default of SPOOL_MAX_REQUEST_BYTES
@@ -58,7 +56,7 @@ def fill(path: str, endpoint: str, spans: int, is_packed: bool) -> dict[str, flo
 
 
 def _packed_rows(row_bytes: int = ROW_BYTES) -> Iterator[Batch]:
-    """Make ready what packing leaves: gzip rows of many spans. The real packing is slower here."""
+    """Make ready what packing leaves: deflated rows. The real packing is slower here."""
     cycle = itertools.cycle(workload.payloads(4 * workload.POOL))
     payload, rows = next(cycle), []
     for _ in range(_BODIES):
@@ -67,8 +65,7 @@ def _packed_rows(row_bytes: int = ROW_BYTES) -> Iterator[Batch]:
         while not part or raw_bytes + len(payload) <= row_bytes:
             part.append(payload)
             raw_bytes, payload = raw_bytes + len(payload), next(cycle)
-        body = gzip.compress(b"".join(part), _LEVEL, mtime=0)
-        rows.append(Batch(body, len(part), raw_bytes, Codec.GZIP))
+        rows.append(merge([Batch(b"".join(part), len(part), raw_bytes)], compress=True))
     return itertools.cycle(rows)
 
 
@@ -99,7 +96,7 @@ def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
 def post_from_memory(endpoint: str, spans: int, encoding: str) -> dict[str, float]:
     """Tell how fast the same bodies go out when they are in memory: all that HTTP itself costs."""
     rows = list(itertools.islice(_packed_rows(_REQUEST_BYTES), _BODIES))
-    bodies = [gzip.decompress(r.payload) if encoding == "identity" else r.payload for r in rows]
+    bodies = [join([row], compress=encoding == "gzip") for row in rows]
     counts = [row.spans for row in rows]
     posted = 0
     with poster(endpoint, encoding) as post:

@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from spool.otlp import Batch, Codec
+from spool.otlp import CODECS, Batch
 from spool.settings import without_secrets
 
 if TYPE_CHECKING:
@@ -171,7 +171,9 @@ def _frame_at(data: bytes, position: int) -> Frame | None:
     end = middle + payload_bytes
     if end > len(data) or zlib.crc32(data[position + _HEAD.size : end]) != checksum:
         return None
-    batch = Batch(data[middle:end], spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
+    if codec not in CODECS:
+        return None
+    batch = Batch(data[middle:end], spans, raw_bytes, codec)
     return Frame(data[position + _HEAD_BYTES : middle], batch, now)
 
 

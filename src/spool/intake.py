@@ -39,7 +39,7 @@ _PAUSE: Final = 0.005
 
 
 def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
-    """Move this process's inboxes into rows, gzip if `compress`, within `timeout` seconds.
+    """Move this process's inboxes into rows, deflated if `compress`, within `timeout` seconds.
 
     Not what is claimed. What is appended meanwhile may be moved too, but is not waited for. Raises
     SpoolError.

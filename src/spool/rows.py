@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spool import sql
 from spool.database import ID_BITS
 from spool.errors import PayloadError
-from spool.otlp import Batch, Codec, cut
+from spool.otlp import CODECS, Batch, cut
 from spool.records import Row, Take, checksum
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def batch_of(
         raise sqlite3.DatabaseError("a row's numbers are damaged")
     if type(payload) is not bytes:
         raise sqlite3.DatabaseError("a row's payload is damaged")
-    batch = Batch(payload, spans, raw_bytes, Codec.GZIP if codec else Codec.RAW)
-    return batch, checksum(spans, raw_bytes, codec, payload) == crc32
+    is_sound = codec in CODECS and checksum(spans, raw_bytes, codec, payload) == crc32
+    return Batch(payload, spans, raw_bytes, codec), is_sound
 
 
 def values(batch: Batch) -> tuple[Any, ...]:

@@ -6,8 +6,9 @@ Within a major version migrations only add, so that an older writer goes on.
   `watched` is for the age limit; `evicted_at` and its kin tell when that happened last.
 - route: one row an identity, with its share of the ledger and its backoff. `next` counts the
   batches it ever took in; the rows up to the id `packed` need no packing any more.
-- batch: spans of one route that came together, as one request. Its id is `route.id << 40 | number`:
-  the rows of a route stand together in order, without an index, and an id is never used twice.
+- batch: spans of one route that came together, as one request (its codec: `otlp.Codec`). Its id is
+  `route.id << 40 | number`: the rows of a route stand together in order, without an index, and an
+  id is never used twice.
 - dead: the dead letters, with the receiver's words.
 - inbox: how far each inbox was moved into `batch`, in bytes, by the name of its file.
 - mark: for the age limit, how `watched` stood when no batch after an id had come yet.
