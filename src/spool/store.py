@@ -278,7 +278,7 @@ class Store:
             connection.execute(sql.RESTART_WAIT, (now, route.id))
 
     def pack(self, route_id: int, max_bytes: int) -> bool:
-        """Make one row of the oldest rows that are not packed, deflated, if `max_bytes` of them wait.
+        """Make one row of the oldest rows that are not packed, deflated, if `max_bytes` wait.
 
         Says whether there may be more to pack. Only for the holder of the turn.
         """
