@@ -66,8 +66,15 @@ SABOTAGES = [
     Sabotage(
         "how far an inbox was moved is not compared",
         "store.py",
-        "moved in (None, (chunk.start,)) and not file.is_gone()",
-        "not file.is_gone()",
+        "return is_next and not file.is_gone()",
+        "return not file.is_gone()",
+        "test_intake.py",
+    ),
+    Sabotage(
+        "how far an inbox was moved is only in the file that is moved away",
+        "store.py",
+        "                file.note(salt, chunk.end)\n",
+        "                pass\n",
         "test_intake.py",
     ),
     Sabotage(

@@ -43,7 +43,7 @@ def made(path: Path, *, sync_each_append: bool = False) -> Inbox:
 def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
     """Give the payloads' sizes and times of a file's frames, and how many spans are lost."""
     fd = os.open(path, os.O_RDONLY)
-    found, lost, offset = [], 0, 0
+    found, lost, offset = [], 0, frames.begins_at(fd, b"")
     while (chunk := frames.read(fd, offset, is_final=is_final)) is not None:
         found += [f"{len(one.batch.payload)} at {one.created_at:g}" for one in chunk.frames]
         lost, offset = lost + chunk.lost, chunk.end

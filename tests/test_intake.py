@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool import frames, inbox, intake
+from spool import frames, inbox, intake, place
 from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
 from spool.frames import Chunk
 from spool.inbox import LARGE
@@ -217,6 +218,85 @@ def test_a_file_that_is_replaced_gets_only_what_comes_then(store: Store, path: P
     assert store.ledger() == Ledger(accepted=1, pending=1)
 
 
+def move_away(path: Path) -> Store:
+    """Rename the main file and its WAL, as a person does; open it where it is then."""
+    aside = Path(tempfile.mkdtemp(dir=path.parent.parent)) / path.name
+    for suffix in ("", "-wal", "-shm"):
+        place.beside(path, suffix).rename(place.beside(aside, suffix))
+    return Store(aside)
+
+
+def test_what_a_file_has_that_was_moved_away_is_not_in_the_next_one_too(
+    store: Store, other: Store, path: Path
+) -> None:
+    accept(store, "a")
+    intake.take_in(store, compress=True)
+    accept(store, "b")
+    with contextlib.closing(move_away(path)) as moved:
+        other.open()
+        assert other.ledger() == Ledger(accepted=1, pending=1)
+        store.inbox.close()  # its process is dead: nobody else knows how far it was moved
+        intake.take_in_others(other, compress=True, sending=10.0)
+        assert other.ledger() == moved.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_what_was_delivered_beside_a_file_that_was_moved_away_is_not_sent_beside_the_next(
+    store: Store, other: Store, path: Path
+) -> None:
+    store.open()
+    accept(store, "a")
+    claim = intake.claim(store, frames.CHUNK)
+    assert claim is not None
+    assert store.deliver(claim.file, claim.chunk, 1.0)
+    intake.release(store, claim, claim.chunk.end)
+    with contextlib.closing(move_away(path)):
+        other.open()
+        store.inbox.close()
+        intake.take_in_others(other, compress=True, sending=10.0)
+        assert (other.ledger(), other.pending()) == (Ledger(), [])
+
+
+def test_files_that_come_to_the_path_in_turn_have_each_span_once(
+    store: Store, other: Store, path: Path
+) -> None:
+    files = []
+    for name in "abc":
+        accept(store, name)
+        intake.take_in(store, compress=True)
+        files.append(move_away(path))
+    first = files[0]
+    first.close()
+    for suffix in ("", "-wal"):  # a person brings it back
+        if (back := place.beside(first.database.path, suffix)).exists():
+            back.rename(place.beside(path, suffix))
+    accept(store, "d")
+    store.inbox.close()
+    assert other.ledger() == Ledger(accepted=2, pending=2)
+    intake.take_in_others(other, compress=True, sending=10.0)
+    assert [one.ledger().accepted for one in (other, *files[1:])] == [2, 1, 1]
+    for one in files:
+        one.close()
+
+
+def test_a_note_that_cannot_be_read_keeps_no_span(store: Store, path: Path) -> None:
+    die(path, "a")
+    (file,) = inbox.paths(path)
+    content = file.read_bytes()
+    head = frames.note(b"", 1 << 40, 1 << 40)[:-1] + b"?"
+    file.write_bytes(head + content[len(head) :])
+    intake.take_in_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_an_inbox_without_a_note_is_taken_in(store: Store, path: Path) -> None:
+    die(path, "a", "b")
+    (file,) = inbox.paths(path)
+    file.write_bytes(file.read_bytes()[frames.NOTE_BYTES :])
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    intake.take_in_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
 def test_half_a_frame_of_a_refused_append_does_not_keep_its_file(store: Store, path: Path) -> None:
     accept(store, "a")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -390,7 +470,7 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
 ) -> None:
     die(path, "a")
     with inbox.opened(path) as (file,):
-        chunk = frames.read(file.fd, 0)
+        chunk = frames.read(file.fd, file.begins_at(b""))
         assert chunk is not None
         intake.take_in_others(other, compress=True, sending=10.0)
         intake.take_in_others(other, compress=True, sending=10.0)
@@ -421,7 +501,7 @@ def test_what_is_damaged_in_an_inbox_is_counted_and_the_ledger_balances(
     die(path, "a", "b")
     (file,) = inbox.paths(path)
     content = bytearray(file.read_bytes())
-    content[30 if is_first_damaged else -1] ^= 0xFF
+    content[frames.NOTE_BYTES + 30 if is_first_damaged else -1] ^= 0xFF
     file.write_bytes(content)
     intake.take_in_others(store, compress=True, sending=10.0)
     ledger = store.ledger()

@@ -113,13 +113,8 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
         """Hold the mutex for one transaction; it is rolled back when the block raises."""
-        with self.writing(patience) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                _end_transaction(connection)
+        with self.writing(patience) as connection, in_transaction(connection):
+            yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -495,6 +490,17 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     # A damaged file may call anything text.
     sqlite.text_factory = lambda text: text.decode(errors="replace")
     return sqlite
+
+
+@contextlib.contextmanager
+def in_transaction(sqlite: sqlite3.Connection) -> Iterator[None]:
+    """Write in one transaction; it is rolled back when the block raises."""
+    try:
+        sqlite.execute("BEGIN IMMEDIATE")
+        yield
+        sqlite.execute("COMMIT")
+    finally:
+        _end_transaction(sqlite)
 
 
 def _end_transaction(sqlite: sqlite3.Connection) -> None:

@@ -5,6 +5,8 @@ Invariants:
 - A frame tells all of itself, and its checksum says whether it is whole.
 - One that was cut short was never acknowledged, and is passed over; one that is damaged hides no
   other, and its spans are counted.
+- The note at the head tells how far the file was moved, for a database that does not know it: each
+  knows that for itself, and is the one that counts as long as it is there.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ _HEAD: Final = struct.Struct("<4sI")
 _NUMBERS: Final = struct.Struct("<IHBIId")
 _HEAD_BYTES: Final = _HEAD.size + _NUMBERS.size
 _WHOLE_HEAD: Final = struct.Struct(_HEAD.format + _NUMBERS.format[1:]).unpack_from
+# A mark, the checksum of what follows it, the salt of the database that took frames last, from
+# which offset on that one did, and up to which.
+_NOTE_MARK: Final = b"\xf5\xffSN"
+_NOTE_NUMBERS: Final = struct.Struct("<16sQQ")
+NOTE_BYTES: Final = _HEAD.size + _NOTE_NUMBERS.size
 # Its ids and times alone take more (opentelemetry/proto/trace/v1/trace.proto).
 _SMALLEST_SPAN: Final = 40
 
@@ -119,7 +126,27 @@ def make(identity: bytes, batch: Batch, now: float) -> tuple[bytes, bytes]:
     return _HEAD.pack(_MARK, checksum) + said, payload
 
 
+def note(salt: bytes, begins_at: int, moved: int) -> bytes:
+    """Make the note that a database took frames, between two offsets."""
+    said = _NOTE_NUMBERS.pack(salt, begins_at, moved)
+    return _HEAD.pack(_NOTE_MARK, zlib.crc32(said)) + said
+
+
+NO_NOTE: Final = note(b"", NOTE_BYTES, NOTE_BYTES)
+
+
 # Reading
+
+
+def begins_at(fd: int, salt: bytes) -> int:
+    """Tell from which offset on frames are for the database with this salt. Raises OSError."""
+    data = os.pread(fd, NOTE_BYTES, 0)
+    if data.startswith(_MARK):
+        return 0  # it has no note
+    if data != _HEAD.pack(_NOTE_MARK, zlib.crc32(data[_HEAD.size :])) + data[_HEAD.size :]:
+        return NOTE_BYTES  # a power cut took it
+    noted, begun, moved = _NOTE_NUMBERS.unpack_from(data, _HEAD.size)
+    return int(begun if noted == salt else moved)
 
 
 def read(fd: int, offset: int, size: int = CHUNK, *, is_final: bool = False) -> Chunk | None:

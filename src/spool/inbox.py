@@ -11,7 +11,9 @@ Invariants:
   knows that the process is dead.
 - A name is never used twice, and a file only grows. How much of it was moved is in the store,
   committed with the rows (`Store.take_in`), or with the delivery (`Store.deliver`): so nothing is
-  moved twice, whoever moves it. What is claimed, to be sent, is not moved meanwhile.
+  moved twice, whoever moves it. Under the same hold of the mutex it is noted in the file, too, for
+  the case that the store's file is moved away: the next one goes on behind it. What is claimed, to
+  be sent, is not moved meanwhile.
 - A file is unlinked when all of it was moved and that would survive a power cut.
 """
 
@@ -70,6 +72,25 @@ class File:
     def unmoved_bytes(self) -> int:
         """Tell how much waits to be moved. Raises OSError."""
         return max(0, os.fstat(self.fd).st_size - self.moved)
+
+    def begins_at(self, salt: bytes) -> int:
+        """Tell from where on it is for the database with this salt: others had what is before.
+
+        Raises OSError.
+        """
+        return frames.begins_at(self.fd, salt)
+
+    def note(self, salt: bytes, moved: int) -> None:
+        """Note for other databases that the one with this salt has it up to an offset.
+
+        Only for the holder of the mutex.
+        """
+        # Where it was removed nobody else will look for it; and what could not be noted is only
+        # moved again where the database, too, is moved away.
+        with contextlib.suppress(OSError):
+            begun = self.begins_at(salt)
+            if begun >= frames.NOTE_BYTES:  # else it has no note
+                place.overwrite_head(self.path, self.fd, frames.note(salt, begun, moved))
 
     def is_gone(self) -> bool:
         """Say whether it is elsewhere now, or another process's and was removed. Raises OSError."""
@@ -211,12 +232,17 @@ class Inbox:
         if room <= 0:
             path.unlink()
             raise place.cramped(self._spool)
+        try:
+            place.write_head(fd, frames.NO_NOTE)
+        except OSError:
+            path.unlink()
+            raise
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
         if self._sync_each_append:
             place.sync_directory(self._spool.parent)
         else:
             self._are_names_synced = False
-        return File(path, fd, room=min(room, _LARGEST))
+        return File(path, fd, moved=frames.NOTE_BYTES, room=min(room, _LARGEST))
 
     # For who moves it
 

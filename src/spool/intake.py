@@ -71,7 +71,7 @@ def claim(store: Store, max_bytes: int) -> Claim | None:
         store.inbox.turn_over()
         for file in store.inbox.files():
             if file.unmoved_bytes:  # another may have moved it, in its turn
-                file.moved = max(file.moved, store.moved(file.path.name))
+                file.moved = max(file.moved, store.moved(file))
             if (chunk := _read(file, max_bytes)) is not None:
                 store.inbox.claim(file)
                 return Claim(file, chunk)
@@ -119,7 +119,7 @@ def take_in_others(
             for file in files:
                 if file.path in own:
                     continue
-                file.moved = known.get(file.path.name, 0)
+                file.moved = store.moved(file)
                 file.is_final = can_lock(file.fd)
                 if file.is_final:
                     _move(store, file, end, compress=compress)
@@ -170,7 +170,7 @@ def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
         elif file.is_gone():
             return
         else:  # another process was faster
-            file.moved = store.moved(file.path.name)
+            file.moved = store.moved(file)
 
 
 def _read(file: File, size: int = frames.CHUNK) -> Chunk | None:

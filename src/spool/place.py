@@ -193,6 +193,25 @@ def strangers(spool: Path) -> list[str]:
     return sorted(found)
 
 
+def write_head(fd: int, head: bytes) -> None:
+    """Write the first bytes of an open file. Raises OSError."""
+    if os.pwrite(fd, head, 0) != len(head):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def overwrite_head(path: Path, fd: int, head: bytes) -> None:
+    """Overwrite the first bytes of the file that is open as `fd`, if it is still at the path.
+
+    Not by `fd`: Linux appends what is written to one that is open for that. Raises OSError.
+    """
+    writable = os.open(path, os.O_WRONLY | _SAFELY)
+    try:
+        if os.path.sameopenfile(writable, fd):
+            write_head(writable, head)
+    finally:
+        os.close(writable)
+
+
 def sync(fd: int) -> None:
     """Make an open file's content survive a power cut. Raises OSError."""
     # macOS has no fdatasync.

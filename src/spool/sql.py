@@ -95,7 +95,7 @@ ROUTES: Final = f"""
 LEDGER: Final = """
     SELECT total(accepted), total(imported), total(delivered), total(dead), total(evicted),
            total(purged), total(exported), total(damaged), total(pending_spans),
-           (SELECT refused FROM meta),
+           (SELECT refused FROM meta), (SELECT salt FROM meta),
            (SELECT group_concat(name || ' ' || moved, char(10)) FROM inbox) FROM route"""
 
 DEAD: Final = f"""

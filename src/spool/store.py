@@ -3,7 +3,8 @@
 Invariants:
 
 - What `accept` returned from is in the inbox; what `append` or `take_in` did, in the file. Nothing
-  is in both: how far an inbox was moved is committed with its rows, or with its delivery.
+  is in both: how far an inbox was moved is committed with its rows, or with its delivery. A file
+  that comes to the path after another one gets only what that one did not.
 - The ledger balances, in spans: accepted + imported = delivered + dead + evicted + purged +
   exported + damaged + pending. What leaves `pending` is counted in the same transaction.
 - The rows of a route are taken in the order of their ids, a row that is cut keeps its id, and rows
@@ -23,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import frames, inbox, place, rows, sql
-from spool.database import ID_BITS, Database, live_bytes
+from spool.database import ID_BITS, Database, in_transaction, live_bytes
 from spool.errors import SpoolFileError
 from spool.frames import identity_of
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
@@ -118,23 +119,36 @@ class Store:
         with self.database.transaction(patience) as connection:
             rows.append(connection, frames.identity(target), batch, now)
 
-    def moved(self, name: str) -> int:
+    def moved(self, file: File) -> int:
         """Tell up to which offset an inbox was moved."""
         with self.database.reading() as connection:
-            row = connection.execute(sql.MOVED, (name,)).fetchone()
-            return _offset(row[0]) if row else 0
+            return _moved(connection, file)[0]
 
     def take_in(self, file: File, chunk: Chunk, as_rows: Iterable[Frame], patience: float) -> bool:
         """Commit a chunk of an inbox, made into rows; False where another process has moved it."""
-        with self.database.transaction(patience) as connection:
-            if not _is_next(connection, file, chunk):
+        with self._moving(file, chunk, patience) as connection:
+            if connection is None:
                 return False
             for one in as_rows:
                 rows.append(connection, identity_of(one.identity), one.batch, one.created_at)
             if chunk.lost:
                 _lose(connection, chunk)
-            connection.execute(sql.MOVE, (file.path.name, chunk.end))
         return True
+
+    @contextlib.contextmanager
+    def _moving(
+        self, file: File, chunk: Chunk, patience: float = PATIENTLY
+    ) -> Iterator[sqlite3.Connection | None]:
+        """Hold a transaction for what becomes of a chunk; None where another has moved it."""
+        with self.database.writing(patience) as connection:
+            with in_transaction(connection):
+                is_next = _is_next(connection, file, chunk)
+                yield connection if is_next else None
+                if is_next:
+                    connection.execute(sql.MOVE, (file.path.name, chunk.end))
+                    salt = rows.salt(connection)
+            if is_next:  # before anyone can take it into another file
+                file.note(salt, chunk.end)
 
     def inboxes(self) -> dict[str, int]:
         """Tell how far each inbox was moved of which something was, by name."""
@@ -244,8 +258,8 @@ class Store:
         `dead` of them become a dead letter. False where another process has moved them.
         """
         first, spans = chunk.frames[0], chunk.spans
-        with self.database.transaction() as connection:
-            if not _is_next(connection, file, chunk):
+        with self._moving(file, chunk) as connection:
+            if connection is None:
                 return False
             route_id = _route_id(connection, identity_of(first.identity))
             connection.execute(sql.COUNT.format("accepted"), (spans, route_id))
@@ -256,7 +270,6 @@ class Store:
             connection.execute(sql.DELIVER, (spans - buried, route_id))
             if spans > buried:
                 connection.execute(sql.SUCCEED, (now, route_id))
-            connection.execute(sql.MOVE, (file.path.name, chunk.end))
         return True
 
     def wait(self, route: Route, seconds: float, now: float, reason: str) -> None:
@@ -393,17 +406,17 @@ class Store:
         """Give the totals, with what is in the inboxes."""
         with self.database.file_errors(), inbox.opened(self.database.path) as files:
             with self.database.reading() as connection:  # one moment: not a span is counted twice
-                *row, moved = connection.execute(sql.LEDGER).fetchone()
+                *row, salt, moved = connection.execute(sql.LEDGER).fetchone()
             ledger = Ledger(*map(int, row))
-            spans = sum(frame.batch.spans for frame in _unmoved(files, moved))
+            spans = sum(frame.batch.spans for frame in _unmoved(files, salt, moved))
         return replace(ledger, accepted=ledger.accepted + spans, pending=ledger.pending + spans)
 
     def inbound(self) -> Generator[Frame]:
         """Give what is in the inboxes, any process's, and not in the file yet."""
         with self.database.file_errors(), inbox.opened(self.database.path) as files:
             with self.database.reading() as connection:
-                *_, moved = connection.execute(sql.LEDGER).fetchone()
-            yield from _unmoved(files, moved)
+                *_, salt, moved = connection.execute(sql.LEDGER).fetchone()
+            yield from _unmoved(files, salt, moved)
 
     def last_trouble(self) -> Trouble:
         """Tell when what a person should look at happened last."""
@@ -456,8 +469,17 @@ def _route_id(connection: sqlite3.Connection, identity: Identity) -> int:
 
 def _is_next(connection: sqlite3.Connection, file: File, chunk: Chunk) -> bool:
     """Say whether a chunk is what comes next of an inbox: nobody has moved it. Raises OSError."""
-    moved = connection.execute(sql.MOVED, (file.path.name,)).fetchone()
-    return moved in (None, (chunk.start,)) and not file.is_gone()
+    moved, is_known = _moved(connection, file)
+    # What the database does not know of, its own process may know better than the file does.
+    is_next = chunk.start == moved or (chunk.start > moved and not is_known)
+    return is_next and not file.is_gone()
+
+
+def _moved(connection: sqlite3.Connection, file: File) -> tuple[int, bool]:
+    """Tell how far an inbox was moved, and whether this database knows of it. Raises OSError."""
+    row = connection.execute(sql.MOVED, (file.path.name,)).fetchone()
+    begins_at = file.begins_at(rows.salt(connection))
+    return max(begins_at, _offset(row[0]) if row else 0), row is not None
 
 
 def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
@@ -470,14 +492,15 @@ def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     connection.execute(sql.DAMAGED, (time.time(),))
 
 
-def _unmoved(files: Iterable[File], moved: str | None) -> Iterator[Frame]:
-    """Give what is in inboxes behind the offsets that `sql.LEDGER` tells."""
+def _unmoved(files: Iterable[File], salt: bytes, moved: str | None) -> Iterator[Frame]:
+    """Give what is in inboxes for a database, behind the offsets that `sql.LEDGER` tells."""
     said = (line.rsplit(" ", 1) for line in (moved or "").splitlines())
     offsets = {name: _offset(offset) for name, offset in said}
     for file in files:
         name = file.path.name
         if name in offsets or not file.is_gone():
-            yield from inbox.unmoved(replace(file, moved=offsets.get(name, 0)))
+            begins_at = max(file.begins_at(salt), offsets.get(name, 0))
+            yield from inbox.unmoved(replace(file, moved=begins_at))
 
 
 def _offset(moved: Any) -> int:

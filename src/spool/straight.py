@@ -148,7 +148,7 @@ class Straight:
                 claim.file, claim.chunk, self._clock(), dead=dead, reason=outcome.reason
             )
             # False: another process has taken this one for stopped, and moved it.
-            moved = claim.chunk.end if is_ours else self._store.moved(claim.file.path.name)
+            moved = claim.chunk.end if is_ours else self._store.moved(claim.file)
         except SpoolError as error:
             self._complaints.say("delivered from the inbox, but not settled", error)
             return False
