@@ -4,6 +4,8 @@ import os
 import random
 import re
 import shutil
+import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch, span
-from spool import Settings, SpoolSpanExporter
+from spool import Settings, SpoolSpanExporter, salvage
 from spool.errors import SpoolDamagedError
 from spool.settings import Target
 from spool.store import Store
@@ -111,6 +113,37 @@ def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
     # The schema is the same in every spool. What was in the WAL is gone with it.
     assert len(read_all(store)) == ROWS // 2 + 1 + 1
     store.close()
+
+
+def test_a_kill_in_a_salvage_leaves_nothing_that_others_can_read_and_the_next_opening_removes_it(
+    filled: Path,
+) -> None:
+    path = filled / "spool.db"
+    ruin_root_page(path)
+    pid = os.fork()
+    if pid == 0:
+        os.umask(0)
+        salvage._graft = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        Store(path).open()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    modes = {stat.S_IMODE(one.stat().st_mode) for one in filled.glob("*graft*")}
+    assert modes == {0o600}
+    store = use(path)
+    assert len(read_all(store)) == ROWS // 2 + 1 + 1
+    store.close()
+    assert not [*filled.glob("*graft*"), *filled.glob("*salvag*")]
+
+
+def test_what_a_salvage_left_is_removed_by_an_opening_that_salvages_nothing(path: Path) -> None:
+    store = Store(path)
+    store.open()
+    store.close()
+    for left in (".salvaging", ".grafted", ".grafted-wal"):
+        path.with_name(f"spool.db{left}").touch()
+    store.open()
+    store.close()
+    assert not [*path.parent.glob("*graft*"), *path.parent.glob("*salvag*")]
 
 
 def test_whatever_word_of_the_schema_is_damaged_every_row_is_kept(

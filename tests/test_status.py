@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from spans import batch
 from spool.drainer import Drainer
+from spool.place import beside
 from spool.records import Ledger, Route, Trouble
 from spool.settings import Settings, Target
 from spool.status import Report
@@ -24,7 +26,7 @@ def report(*routes: Route, trouble: Trouble | None = None) -> Report:
     return Report(
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
         routes=routes, states=("ok",) * len(routes), trouble=trouble or Trouble(None, None, None),
-        is_disk_cramped=False, now=NOW,
+        is_disk_cramped=False, strangers=(), now=NOW,
     )  # fmt: skip
 
 
@@ -62,6 +64,28 @@ def test_a_disk_that_is_almost_full_is_a_concern() -> None:
 def test_what_happened_within_a_day_is_a_concern(which: str, ago: float, count: int) -> None:
     trouble = replace(Trouble(None, None, None), **{which: NOW - ago})
     assert len(report(WELL, trouble=trouble).concerns(3600)) == count
+
+
+def test_what_stands_in_place_of_the_spools_files_is_named_and_waited_for_by_nobody(
+    store: Store, settings: Settings, path: Path
+) -> None:
+    store.append(settings.require_target(), batch("a"), now=NOW)
+    store.close()
+    for suffix in (".turn", ".drainer", ".inbox-1-0123456789ab"):
+        beside(path, suffix).unlink(missing_ok=True)
+        os.mkfifo(beside(path, suffix))
+    beside(path, ".inbox-2-0123456789ab").symlink_to(path)
+    found = Report.of(store, Drainer(store, settings).line, 1 << 30, now=NOW)
+    assert (found.is_running, found.ledger.pending) == (False, 1)
+    assert [said for said in found.concerns(3600) if "passed over" in said] == [
+        f"passed over, as it is none of the spool's: {path}{suffix}: it is {what}"
+        for suffix, what in [
+            (".drainer", "not a regular file"),
+            (".inbox-1-0123456789ab", "not a regular file"),
+            (".inbox-2-0123456789ab", "a symlink"),
+            (".turn", "not a regular file"),
+        ]
+    ]
 
 
 def test_what_waits_in_an_inbox_is_in_the_report(store: Store, settings: Settings) -> None:

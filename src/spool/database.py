@@ -76,6 +76,8 @@ class Database:
         self.is_wal_large = Wake()
         self._wal = place.beside(path, "-wal")
         self._salvaged = place.beside(path, ".salvaged")  # only ever complete
+        # A fresh one, and a copy of the damaged one: while a salvage lasts.
+        self._salvaging = place.beside(path, ".salvaging"), place.beside(path, ".grafted")
         self._mutex = FileLock(place.beside(path, ".lock"), self.create_beside)
         self._sync_each_commit = sync_each_commit
         self._writer: _Connection | None = None
@@ -293,6 +295,7 @@ class Database:
 
     def _open_writer(self) -> _Connection:
         is_absent = place.check(self.path) is None
+        self._remove_leftovers()
         if is_absent and self._salvaged.exists():
             self._put_salvaged_in_place()
         elif is_absent:
@@ -397,16 +400,15 @@ class Database:
         from spool.salvage import salvage  # noqa: PLC0415 - rarely needed
 
         aside = place.beside(self.path, f".corrupt-{time.time_ns()}")
-        growing = place.beside(self.path, ".salvaging")
+        growing, grafted = self._salvaging
         os.link(self.path, aside)
         if self._wal.exists():
             os.link(self._wal, place.beside(aside, "-wal"))
-        for suffix in ("", "-wal", "-shm"):
-            place.beside(growing, suffix).unlink(missing_ok=True)
+        self._remove_leftovers()
         os.close(place.create(growing, self.path))
         with contextlib.closing(connect(growing, "rw")) as sqlite:
             self._set_up(sqlite)
-            salvaged = salvage(aside, growing, sqlite)
+            salvaged = salvage(aside, growing, sqlite, grafted)
         growing.rename(self._salvaged)
         place.sync_directory(self.path.parent)
         logger.error(
@@ -419,6 +421,11 @@ class Database:
         )
         self.path.unlink()
         self._put_salvaged_in_place()
+
+    def _remove_leftovers(self) -> None:
+        """Remove the copies of a salvage that was cut short."""
+        for left in self._salvaging:
+            place.remove(left)
 
     def _put_salvaged_in_place(self) -> None:
         """Finish a salvage, after a crash too: no file is at the path, and a complete one beside.

@@ -212,6 +212,13 @@ def overwrite_head(path: Path, fd: int, head: bytes) -> None:
         os.close(writable)
 
 
+def remove(path: Path) -> None:
+    """Remove a SQLite file of the spool's, if it is there, with what SQLite laid beside it."""
+    for one in (path, *(beside(path, suffix) for suffix in _SQLITES)):
+        if os.path.lexists(one):  # a disk that is read-only refuses what is not there, too
+            one.unlink(missing_ok=True)
+
+
 def sync(fd: int) -> None:
     """Make an open file's content survive a power cut. Raises OSError."""
     # macOS has no fdatasync.

@@ -63,14 +63,14 @@ class Salvaged:
     lost: int
 
 
-def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection) -> Salvaged:
+def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection, grafted: Path) -> Salvaged:
     """Copy what can be read of the damaged file into a fresh spool, in one transaction.
 
-    Raises sqlite3.Error for what is wrong with the fresh one, OSError where a copy of the damaged
-    one is needed and cannot be made.
+    At `grafted` a copy of the damaged one may be made meanwhile. Raises sqlite3.Error for what is
+    wrong with the fresh one, OSError where a copy is needed and cannot be made.
     """
     with (
-        _readable_file(damaged, fresh_path) as path,
+        _readable_file(damaged, fresh_path, grafted) as path,
         contextlib.closing(connect(path, "rw")) as old,
     ):
         fresh.execute("BEGIN IMMEDIATE")
@@ -103,21 +103,24 @@ def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection) -> Salva
 
 
 @contextlib.contextmanager
-def _readable_file(damaged: Path, fresh: Path) -> Iterator[Path]:
+def _readable_file(damaged: Path, fresh: Path, grafted: Path) -> Iterator[Path]:
     """Give the damaged file, or a copy that has the schema of the fresh one where it has none."""
     if _has_schema(damaged):
         yield damaged
         return
-    grafted = place.beside(damaged, ".grafted")
     try:
-        shutil.copyfile(damaged, grafted)
+        _copy(damaged, grafted)
         if (wal := place.beside(damaged, "-wal")).exists():
-            shutil.copyfile(wal, place.beside(grafted, "-wal"))
+            _copy(wal, place.beside(grafted, "-wal"))
         _graft(grafted, fresh)
         yield grafted
     finally:
-        for suffix in ("", "-wal", "-shm"):
-            place.beside(grafted, suffix).unlink(missing_ok=True)
+        place.remove(grafted)
+
+
+def _copy(source: Path, copy: Path) -> None:
+    with source.open("rb") as reading, os.fdopen(place.create(copy, copy), "wb") as writing:
+        shutil.copyfileobj(reading, writing)
 
 
 def _has_schema(path: Path) -> bool:

@@ -40,6 +40,7 @@ class Report:
     states: tuple[str, ...]
     trouble: Trouble
     is_disk_cramped: bool
+    strangers: tuple[str, ...]
     now: float
 
     @classmethod
@@ -58,6 +59,7 @@ class Report:
             states=tuple(_state(r, line.target_of(r) is not None, now) for r in routes),
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
+            strangers=store.strangers(),
             now=now,
         )
 
@@ -113,6 +115,7 @@ class Report:
             )
         if self.is_disk_cramped:
             found.append("the disk is almost full: spans are held in memory; make room there")
+        found += [f"passed over, as it is none of the spool's: {one}" for one in self.strangers]
         if self.ledger.pending and not self.is_running:
             found.append(
                 f"{self.ledger.pending} spans wait and no process drains; `python -m spool drain`"

@@ -418,6 +418,11 @@ class Store:
                 *_, salt, moved = connection.execute(sql.LEDGER).fetchone()
             yield from _unmoved(files, salt, moved)
 
+    def strangers(self) -> tuple[str, ...]:
+        """Name what others have put in place of the spool's files, each with the reason."""
+        with self.database.file_errors():
+            return tuple(place.strangers(self.database.path))
+
     def last_trouble(self) -> Trouble:
         """Tell when what a person should look at happened last."""
         with self.database.reading() as connection:
