@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -469,7 +470,8 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
     path: Path, store: Store, other: Store
 ) -> None:
     die(path, "a")
-    with inbox.opened(path) as (file,):
+    (left,) = inbox.paths(path)
+    with inbox.opened(left, path) as file:
         chunk = frames.read(file.fd, file.begins_at(b""))
         assert chunk is not None
         intake.take_in_others(other, compress=True, sending=10.0)
@@ -477,6 +479,122 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
         assert other.inboxes() == {}
         assert not store.take_in(file, chunk, chunk.frames, 5.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+LEAVE_MANY = """
+import os, shutil, sys
+from pathlib import Path
+from spool import inbox
+path, count = Path(sys.argv[1]), int(sys.argv[2])
+(left,) = inbox.paths(path)
+for number in range(count - 1):
+    shutil.copyfile(left, path.with_name(f"{path.name}.inbox-{number + 1}-{number:012x}"))
+"""
+
+
+def leave_many(path: Path, count: int) -> None:
+    """Let so many processes die, each with one span in its inbox."""
+    die(path, "left")
+    command = [sys.executable, "-c", LEAVE_MANY, str(path), str(count)]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def few_files(limit: int) -> Iterator[None]:
+    """Let this process open only so many files, as `ulimit -n` does."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_dead_processes_than_files_can_be_open_are_all_moved(path: Path, store: Store) -> None:
+    leave_many(path, 300)
+    with few_files(256):
+        assert len(list(store.inbound())) == 300
+        assert store.ledger() == Ledger(accepted=300, pending=300)
+        intake.take_in_others(store, compress=True, sending=10.0)
+        assert store.ledger() == Ledger(accepted=300, pending=300)
+    assert (inbox.paths(path), len(store.pending())) == ([], 64)
+
+
+def test_of_others_inboxes_one_is_open_at_a_time(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_many(path, 5)
+    store.open()
+    most, read = [0], frames.read
+
+    def read_and_count(*how: int, **more: bool) -> Chunk | None:
+        most.append(len(inbox._borrowed))
+        return read(*how, **more)
+
+    monkeypatch.setattr(frames, "read", read_and_count)
+    store.ledger()
+    list(store.inbound())
+    intake.take_in_others(store, compress=True, sending=10.0)
+    assert max(most) == 1
+
+
+def test_one_inbox_that_cannot_be_read_keeps_no_other_back(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_many(path, 3)
+    bad = inbox.paths(path)[0]
+    identity, read = bad.stat().st_ino, frames.read
+
+    def read_but_not_the_bad_one(fd: int, *how: int, **more: bool) -> Chunk | None:
+        if os.fstat(fd).st_ino == identity:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, *how, **more)
+
+    monkeypatch.setattr(frames, "read", read_but_not_the_bad_one)
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    assert len(list(store.inbound())) == 2
+    assert set(store.unreadable) == {bad}
+    intake.take_in_others(store, compress=True, sending=10.0)
+    assert set(store.unreadable) == {bad}
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    assert inbox.paths(path) == [bad]
+    monkeypatch.undo()
+    intake.take_in_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+    assert store.unreadable == {}
+
+
+def test_without_a_free_descriptor_the_inboxes_are_moved_later(path: Path, store: Store) -> None:
+    leave_many(path, 3)
+    store.open()
+    store.inboxes()
+    open_files = [os.open(os.devnull, os.O_RDONLY)]
+    with few_files(open_files[0] + 8):
+        with contextlib.suppress(OSError):
+            while True:
+                open_files.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(SpoolFileError, match="Too many open files"):
+            intake.take_in_others(store, compress=True, sending=10.0)
+        for fd in open_files:
+            os.close(fd)
+    assert store.unreadable == {}
+    intake.take_in_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_what_is_moved_while_the_totals_are_read_is_in_them_once(
+    path: Path, store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_many(path, 3)
+    store.open()
+    read = inbox.unmoved
+
+    def read_and_lose(file: inbox.File) -> Iterator[Chunk]:
+        yield from read(file)
+        intake.take_in_others(other, compress=True, sending=10.0)
+
+    monkeypatch.setattr(inbox, "unmoved", read_and_lose)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
 
 
 def test_damage_of_how_far_an_inbox_was_moved_is_damage_of_the_file(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch
+from spool import frames, inbox
 from spool.drainer import Drainer
 from spool.place import beside
 from spool.records import Ledger, Route, Trouble
@@ -26,7 +28,7 @@ def report(*routes: Route, trouble: Trouble | None = None) -> Report:
     return Report(
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
         routes=routes, states=("ok",) * len(routes), trouble=trouble or Trouble(None, None, None),
-        is_disk_cramped=False, strangers=(), now=NOW,
+        is_disk_cramped=False, strangers=(), unreadable=(), now=NOW,
     )  # fmt: skip
 
 
@@ -57,6 +59,22 @@ def test_an_old_backlog_that_is_being_delivered_is_no_concern() -> None:
 
 def test_a_disk_that_is_almost_full_is_a_concern() -> None:
     assert "the disk is almost full" in replace(report(WELL), is_disk_cramped=True).concerns(60)[0]
+
+
+def test_an_inbox_that_cannot_be_read_is_named_and_the_rest_is_reported(
+    store: Store, settings: Settings, target: Target, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.open()
+    store.accept(target, batch("a"), NOW)
+    (bad,) = inbox.paths(path)
+
+    def unreadable(*_: int, **__: bool) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(frames, "read", unreadable)
+    line = Drainer(store, settings).line
+    concerns = Report.of(store, line, 1 << 30, NOW).concerns(3600)
+    assert any(f"{bad.name}: Permission denied" in concern for concern in concerns)
 
 
 @pytest.mark.parametrize("which", ["evicted_at", "refused_at", "damaged_at"])

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -86,6 +87,14 @@ class Chunk:
         """Whose it is, if all of it can be read and is of one route."""
         found = {frame.identity for frame in self.frames}
         return found.pop() if len(found) == 1 and not self.lost else None
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """Tell up to which offsets it holds how many spans: by frames, if all of it can be read."""
+        if self.lost:
+            return [(self.end, self.spans)]
+        ends = itertools.accumulate((frame.size for frame in self.frames), initial=self.start)
+        next(ends)
+        return [(end, one.batch.spans) for end, one in zip(ends, self.frames, strict=True)]
 
     def head(self, max_bytes: int, max_spans: int) -> Chunk | None:
         """Give the first frames, as many as make one request; None where the first is too large."""

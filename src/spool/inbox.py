@@ -15,6 +15,8 @@ Invariants:
   the case that the store's file is moved away: the next one goes on behind it. What is claimed, to
   be sent, is not moved meanwhile.
 - A file is unlinked when all of it was moved and that would survive a power cut.
+- Others' inboxes are open one at a time, however many there are, and one that cannot be read keeps
+  no other back.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from spool.frames import Frame
+    from spool.frames import Chunk
     from spool.otlp import Batch
     from spool.settings import Target
 
@@ -402,26 +404,38 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 @contextlib.contextmanager
-def opened(spool: Path) -> Iterator[list[File]]:
-    """Open the inboxes beside a spool, any process's, for reading. Raises OSError."""
-    with contextlib.ExitStack() as closing:
-        files = []
-        for path in paths(spool):
-            # It was moved meanwhile, or is somebody else's.
-            with contextlib.suppress(FileNotFoundError, SpoolStrangerError):
-                fd = place.open_file(path, spool)
-                _borrowed.add(fd)
-                closing.callback(os.close, fd)
-                closing.callback(_borrowed.discard, fd)
-                files.append(File(path, fd, is_own=False))
-        yield files
+def opened(path: Path, spool: Path) -> Iterator[File]:
+    """Open one inbox of a spool, any process's, for reading. Raises SpoolStrangerError, OSError."""
+    fd = place.open_file(path, spool)
+    _borrowed.add(fd)
+    try:
+        yield File(path, fd, is_own=False)
+    finally:
+        _borrowed.discard(fd)
+        os.close(fd)
 
 
-def unmoved(file: File) -> Iterator[Frame]:
+@contextlib.contextmanager
+def passing_over(path: Path, unreadable: dict[Path, str]) -> Iterator[None]:
+    """Let an inbox that cannot be read stop nothing else: note why. One that is gone is no trouble.
+
+    Raises OSError where it is this process that has too many files open: none can be read now.
+    """
+    try:
+        yield
+    except (FileNotFoundError, SpoolStrangerError):  # it was moved meanwhile, or is none of ours
+        pass
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        unreadable[path] = str(error.strerror)
+
+
+def unmoved(file: File) -> Iterator[Chunk]:
     """Give what a file holds that was not moved. Raises OSError."""
     offset = file.moved
     while (chunk := frames.read(file.fd, offset)) is not None:
-        yield from chunk.frames
+        yield chunk
         offset = chunk.end
 
 

@@ -26,7 +26,8 @@ from spool.lock import BRIEFLY, PATIENTLY, can_lock
 from spool.otlp import ROW_BYTES, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from spool.frames import Chunk, Frame
     from spool.inbox import File
@@ -105,49 +106,80 @@ def take_in_others(
     everything: bool = False,
     timeout: float = math.inf,
 ) -> bool:
-    """Move the inboxes of dead and of stopped processes, or of all.
+    """Move the inboxes of dead and of stopped processes, or of all, within `timeout` seconds.
 
-    Says whether that was done: what living ones have, only who has the turn moves. `sending` is how
-    many seconds a request can last at most. Raises SpoolError.
+    One is open at a time; those that cannot be read are noted in `store.unreadable`. Says whether
+    all was done: what living ones have, only who has the turn moves. `sending` is how many seconds
+    a request can last at most. Raises SpoolError.
     """
     end = time.monotonic() + timeout
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
-        known = store.inboxes()
+        others = _Others(store, end, compress=compress, everything=everything)
+        is_whole = others.look()
+        with store.turn.take(sending) if others.living else contextlib.nullcontext(True) as is_had:
+            if is_had:
+                others.move_living()
+        others.remove_dead()
+        others.forget_gone()
+        store.unreadable = others.unreadable
+    return is_whole and is_had
+
+
+class _Others:
+    """The inboxes of other processes, looked at until the monotonic time `end`."""
+
+    def __init__(self, store: Store, end: float, *, compress: bool, everything: bool) -> None:
+        self.living: list[Path] = []
+        self.unreadable: dict[Path, str] = {}
+        self._store = store
+        self._spool = store.database.path
+        self._end = end
+        self._compress = compress
+        self._everything = everything
+        self._known = store.inboxes()  # first: what is not there then was removed
+        self._dead: dict[Path, int] = {}
         own = {file.path for file in store.inbox.files()}
-        with inbox.opened(store.database.path) as files:
-            dead, living = [], []
-            for file in files:
-                if file.path in own:
-                    continue
-                file.moved = store.moved(file)
+        there = inbox.paths(self._spool)
+        self._others = [path for path in there if path not in own]
+        self._gone = self._known.keys() - {path.name for path in there}
+
+    def look(self) -> bool:
+        """Move what dead ones left, and find what living ones have; say whether time sufficed."""
+        for path in self._others:
+            if time.monotonic() >= self._end:
+                return False
+            with inbox.passing_over(path, self.unreadable), inbox.opened(path, self._spool) as file:
+                file.moved = self._store.moved(file)
                 file.is_final = can_lock(file.fd)
                 if file.is_final:
-                    _move(store, file, end, compress=compress)
-                    dead.append(file)
-                elif file.unmoved_bytes and (everything or _is_stale(file)):
-                    living.append(file)
-            _remove(store, dead)
-            with store.turn.take(sending) if living else contextlib.nullcontext(True) as is_had:
-                for file in living if is_had else []:
-                    _move(store, file, end, compress=compress)
-        there = {file.path.name for file in files if file not in dead}
-        _forget(store, known.keys() - there)
-    return is_had
+                    _move(self._store, file, self._end, compress=self._compress)
+                    self._dead[path] = file.moved
+                elif file.unmoved_bytes and (self._everything or _is_stale(file)):
+                    self.living.append(path)
+        return True
 
+    def move_living(self) -> None:
+        """Move what living ones have. Only for who has the turn."""
+        for path in self.living:
+            with inbox.passing_over(path, self.unreadable), inbox.opened(path, self._spool) as file:
+                file.moved = self._store.moved(file)
+                _move(self._store, file, self._end, compress=self._compress)
 
-def _remove(store: Store, dead: Sequence[File]) -> None:
-    """Remove what was moved of dead processes, while nobody else can have their locks."""
-    if dead:
-        store.database.sync()
-    for file in dead:
-        file.path.unlink(missing_ok=True)
+    def remove_dead(self) -> None:
+        """Remove what was moved of dead processes, while nobody else can have their locks."""
+        if self._dead:
+            self._store.database.sync()
+        for path, moved in self._dead.items():
+            with inbox.passing_over(path, self.unreadable), inbox.opened(path, self._spool) as file:
+                if can_lock(file.fd) and os.fstat(file.fd).st_size <= moved:
+                    path.unlink(missing_ok=True)
+                    self._gone |= {path.name} & self._known.keys()
 
-
-def _forget(store: Store, gone: Collection[str]) -> None:
-    """Forget the names of inboxes that were removed, when that is certain."""
-    if gone:
-        place.sync_directory(store.database.path.parent)
-        store.forget(gone)
+    def forget_gone(self) -> None:
+        """Forget the names of inboxes that were removed, when that is certain."""
+        if self._gone:
+            place.sync_directory(self._spool.parent)
+            self._store.forget(self._gone)
 
 
 def _is_stale(file: File) -> bool:

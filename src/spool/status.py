@@ -41,6 +41,7 @@ class Report:
     trouble: Trouble
     is_disk_cramped: bool
     strangers: tuple[str, ...]
+    unreadable: tuple[str, ...]
     now: float
 
     @classmethod
@@ -60,6 +61,7 @@ class Report:
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
             strangers=store.strangers(),
+            unreadable=tuple(f"{p.name}: {why}" for p, why in sorted(store.unreadable.items())),
             now=now,
         )
 
@@ -116,6 +118,10 @@ class Report:
         if self.is_disk_cramped:
             found.append("the disk is almost full: spans are held in memory; make room there")
         found += [f"passed over, as it is none of the spool's: {one}" for one in self.strangers]
+        found += [
+            f"an inbox cannot be read, what it holds is in no count: {one}; see to the disk"
+            for one in self.unreadable
+        ]
         if self.ledger.pending and not self.is_running:
             found.append(
                 f"{self.ledger.pending} spans wait and no process drains; `python -m spool drain`"

@@ -18,6 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from dataclasses import replace
@@ -33,7 +34,7 @@ from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble
 from spool.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from spool.frames import Chunk, Frame, Identity
@@ -50,7 +51,8 @@ class Store:
 
     `inbox` takes what the application's threads bring. `turn` is held by the process that sends,
     for one turn; `presence` by every process that has a drainer. While it `is_full`, or the disk
-    `is_cramped`, nothing is accepted. All methods raise SpoolFileError, those that write to the
+    `is_cramped`, nothing is accepted. `unreadable` are the inboxes that were passed over when they
+    were read last, and why. All methods raise SpoolFileError, those that write to the
     file SpoolBusyError too.
     """
 
@@ -62,6 +64,7 @@ class Store:
         self.presence = FileLock(place.beside(path, ".drainer"), create, shared=True)
         self.is_full = False
         self.is_cramped = False
+        self.unreadable: dict[Path, str] = {}
         self._refused = 0
 
     def exists(self) -> bool:
@@ -404,19 +407,52 @@ class Store:
 
     def ledger(self) -> Ledger:
         """Give the totals, with what is in the inboxes."""
-        with self.database.file_errors(), inbox.opened(self.database.path) as files:
+        with self.database.file_errors():
+            known_by, before = self._known()
+            read = self._unmoved(known_by, before)
+            found = [(path, piece) for path, chunk in read for piece in chunk.pieces()]
             with self.database.reading() as connection:  # one moment: not a span is counted twice
                 *row, salt, moved = connection.execute(sql.LEDGER).fetchone()
+            if salt != known_by:  # another file is there now
+                return self.ledger()
+            offsets = _offsets(moved)
+            gone = {
+                path
+                for path in {path for path, _ in found}
+                if path.name not in offsets and (path.name in before or not path.exists())
+            }
+            spans = sum(
+                count
+                for path, (end, count) in found
+                if path not in gone and end > offsets.get(path.name, 0)
+            )
             ledger = Ledger(*map(int, row))
-            spans = sum(frame.batch.spans for frame in _unmoved(files, salt, moved))
         return replace(ledger, accepted=ledger.accepted + spans, pending=ledger.pending + spans)
 
     def inbound(self) -> Generator[Frame]:
         """Give what is in the inboxes, any process's, and not in the file yet."""
-        with self.database.file_errors(), inbox.opened(self.database.path) as files:
-            with self.database.reading() as connection:
-                *_, salt, moved = connection.execute(sql.LEDGER).fetchone()
-            yield from _unmoved(files, salt, moved)
+        with self.database.file_errors():
+            for _, chunk in self._unmoved(*self._known()):
+                yield from chunk.frames
+
+    def _known(self) -> tuple[bytes, dict[str, int]]:
+        """Tell the file's salt, and how far each inbox was moved, by name."""
+        with self.database.reading() as connection:
+            *_, salt, moved = connection.execute(sql.LEDGER).fetchone()
+        return salt, _offsets(moved)
+
+    def _unmoved(self, salt: bytes, moved: Mapping[str, int]) -> Generator[tuple[Path, Chunk]]:
+        """Read what the inboxes, any process's, have behind these offsets: one after the other."""
+        self.unreadable = {}
+        for path in inbox.paths(self.database.path):
+            offset = moved.get(path.name, 0)
+            with inbox.passing_over(path, self.unreadable):
+                if os.stat(path, follow_symlinks=False).st_size <= offset:
+                    continue
+                with inbox.opened(path, self.database.path) as file:
+                    file.moved = max(file.begins_at(salt), offset)
+                    for chunk in inbox.unmoved(file):
+                        yield path, chunk
 
     def strangers(self) -> tuple[str, ...]:
         """Name what others have put in place of the spool's files, each with the reason."""
@@ -497,15 +533,10 @@ def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     connection.execute(sql.DAMAGED, (time.time(),))
 
 
-def _unmoved(files: Iterable[File], salt: bytes, moved: str | None) -> Iterator[Frame]:
-    """Give what is in inboxes for a database, behind the offsets that `sql.LEDGER` tells."""
+def _offsets(moved: str | None) -> dict[str, int]:
+    """Read how far the inboxes were moved, as `sql.LEDGER` tells it, by name."""
     said = (line.rsplit(" ", 1) for line in (moved or "").splitlines())
-    offsets = {name: _offset(offset) for name, offset in said}
-    for file in files:
-        name = file.path.name
-        if name in offsets or not file.is_gone():
-            begins_at = max(file.begins_at(salt), offsets.get(name, 0))
-            yield from inbox.unmoved(replace(file, moved=begins_at))
+    return {name: _offset(offset) for name, offset in said}
 
 
 def _offset(moved: Any) -> int:
