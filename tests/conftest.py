@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from drains import NAMES, Clock, drainer_of
+from manners import target_of
 from spans import batch
 from spool import shared
 from spool.drainer import Drainer
 from spool.settings import Settings, Target
 from spool.store import Store
-from standin import StandIn
+from standin import LANGFUSE, Manner, StandIn
 from trouble import Trouble
 
 _OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
@@ -81,16 +82,22 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def langfuse() -> Iterator[StandIn]:
+def manner() -> Manner:
+    """Say what receiver the stand-in is; `each_manner` makes it each one in turn."""
+    return LANGFUSE
+
+
+@pytest.fixture
+def langfuse(manner: Manner) -> Iterator[StandIn]:
     """Serve a healthy stand-in."""
-    with StandIn() as server:
+    with StandIn(manner=manner) as server:
         yield server
 
 
 @pytest.fixture
 def target(langfuse: StandIn) -> Target:
     """Name the stand-in, with its good keys."""
-    return Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url)
+    return target_of(langfuse)
 
 
 @pytest.fixture

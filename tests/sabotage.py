@@ -172,9 +172,23 @@ SABOTAGES = [
     Sabotage(
         "whatever says 200 has delivered",
         "sender.py",
-        "            return Outcome(Verdict.WAIT, reason)\n    except",
-        "            return Outcome(Verdict.DELIVERED, reason)\n    except",
+        "        return Outcome(Verdict.WAIT, reason)\n    rejected, words",
+        "        return Outcome(Verdict.DELIVERED, reason)\n    rejected, words",
         "test_sender.py",
+    ),
+    Sabotage(
+        "every receiver must answer as Langfuse does",
+        "sender.py",
+        "is_strict=self.target.public_key is not None",
+        "is_strict=True",
+        "test_sender.py",
+    ),
+    Sabotage(
+        "who reads no gzip is sent nothing else",
+        "line.py",
+        "if outcome.is_unread and sender.is_gzip",
+        "if outcome.is_timeout and sender.is_gzip",
+        "test_line.py",
     ),
     Sabotage(
         "a bad request is dropped whole",

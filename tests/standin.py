@@ -1,8 +1,9 @@
 """A stand-in for Langfuse's OTLP endpoint on loopback, faithful to what the real server answers.
 
 The healthy answers are those of Langfuse 4.16's route handler, observed with real clients or read
-from its source. All else is a behaviour: a function that is handed an `Exchange` and does with it
-what some server, proxy or network does.
+from its source, unless it is given the manner of another receiver (`manners`). All else is a
+behaviour: a function that is handed an `Exchange` and does with it what some server, proxy or
+network does.
 
     with StandIn() as langfuse:
         langfuse.behave(sequence([unavailable(), too_many(2), None]))
@@ -85,12 +86,12 @@ class Reply:
         return cls(status, json.dumps(value).encode(), headers=headers or {})
 
     def head(self) -> bytes:
-        headers = {
-            "Date": formatdate(usegmt=True),
-            "Content-Type": self.content_type,
-            "Content-Length": str(len(self.body)),
-            **self.headers,
-        }
+        headers = {"Date": formatdate(usegmt=True)}
+        if self.content_type:
+            headers["Content-Type"] = self.content_type
+        if self.status != 204:  # RFC 9110, section 8.6
+            headers["Content-Length"] = str(len(self.body))
+        headers.update(self.headers)
         reason = http.client.responses.get(self.status, "Unknown")
         lines = [f"HTTP/1.1 {self.status} {reason}", *(f"{k}: {v}" for k, v in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -149,7 +150,10 @@ def judge_spans(request: Request) -> Reply:
 
 
 def parse(request: Request) -> list[ResourceSpans]:
-    body = decode(request)
+    return parse_body(request, decode(request))
+
+
+def parse_body(request: Request, body: bytes) -> list[ResourceSpans]:
     content_type = request.headers.get("content-type", "").lower()
     if PROTOBUF in content_type:
         return parse_protobuf(body)
@@ -220,6 +224,18 @@ def spans_of(resource_spans: Iterable[ResourceSpans]) -> Iterator[Span]:
             yield from scope.spans
 
 
+@dataclass(frozen=True)
+class Manner:
+    """A receiver: the path of its traces, and what it answers to requests as long as it is well."""
+
+    name: str
+    path: str
+    judge: Callable[[Request, Mapping[str, str]], Reply]
+
+
+LANGFUSE = Manner("Langfuse", PATH, judge)
+
+
 # The server
 
 
@@ -240,8 +256,8 @@ class Exchange:
         return self._request
 
     def judge(self) -> Reply:
-        """Reads the request and says what a healthy Langfuse would answer."""
-        return judge(self.read(), self.standin.keys)
+        """Reads the request and says what a healthy receiver would answer."""
+        return self.standin.manner.judge(self.read(), self.standin.keys)
 
     def answer(self, reply: Reply) -> None:
         reply = self._framed(reply)
@@ -361,7 +377,9 @@ class StandIn:
         keys: Mapping[str, str] | None = None,
         port: int = 0,
         tls: ssl.SSLContext | None = None,
+        manner: Manner = LANGFUSE,
     ) -> None:
+        self.manner = manner
         self.keys = dict(KEYS if keys is None else keys)
         self.port = port
         self.tls = tls
@@ -424,7 +442,7 @@ class StandIn:
 
     @property
     def endpoint(self) -> str:
-        return self.url + PATH
+        return self.url + self.manner.path
 
     @property
     def connections(self) -> int:

@@ -99,7 +99,8 @@ def test_no_answer_loses_a_span(
     assert (route.pending_spans, route.attempts) == (20, 1)
     assert route.last_error
     assert not drainer.send_due()
-    assert len(langfuse.requests) <= 1
+    # After a 400 to gzip one more, without it.
+    assert len([one for one in langfuse.requests if "content-encoding" in one.headers]) <= 1
     langfuse.behave(None)
     clock.now += HOLD_SECONDS
     drain_all(drainer)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from drains import (
     drainer_of,
     route_of,
 )
+from manners import MANNERS
 from spans import batch
 from spool.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.line import backoff
+from spool.otlp import merge
+from spool.sender import Verdict
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
@@ -200,3 +204,81 @@ def test_a_retry_after_of_nothing_still_backs_off(
     langfuse.behave(standin.too_many(0))
     drainer.send_due()
     assert route_of(store).wait_seconds == 0.01
+
+
+# Whether a receiver knows gzip
+
+NO_GZIP = [manner for manner in MANNERS if manner.name.endswith("to gzip")]
+
+
+def encodings(langfuse: StandIn) -> list[str | None]:
+    return [request.headers.get("content-encoding") for request in langfuse.requests]
+
+
+@pytest.mark.parametrize("manner", NO_GZIP, ids=lambda manner: manner.name)
+def test_who_reads_no_gzip_gets_one_such_request_and_then_all_uncompressed(
+    drainer: Drainer,
+    store: Store,
+    target: Target,
+    langfuse: StandIn,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    drain_all(drainer)
+    ledger = assert_nothing_lost(store, langfuse)
+    store.append(target, merge([batch("packed", "too")], compress=True), 1.0)
+    drain_all(drainer)
+    assert langfuse.names()["packed"] == langfuse.names()["too"] == 1
+    assert encodings(langfuse) == ["gzip", None, None]
+    assert drainer.line.tally.requests == 3
+    assert (ledger.dead, store.ledger().pending) == (0, 0)
+    (said,) = [record.getMessage() for record in caplog.records if "gzip" in record.getMessage()]
+    assert f"route {target.route} reads no gzip: it said {langfuse.requests[0].status} " in said
+
+
+def test_a_bad_request_to_who_took_gzip_is_not_sent_uncompressed(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    drain_all(drainer)
+    langfuse.behave(standin.status(400))
+    store.append(target, batch("bad"), clock.now)
+    drainer.send_due()
+    assert set(encodings(langfuse)) == {"gzip"}
+
+
+def test_who_refuses_both_is_asked_with_gzip_again(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    line = drainer_of(store, settings, target, clock).line
+    replies = [standin.status(415), standin.status(503)]
+    langfuse.behave(standin.sequence([*replies, *replies, None]))
+    for _ in range(2):
+        outcome = line.post(target, [batch("a")], 10)
+        assert (outcome.verdict, outcome.reason) == (Verdict.WAIT, "503 Service Unavailable")
+    assert line.post(target, [batch("a")], 10).verdict is Verdict.DELIVERED
+    assert encodings(langfuse) == ["gzip", None, "gzip", None, "gzip"]
+
+
+def test_both_tries_share_one_deadline(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    def late(exchange: standin.Exchange) -> None:
+        exchange.read()
+        exchange.pause(0.5)
+        standin.status(415)(exchange)
+
+    line = drainer_of(store, settings, target, clock).line
+    langfuse.behave(standin.sequence([late, standin.mute()]))
+    started = time.monotonic()
+    outcome = line.post(target, [batch("a")], 1)
+    assert (outcome.verdict, outcome.is_timeout) == (Verdict.WAIT, True)
+    assert time.monotonic() - started < 10
+
+
+def test_without_compression_nothing_is_tried_twice(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    plain = replace(settings, compression="none")
+    line = drainer_of(store, plain, target, clock).line
+    langfuse.behave(standin.status(415))
+    assert line.post(target, [batch("a")], 10).verdict is Verdict.HOLD
+    assert encodings(langfuse) == [None]

@@ -57,6 +57,9 @@ def names_in(payload: bytes) -> list[str]:
 class Receiver:
     """Stands for the sender and the server behind it: answers as told, and remembers."""
 
+    is_gzip = True
+    may_lack_gzip = False
+
     def __init__(self, target: Target) -> None:
         self.target = target
         self.trouble = "none"

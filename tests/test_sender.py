@@ -113,15 +113,16 @@ def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_lan
         (standin.status(202, body="{}", content_type=f"{JSON}; charset=utf-8"), DELIVERED, ""),
         (standin.status(200, body="{}", content_type="Application/JSON"), DELIVERED, ""),
         # A captive portal, or whatever else is no OTLP answer.
-        (standin.html_200(), WAIT, "200 with text/html, which is no OTLP answer"),
+        (standin.html_200(), WAIT, "200 with an HTML page, which is no OTLP answer"),
         (standin.status(200, body="ok", content_type="text/plain"), WAIT, "text/plain"),
         (standin.status(200, body="{}", content_type=""), WAIT, "no content type"),
         (standin.status(204, body="", content_type=""), WAIT, "204 with no content type"),
         (standin.status(200, body=""), WAIT, "cannot be read"),
-        (standin.status(200, body="<html>"), WAIT, "cannot be read"),
+        (standin.status(200, body="<html>"), WAIT, "200 with an HTML page"),
+        (standin.status(200, body="", content_type="application/protobuf"), WAIT, "protobuf"),
         (standin.status(200, body="[]"), WAIT, "cannot be read"),
         (standin.status(200, body=b"\xff\xfe"), WAIT, "cannot be read"),
-        (standin.status(200, body="<html>", content_type=PROTOBUF), WAIT, "cannot be read"),
+        (standin.status(200, body="<no>", content_type=PROTOBUF), WAIT, "cannot be read"),
         # Redirects are not followed.
         *(
             (standin.status(code, {"Location": "/x"}), WAIT, f"{code} redirect to '/x'")
@@ -132,25 +133,25 @@ def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_lan
         (standin.status(400, body='{"error": "Failed to parse"}'), SPLIT, "400 Failed to parse"),
         (standin.status(400, body="bad", content_type="text/plain"), SPLIT, "400 bad"),
         (standin.reject_span("call"), SPLIT, "400 cannot take the span call"),
-        (standin.too_large(10), SPLIT, "413 413 Request Entity Too Large"),
+        (standin.too_large(10), SPLIT, "413 Request Entity Too Large"),
         (standin.status(413, body='{"error": "too large"}'), SPLIT, "413 too large"),
         # The configuration is to blame.
         (standin.status(400, body="<b>no</b> host", content_type=HTML), HOLD, "400 no host"),
         (standin.status(401), HOLD, "401 Unauthorized"),
-        (standin.suspended(), HOLD, "403 ForbiddenError"),
+        (standin.suspended(), HOLD, "403 Ingestion suspended: Usage threshold"),
         (standin.status(403), HOLD, "403 Forbidden"),
-        (standin.status(404, body="<h1>404</h1>", content_type=HTML), HOLD, "404 404"),
+        (standin.status(404, body="<h1>404</h1>", content_type=HTML), HOLD, "404 Not Found"),
         (standin.status(405), HOLD, "405 Method Not Allowed"),
         # Nobody is to blame.
         (standin.status(408), WAIT, "408 Request Timeout"),
         (standin.status(425), WAIT, "425 Too Early"),
-        (standin.too_many(2), WAIT, "429 TooManyRequestsError"),
+        (standin.too_many(2), WAIT, "429 Rate limit exceeded (TooManyRequestsError)"),
         (standin.server_error(), WAIT, "500 Failed to upload JSON to S3"),
         (standin.status(501), WAIT, "501"),
         (standin.status(502, body="<p>Bad</p>Gateway", content_type=HTML), WAIT, "502 Bad Gateway"),
         (standin.unavailable(), WAIT, "503 Service Unavailable"),
         (standin.busy(), WAIT, "503 Service Unavailable"),
-        (standin.status(504, body="", content_type=""), WAIT, "504"),
+        (standin.status(504, body="", content_type=""), WAIT, "504 Gateway Timeout"),
         (standin.status(507), WAIT, "507"),
         (standin.status(599), WAIT, "599"),
         (standin.status(103, body=""), WAIT, "103"),
@@ -167,6 +168,74 @@ def test_every_answer_has_its_verdict_and_its_reason(
     assert not outcome.is_timeout
     langfuse.behave(None)
     assert sender.send(BODY, 10).verdict is DELIVERED
+
+
+@pytest.fixture
+def plain(langfuse: StandIn) -> Iterator[Sender]:
+    """Send to a receiver of which nobody knows that it is Langfuse."""
+    sender = sender_to(Target.otlp(langfuse.url + "/v1/traces", {"api-key": "k"}))
+    yield sender
+    sender.close()
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 207, 299])
+@pytest.mark.parametrize("kind", ["", JSON, PROTOBUF, "application/protobuf",
+                                  "application/octet-stream", "text/plain"])  # fmt: skip
+@pytest.mark.parametrize("body", ["", "OK", "{}", "[]", "null"])
+def test_every_2xx_of_another_receiver_is_a_delivery(
+    langfuse: StandIn, plain: Sender, status: int, kind: str, body: str
+) -> None:
+    langfuse.behave(standin.status(status, body="" if status == 204 else body, content_type=kind))
+    for _ in range(2):
+        assert plain.send(BODY, 10) == Outcome(DELIVERED)
+    assert langfuse.connections == 1  # the answer was read to its end
+
+
+@pytest.mark.parametrize("kind", [HTML, "application/xhtml+xml", "", JSON, "text/plain"])
+@pytest.mark.parametrize("page", ["<!DOCTYPE html><p>Welcome", " \n<HTML><body>Room number?"])
+def test_an_html_page_is_a_delivery_to_nobody(
+    langfuse: StandIn, plain: Sender, kind: str, page: str
+) -> None:
+    langfuse.behave(standin.status(200, body=page, content_type=kind))
+    outcome = plain.send(BODY, 10)
+    assert (outcome.verdict, "captive portal" in outcome.reason) == (WAIT, True)
+
+
+@pytest.mark.parametrize("kind", [JSON, PROTOBUF, "application/protobuf"])
+def test_what_another_receiver_rejects_is_counted_where_it_can_be_read(kind: str) -> None:
+    reply = standin.otlp_reply(2, "no name", as_json=kind == JSON)
+    outcome = classify(Answer(200, {"content-type": kind}, reply.body), is_strict=False)
+    assert outcome == Outcome(DELIVERED, "no name", rejected=2)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"message": "Ingestion suspended: upgrade.", "error": "ForbiddenError"},
+         "Ingestion suspended: upgrade. (ForbiddenError)"),
+        ({"message": "Internal Server Error", "error": "Failed to upload JSON to S3"},
+         "Failed to upload JSON to S3 (Internal Server Error)"),
+        ({"message": "no", "error": "no"}, "no"),
+        ({"error": "Failed to parse"}, "Failed to parse"),
+        ({"message": ["spans[0] has no id", "spans[1] has no id"]},
+         "spans[0] has no id; spans[1] has no id"),
+        ({"error": {"message": "too many", "type": "rate_limit"}}, "too many"),
+        ({"detail": [{"loc": ["body"], "msg": "field required", "type": "missing"}]},
+         "field required"),
+        ({"code": 3, "message": "bad span", "details": []}, "bad span"),
+        (["one", "two", None], "one; two; null"),
+        ({"why": ["one"]}, '{"why": ["one"]}'),
+        ("said so", "said so"),
+        ({}, "Internal Server Error"),
+        ("", "Internal Server Error"),
+        ("500", "Internal Server Error"),
+        ("500 Internal Server Error", "Internal Server Error"),
+    ],
+)  # fmt: skip
+def test_the_words_of_an_answer_come_first_and_as_a_person_reads_them(
+    said: object, words: str
+) -> None:
+    assert classify(answer(500, json.dumps(said))).reason == f"500 {words}"
 
 
 def test_a_wrong_key_is_held_in_the_words_of_the_server(langfuse: StandIn) -> None:

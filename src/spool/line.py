@@ -155,21 +155,46 @@ class Line:
         return self._paces.setdefault(route, Pace(self._settings.max_request_bytes))
 
     def post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
-        """Send batches as one request, within `timeout` seconds; say what came of it."""
-        try:
-            body = join(batches, compress=self._settings.is_gzip)
-        except PayloadError as error:
-            return Outcome(Verdict.SPLIT, str(error))
+        """Send batches as one request, within `timeout` seconds; say what came of it.
+
+        Where that is not read, and no gzip body was yet, they are sent once more as they are.
+        """
         sender = self._senders.get(target.route)
         if sender is None or sender.target != target:
             sender = self._senders[target.route] = Sender(target, self._settings)
+        end = time.monotonic() + timeout
+        try:
+            outcome = self._send(sender, batches, timeout)
+            left = end - time.monotonic()
+            if outcome.is_unread and sender.is_gzip and sender.may_lack_gzip and left > 0:
+                return self._send_uncompressed(sender, batches, left, outcome.reason)
+        except PayloadError as error:
+            return Outcome(Verdict.SPLIT, str(error))
+        return outcome
+
+    def _send_uncompressed(
+        self, sender: Sender, batches: Sequence[Batch], timeout: float, words: str
+    ) -> Outcome:
+        """Send once without gzip; where that is delivered, all that follows goes so."""
+        sender.is_gzip = False
+        outcome = self._send(sender, batches, timeout)
+        if outcome.verdict is Verdict.DELIVERED:
+            trouble = f"route {sender.target.route} reads no gzip"
+            self._complaints.say(trouble, f"it said {words}; it gets uncompressed requests now")
+        else:
+            sender.is_gzip = True
+        return outcome
+
+    def _send(self, sender: Sender, batches: Sequence[Batch], timeout: float) -> Outcome:
+        """Send one request. Raises PayloadError."""
+        body = join(batches, compress=sender.is_gzip)
         self.tally.requests += 1
         outcome = sender.send(body, timeout)
         logger.debug(
             "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
             sum(batch.spans for batch in batches),
             len(body),
-            without_secrets(target.endpoint),
+            without_secrets(sender.target.endpoint),
             outcome.verdict.value,
             outcome.reason,
         )

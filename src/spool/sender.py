@@ -3,8 +3,9 @@
 Invariants:
 
 - A request never outlives its deadline, and nothing that network or server do raises.
-- No redirect is followed. A 2xx counts as delivered only in OTLP's or JSON's content type: a
-  captive portal also says 200.
+- No redirect is followed. An HTML page delivers nothing: a captive portal also says 200. Langfuse
+  always answers JSON, and OTLP its own type: there nothing else counts as delivered. Of any other
+  receiver every 2xx does, whatever it says with it: they differ.
 - Nothing secret stands in a reason: the server's words are cut, and our own headers' values are
   taken out of them.
 """
@@ -38,7 +39,13 @@ _LONGEST_ANSWER: Final = 1 << 20
 _LONGEST_REASON: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
 _SHORTEST_SECRET: Final = 4
+_UNREAD: Final = frozenset({400, 415})
 _SCHEMES: Final = frozenset({"Basic", "Bearer"})
+_LONGEST_BLANK: Final = 1024  # in front of a page
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+_OTLP_KINDS: Final = frozenset({"application/json", "application/x-protobuf"})
+# Where a JSON answer has its words: Langfuse, gRPC's status, FastAPI.
+_TELLING: Final = ("message", "error", "detail", "errors", "msg")
 # What json.loads and int raise for what a server may say.
 _UNREADABLE: Final = (ValueError, OverflowError, RecursionError)
 
@@ -58,6 +65,7 @@ class Outcome:
 
     `reason` says why it was not delivered, or why the receiver rejected some of its spans.
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
+    `is_unread`: the receiver could not read the body, perhaps as it was encoded.
     """
 
     verdict: Verdict
@@ -65,6 +73,7 @@ class Outcome:
     retry_after: float | None = None
     rejected: int = 0
     is_timeout: bool = False
+    is_unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +89,28 @@ class Answer:
         """The media type without its parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
+    @property
+    def is_page(self) -> bool:
+        """Whether it is HTML, whatever it says of itself."""
+        begins = self.body[:_LONGEST_BLANK].lstrip().lower()
+        return self.content_type in _PAGES or begins.startswith((b"<!doctype", b"<html"))
+
 
 class Sender:
-    """Sends one target's requests, one at a time, over a connection that is kept open."""
+    """Sends one target's requests, one at a time, over a connection that is kept open.
+
+    `is_gzip` says how bodies must be encoded. Whether a receiver knows gzip shows with the first
+    delivery: it `may_lack_gzip` until then. That is forgotten with the process, and found again.
+    """
 
     def __init__(self, target: Target, settings: Settings) -> None:
         self.target = target
+        self.is_gzip = self.may_lack_gzip = settings.is_gzip
         self._settings = settings
         self._connection: Connection | None = None
 
     def send(self, body: bytes, timeout: float) -> Outcome:
-        """POST a body that is encoded as the settings say; `timeout` is the total, in seconds."""
+        """POST a body that is encoded as `is_gzip` says; `timeout` is the total, in seconds."""
         try:
             answer = self._post(body, Deadline(timeout))
         except TimeoutError as error:
@@ -102,7 +122,10 @@ class Sender:
             self._abort()
             outcome = Outcome(Verdict.WAIT, f"{type(error).__name__}: {error}")
         else:
-            outcome = classify(answer)
+            outcome = classify(answer, is_strict=self.target.public_key is not None)
+            outcome = replace(outcome, is_unread=answer.status in _UNREAD)
+            if outcome.verdict is Verdict.DELIVERED and self.is_gzip:
+                self.may_lack_gzip = False
         # Cut last: half a secret would not be found.
         return replace(outcome, reason=_shortened(_without(self.target, outcome.reason)))
 
@@ -141,7 +164,7 @@ class Sender:
 
     def _headers(self, connection: Connection) -> dict[str, str]:
         headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT}
-        if self._settings.is_gzip:
+        if self.is_gzip:
             headers["content-encoding"] = "gzip"
         if self.target.public_key is not None:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"
@@ -149,15 +172,16 @@ class Sender:
         return {**headers, **self.target.headers, **connection.proxy_headers}
 
 
-def classify(answer: Answer) -> Outcome:
+def classify(answer: Answer, *, is_strict: bool = True) -> Outcome:
     """Say what an answer means, by the OTLP specification and what Langfuse 4.16 really answers.
 
-    The reason is still as long as the server wanted it, and may hold our secrets.
+    `is_strict`: the receiver is Langfuse, which always answers JSON. The reason is still as long as
+    the server wanted it, and may hold our secrets.
     """
     status = answer.status
     reason = f"{status} {_words(answer)}".strip()
     if 200 <= status < 300:  # noqa: PLR2004 - success, RFC 9110, section 15.3
-        return _read_success(answer)
+        return _read_success(answer, is_strict=is_strict)
     if status == 413 or (status == 400 and answer.content_type != "text/html"):  # noqa: PLR2004
         return Outcome(Verdict.SPLIT, reason)
     if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
@@ -169,19 +193,23 @@ def classify(answer: Answer) -> Outcome:
     return Outcome(Verdict.HOLD, reason)
 
 
-def _read_success(answer: Answer) -> Outcome:
-    """Read a 2xx: Langfuse answers JSON to protobuf too, others answer as OTLP says."""
+def _read_success(answer: Answer, *, is_strict: bool) -> Outcome:
+    """Read a 2xx: Langfuse answers JSON to protobuf too, others as OTLP says, or as they like."""
+    kind = answer.content_type
+    if answer.is_page or (is_strict and kind not in _OTLP_KINDS):
+        found = "an HTML page" if answer.is_page else kind or "no content type"
+        reason = f"{answer.status} with {found}, which is no OTLP answer: a captive portal?"
+        return Outcome(Verdict.WAIT, reason)
+    rejected, words = 0, ""
     try:
-        if answer.content_type == "application/json":
+        if kind == "application/json":
             rejected, words = _partial_success(json.loads(answer.body))
-        elif answer.content_type == "application/x-protobuf":
+        elif kind.endswith("protobuf"):
             rejected, words = _partial_success_of_protobuf(answer.body)
-        else:
-            found = answer.content_type or "no content type"
-            reason = f"{answer.status} with {found}, which is no OTLP answer: a captive portal?"
-            return Outcome(Verdict.WAIT, reason)
     except (*_UNREADABLE, TypeError, AttributeError) as error:
-        return Outcome(Verdict.WAIT, f"{answer.status} with an answer that cannot be read: {error}")
+        if is_strict:
+            reason = f"{answer.status} with an answer that cannot be read: {error}"
+            return Outcome(Verdict.WAIT, reason)
     return Outcome(Verdict.DELIVERED, words.strip(), rejected=max(0, rejected))
 
 
@@ -229,16 +257,37 @@ def _date(text: str) -> datetime | None:
 
 
 def _words(answer: Answer) -> str:
-    """Give the server's words: a JSON object's error or message, or the text without its tags."""
+    """Give the server's words: what its JSON says, or the text without its tags."""
+    status = str(answer.status)
+    usual = http.client.responses.get(answer.status, "")
     text = answer.body.decode(errors="replace")
     with contextlib.suppress(*_UNREADABLE):
-        said = json.loads(text)
-        if isinstance(said, dict):
-            text = str(said.get("error") or said.get("message") or text)
-    if answer.content_type == "text/html":
+        text = _said(json.loads(text), usual)
+    if answer.is_page:
         # Each alternative takes what it has looked at: linear, whatever the server says.
         text = re.sub(r"(?s)<(style|script).*?(?:</\1>|\Z)|<[^>]*>?", " ", text)
-    return " ".join(text.split())
+    words = text.split()
+    return " ".join(words[words[:1] == [status] :]) or usual
+
+
+def _said(value: Any, usual: str) -> str:
+    """Give what a JSON value tells a person, the words first.
+
+    Servers have them in different places, beside the name of a class, or what the status means
+    anyway (`usual`).
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_said(one, usual) for one in value)))
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    told = [_said(value[key], usual) for key in _TELLING if value.get(key)]
+    told.sort(key=lambda text: text == usual or " " not in text)
+    if not told:
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    words, *more = dict.fromkeys(told)
+    return f"{words} ({'; '.join(more)})" if more else words
 
 
 def _place(location: str) -> str:
