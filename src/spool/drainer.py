@@ -123,7 +123,9 @@ class Drainer:
                 if not self._safely(self._send_somehow, otherwise=False):
                     self._awake.wait(self._safely(self._pack, otherwise=TICK))
                     self._awake.clear()
+                    self.line.connections.close_unusable()
         self._straight.stop()
+        self.line.connections.close()
 
     def _safely(self, work: Callable[[], _Result], *, otherwise: _Result) -> _Result:
         try:

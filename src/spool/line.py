@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from spool.complaint import Complaints, logger
+from spool.connections import Connections
 from spool.errors import PayloadError, SettingsError
 from spool.otlp import join
 from spool.pace import Pace
@@ -58,6 +59,7 @@ class Line:
         self._store = store
         self._settings = settings
         self._clock = clock
+        self.connections = Connections(settings)
         self._senders: dict[str, Sender] = {}
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, _Trouble] = {}
@@ -161,7 +163,7 @@ class Line:
         """
         sender = self._senders.get(target.route)
         if sender is None or sender.target != target:
-            sender = self._senders[target.route] = Sender(target, self._settings)
+            sender = self._senders[target.route] = Sender(target, self._settings, self.connections)
         end = time.monotonic() + timeout
         try:
             outcome = self._send(sender, batches, timeout)

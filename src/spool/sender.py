@@ -26,13 +26,15 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import __version__
+from spool.connections import Connections
 from spool.settings import without_secrets
-from spool.wire import Connection, Deadline
+from spool.wire import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from spool.settings import Settings, Target
+    from spool.wire import Connection
 
 _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_ANSWER: Final = 1 << 20
@@ -97,17 +99,20 @@ class Answer:
 
 
 class Sender:
-    """Sends one target's requests, one at a time, over a connection that is kept open.
+    """Sends one target's requests, one at a time, over `connections` that are kept open.
 
     `is_gzip` says how bodies must be encoded. Whether a receiver knows gzip shows with the first
     delivery: it `may_lack_gzip` until then. That is forgotten with the process, and found again.
     """
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(
+        self, target: Target, settings: Settings, connections: Connections | None = None
+    ) -> None:
         self.target = target
         self.is_gzip = self.may_lack_gzip = settings.is_gzip
         self._settings = settings
-        self._connection: Connection | None = None
+        self._connections = connections or Connections(settings)
+        self._connection: Connection | None = None  # the one that is in use
 
     def send(self, body: bytes, timeout: float) -> Outcome:
         """POST a body that is encoded as `is_gzip` says; `timeout` is the total, in seconds."""
@@ -130,10 +135,8 @@ class Sender:
         return replace(outcome, reason=_shortened(_without(self.target, outcome.reason)))
 
     def close(self) -> None:
-        """Close the connection; the next request opens one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close what is kept open; the next request opens a connection."""
+        self._connections.close()
 
     def _abort(self) -> None:
         if self._connection is not None:
@@ -141,10 +144,7 @@ class Sender:
             self._connection = None
 
     def _post(self, body: bytes, deadline: Deadline) -> Answer:
-        if self._connection is None or not self._connection.is_usable():
-            self.close()
-            self._connection = Connection(self.target.endpoint, self._settings)
-        connection = self._connection
+        connection = self._connection = self._connections.take(self.target.endpoint)
         connection.deadline = deadline
         connection.request("POST", connection.target, body, self._headers(connection))
         with connection.getresponse() as response:
@@ -156,10 +156,11 @@ class Sender:
                 raise http.client.IncompleteRead(words, response.length)
             is_whole = response.isclosed()
             headers = {name.lower(): value for name, value in response.getheaders()}
+        self._connection = None
         if is_whole:
-            connection.keep()
+            self._connections.keep(self.target.endpoint, connection)
         else:
-            self.close()
+            connection.close()
         return Answer(response.status, headers, words)
 
     def _headers(self, connection: Connection) -> dict[str, str]:
