@@ -5,7 +5,9 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from chaos import no_room
 from spans import batch
 from spool import frames, inbox, place
-from spool.errors import SpoolBusyError, SpoolFileError, SpoolFullError, SpoolUnsyncedError
+from spool.errors import SpoolFileError, SpoolFullError, SpoolUnsyncedError
 from spool.inbox import LARGE, Inbox
 from spool.lock import can_lock
 from spool.settings import Target
@@ -54,6 +56,13 @@ def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
 def the_file(path: Path) -> Path:
     (file,) = inbox.paths(path)
     return file
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def fill(mine: Inbox, count: int = 5) -> list[str]:
@@ -142,34 +151,175 @@ def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
     mine.close()
 
 
-@pytest.mark.timeout(60)
-def test_a_signal_handler_is_refused_in_the_middle_of_an_append_and_spoils_nothing(
+def of_all(path: Path) -> tuple[int, int]:
+    """Count the frames of all files of a spool, and the spans in them that are lost."""
+    found = [read(file) for file in inbox.paths(path)]
+    return sum(len(whole) for whole, _ in found), sum(lost for _, lost in found)
+
+
+def test_a_signal_handler_appends_in_the_middle_of_an_append_and_nothing_is_refused(
     mine: Inbox, path: Path
 ) -> None:
-    appended, refused = 0, 0
+    of_handler, of_program = 0, 0
 
     def append(*_: object) -> None:
-        nonlocal appended, refused
-        try:
-            mine.append(MINE, batch("of the handler"), 1.0)
-            appended += 1
-        except SpoolBusyError:
-            refused += 1
-        mine.close()  # whatever else a handler does
-        mine.unlink(mine.files())
+        nonlocal of_handler
+        mine.append(MINE, batch("of the handler"), 1.0)
+        of_handler += 1
+        if of_handler % 5 == 0:  # whatever else a handler does
+            (mine.close if of_handler % 2 else mine.turn_over)()
 
     before = signal.signal(signal.SIGALRM, append)
-    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
-        while refused < 20:
+        while of_handler < 500:
             mine.append(MINE, batch("of the program"), 1.0)
-            appended += 1
+            of_program += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    found = [read(file) for file in inbox.paths(path)]
-    assert sum(len(whole) for whole, _ in found) == appended
-    assert sum(lost for _, lost in found) == 0
+    assert of_all(path) == (of_handler + of_program, 0)
+    assert not any(file.pins for file in mine.files())
+
+
+def test_a_signal_handler_that_comes_while_a_file_is_made_appends_all_the_same(path: Path) -> None:
+    is_first = True
+
+    def create(new: Path) -> int:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            interrupted.append(MINE, batch("of the handler"), 1.0)
+        return place.create(new, path)
+
+    mine = interrupted = Inbox(path, create)
+    fill(mine, 3)
+    mine.turn_over()
+    assert of_all(path) == (4, 0)
+    of_the_handler, current = mine.files()
+    assert of_the_handler.is_final
+    assert not current.is_final
+    mine.close()
+
+
+def test_no_number_of_threads_is_refused_however_often_the_file_is_left(
+    mine: Inbox, path: Path
+) -> None:
+    is_over, final_sizes = threading.Event(), dict[Path, int]()
+
+    def turn_over() -> None:
+        while not is_over.is_set():
+            mine.leave()
+            for file in mine.files():
+                if file.is_final:
+                    final_sizes.setdefault(file.path, os.fstat(file.fd).st_size)
+
+    with ThreadPoolExecutor(17) as threads:
+        leaving = threads.submit(turn_over)
+        try:
+            list(threads.map(lambda _: fill(mine, 50), range(16)))
+        finally:
+            is_over.set()
+        leaving.result()
+    assert of_all(path) == (16 * 50, 0)
+    assert {path: path.stat().st_size for path in final_sizes} == final_sizes
+
+
+def test_a_file_is_final_only_when_the_appends_to_it_are_over(
+    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, is_written, may_end = os.writev, threading.Event(), threading.Event()
+
+    def pause(fd: int, parts: tuple[bytes, bytes]) -> int:
+        is_written.set()
+        assert may_end.wait(60)
+        return write(fd, parts)
+
+    monkeypatch.setattr(os, "writev", pause)
+    with ThreadPoolExecutor() as others:
+        append = others.submit(fill, mine, 1)
+        assert is_written.wait(60)
+        mine.leave()
+        (file,) = mine.files()
+        assert not file.is_final
+        assert mine.emptied() == []
+        mine.unlink([file])
+        mine.close()
+        assert mine.files() == [file]
+        may_end.set()
+        append.result()
+    assert file.is_final
+    assert of_all(path) == (1, 0)
+
+
+def test_a_handler_that_forks_in_the_middle_of_an_append_leaves_both_processes_whole(
+    mine: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(mine, 1)
+    write, pids = os.writev, list[int]()
+
+    def fork_first(fd: int, parts: tuple[bytes, bytes]) -> int:
+        monkeypatch.setattr(os, "writev", write)
+        pids.append(os.fork())
+        return write(fd if pids[0] else mine_of_parent.fd, parts)  # as the next bytecode would
+
+    (mine_of_parent,) = mine.files()
+    monkeypatch.setattr(os, "writev", fork_first)
+    try:
+        fill(mine, 1)
+    finally:
+        if pids == [0]:
+            os._exit(0)
+    assert os.waitpid(pids[0], 0)[1] == 0
+    assert sorted(len(read(file)[0]) for file in inbox.paths(path)) == [1, 2]
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_one_fsync_is_for_all_who_wait_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
+) -> None:
+    mine, synced = made(path, sync_each_append=True), list[int]()
+    is_syncing, may_end = threading.Event(), threading.Event()
+    fill(mine, 1)
+
+    def sync(fd: int) -> None:
+        synced.append(len(read(the_file(path))[0]))
+        is_syncing.set()
+        assert may_end.wait(60)
+        if is_broken and len(synced) == 2:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(place, "sync", sync)
+    with ThreadPoolExecutor(33) as threads:
+        first = threads.submit(fill, mine, 1)
+        assert is_syncing.wait(60)
+        others = [threads.submit(fill, mine, 1) for _ in range(32)]
+        wait_until(lambda: len(read(the_file(path))[0]) == 34)
+        may_end.set()
+        first.result()
+        errors = [other.exception() for other in others]
+    assert synced[:2] == [2, 34]
+    assert len(synced) == 2
+    assert all(isinstance(error, SpoolUnsyncedError) for error in errors) == is_broken
+    assert any(errors) == is_broken
+    mine.close()
+
+
+def test_a_signal_handler_syncs_in_the_middle_of_its_threads_own_sync(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, sync = made(path, sync_each_append=True), place.sync
+
+    def interrupted(fd: int) -> None:
+        monkeypatch.setattr(place, "sync", sync)
+        fill(mine, 1)
+        sync(fd)
+
+    monkeypatch.setattr(place, "sync", interrupted)
+    fill(mine, 1)
+    fill(mine, 1)
+    assert of_all(path) == (3, 0)
+    mine.close()
 
 
 @pytest.mark.timeout(60)

@@ -7,6 +7,10 @@ many spans to a row; where the process is dead, another does.
 Invariants:
 
 - What `append` returned from is in the file: the death of the process leaves it there.
+- Only the disk refuses an append. It waits for no other: one write to a file opened with O_APPEND
+  is atomic between threads. It pins its file meanwhile, and a file is final, so that it may be
+  closed, only when it was left and is not pinned. A lock is held for moments only, to make a file
+  and to keep the list of them, and a signal handler takes it in the middle of its thread's own use.
 - One process appends to an inbox, and holds its lock as long as it lives: who can take the lock
   knows that the process is dead.
 - A name is never used twice, and a file only grows. How much of it was moved is in the store,
@@ -28,13 +32,16 @@ import math
 import os
 import re
 import threading
+import time
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from spool import frames, place
 from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError, SpoolUnsyncedError
-from spool.lock import BRIEFLY, PATIENTLY, ThreadLock, can_lock
+from spool.fork import PerProcess
+from spool.group import GroupSync
+from spool.lock import BRIEFLY, ThreadLock, can_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,15 +59,17 @@ LARGE: Final = 1 << 20
 _LARGEST: Final = 4 * LARGE
 
 _TRIES: Final = 3
+_POLL: Final = 0.001
+_CLOSED: Final = -1
 
 
 @dataclass(eq=False, slots=True)
 class File:
     """An open inbox: `moved` is how much of it the store has, `room` how much may still come.
 
-    `is_final`: nobody appends to it any more. This process's own is moved even if somebody has
-    removed it meanwhile: what was moved of it is known here. Of others only the store knows that,
-    and it forgets those that are gone.
+    `is_left`: no append to it begins any more; `pins` are those that have begun. This process's own
+    is moved even if somebody has removed it meanwhile: what was moved of it is known here. Of
+    others only the store knows that, and it forgets those that are gone.
     """
 
     path: Path
@@ -68,7 +77,23 @@ class File:
     moved: int = 0
     room: int = 0
     is_own: bool = True
-    is_final: bool = False
+    is_left: bool = False
+    pins: set[object] = field(default_factory=set)
+    group: GroupSync = field(default_factory=GroupSync)
+
+    @property
+    def is_final(self) -> bool:
+        """Say whether nobody appends to it any more."""
+        return self.is_left and not self.pins  # in this order: a pin is put before that is read
+
+    def takes_more(self) -> bool:
+        """Say whether an append may begin."""
+        return not self.is_left and self.room > 0
+
+    def close(self) -> None:
+        """Let go of it, and of its lock where no other process has inherited it."""
+        fd, self.fd = self.fd, _CLOSED
+        os.close(fd)
 
     @property
     def unmoved_bytes(self) -> int:
@@ -103,19 +128,32 @@ class File:
 
 @dataclass(slots=True)
 class _Files:
-    """What this process has open: `current` takes what comes, the `left` ones are to be moved.
+    """What a process has open: `current` takes what comes, the others are to be moved.
 
     Of those that are `claimed` the oldest spans are being sent. They stay open until that is over,
-    also when the others are closed.
+    also when the others are closed. `lock` is held where a file comes or goes.
     """
 
+    moving: ThreadLock = field(default_factory=ThreadLock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    # In the order they came. A signal handler may add one: who goes through it takes a copy.
+    open: dict[File, None] = field(default_factory=dict)
     current: File | None = None
-    left: list[File] = field(default_factory=list)
     claimed: list[File] = field(default_factory=list)
 
-    def all(self) -> list[File]:
-        current = self.current  # first: an append may leave it meanwhile
-        return [*self.left, *([] if current is None or current in self.left else [current])]
+    def abandon(self) -> None:
+        """Let go of all without unlocking it, in the child of a fork."""
+        for file in {*self.open, *self.claimed}:
+            # A signal handler may have forked in the middle of an append.
+            file.is_left = True
+            file.close()
+
+    def unmoved_bytes(self) -> int:
+        return sum(file.unmoved_bytes for file in list(self.open))
+
+    def remove(self, file: File) -> None:
+        del self.open[file]
+        file.close()
 
 
 class Inbox:
@@ -123,12 +161,9 @@ class Inbox:
 
     `create` opens a file of the spool, and creates it where it is absent. With `sync_each_append`
     what `append` returned from survives a power cut. A new file is begun only while no more than
-    `limit` bytes wait to be moved. All methods raise SpoolFileError and SpoolBusyError, `append`
-    SpoolFullError too.
+    `limit` bytes wait to be moved. All methods raise SpoolFileError, `append` SpoolFullError too.
 
-    `moving` is held by the thread that uses the files in any other way than to append. It is taken
-    before the lock of those that append. Until the monotonic time `served_until` the drainer takes
-    care of what comes.
+    Until the monotonic time `served_until` the drainer takes care of what comes.
     """
 
     def __init__(
@@ -138,43 +173,38 @@ class Inbox:
         self._create = create
         self._sync_each_append = sync_each_append
         self.limit = math.inf
+        self.served_until = -math.inf
         self._identities: dict[tuple[str, str], bytes] = {}
-        self._start_over()
+        self._are_names_synced = True
+        self._own = PerProcess(_Files, self._abandon)
         _all_inboxes.add(self)
 
-    def _start_over(self) -> None:
-        self._pid = os.getpid()
-        self._files = _Files()
-        self._lock = ThreadLock()
-        self.moving = ThreadLock()
+    def _abandon(self, inherited: _Files) -> None:
         self.served_until = -math.inf
-        self._are_names_synced = True
+        inherited.abandon()
+
+    @property
+    def moving(self) -> ThreadLock:
+        """Is held by the thread that uses the files in any other way than to append."""
+        return self._own.get().moving
 
     def append(self, target: Target, batch: Batch, now: float) -> None:
-        """Append a batch: one write. Refused in the middle of this thread's own append."""
+        """Append a batch: one write. Also in the middle of this thread's own append."""
         said = self._identities.get((target.route, target.endpoint)) or self._said(target)
         frame = frames.make(said, batch, now)
-        if self._pid != os.getpid():  # a fork that ran no handlers (in C, say)
-            self._start_over_in_child()
-        lock = self._lock
-        if lock.is_ours():
-            raise self._busy()
-        try:  # as in ThreadLock.hold, but quicker
-            if not lock.acquire(BRIEFLY):
-                raise self._busy()
-            self._append(frame)
-        finally:
+        pin = object()
+        while True:
+            file = self._current_file()
             try:
-                lock.release()
+                file.pins.add(pin)
+                if not file.is_left and self._write(file, frame):
+                    return
             finally:
-                if lock.is_ours():
-                    lock.release()
+                file.pins.discard(pin)
 
-    def _append(self, frame: tuple[bytes, bytes]) -> None:
+    def _write(self, file: File, frame: tuple[bytes, bytes]) -> bool:
+        """Write a frame; False in the child of a signal handler that forked in between."""
         try:
-            file = self._files.current
-            if file is None or file.room <= 0:
-                file = self._next_file()
             size = len(frame[0]) + len(frame[1])
             file.room -= size
             if os.writev(file.fd, frame) != size:
@@ -182,16 +212,18 @@ class Inbox:
             if self._sync_each_append:
                 self._sync_append(file)
         except OSError as error:
-            self._leave()  # its end may be half a frame
+            file.is_left = True  # its end may be half a frame
+            if file.fd == _CLOSED:
+                return False
             raise place.unusable(self._spool, error) from error
-
-    def _busy(self) -> SpoolBusyError:
-        return SpoolBusyError(f"{self._spool}: another thread forks, or waits for the disk")
+        return True
 
     def _sync_append(self, file: File) -> None:
         try:
-            place.sync(file.fd)
+            file.group.sync(file.fd)
         except OSError as error:
+            if file.fd == _CLOSED:
+                raise
             raise SpoolUnsyncedError(f"{file.path}: cannot be synced: {error.strerror}") from error
 
     def _said(self, target: Target) -> bytes:
@@ -199,20 +231,30 @@ class Inbox:
         self._identities[target.route, target.endpoint] = said
         return said
 
-    def _next_file(self) -> File:
-        file = self._make()
-        self._leave()
-        self._files.current = file
+    def _current_file(self) -> File:
+        files = self._own.get()
+        file = files.current
+        return file if file is not None and file.takes_more() else self._next_file(files)
+
+    def _next_file(self, files: _Files) -> File:
+        try:
+            with files.lock:
+                file = files.current
+                if file is None or not file.takes_more():  # else another thread was faster
+                    file = self._make(files)
+                    for older in list(files.open):
+                        older.is_left = True
+                    files.open[file] = None
+                    files.current = file
+        except OSError as error:
+            raise place.unusable(self._spool, error) from error
+        if files is not self._own.get():  # a signal handler has forked meanwhile: this is its child
+            file.is_left = True
+            file.close()
         return file
 
-    def _leave(self) -> None:
-        if self._files.current is not None:
-            self._files.current.is_final = True
-            self._files.left.append(self._files.current)
-            self._files.current = None
-
-    def _make(self) -> File:
-        if self._unmoved_bytes() > self.limit:
+    def _make(self, files: _Files) -> File:
+        if files.unmoved_bytes() > self.limit:
             raise place.full(self._spool)
         for _ in range(_TRIES):
             name = f"{_SUFFIX}{os.getpid()}-{os.urandom(6).hex()}"
@@ -250,43 +292,41 @@ class Inbox:
 
     def leave(self) -> None:
         """Append no more to what is there: the next append makes a new file."""
-        with self._lock.hold(PATIENTLY):
-            self._leave()
+        for file in self.files():
+            file.is_left = True
 
     @property
     def unmoved_bytes(self) -> int:
         """Tell how much waits to be moved."""
-        with self._lock.hold(PATIENTLY), self._file_errors():
-            return self._unmoved_bytes()
-
-    def _unmoved_bytes(self) -> int:
-        return sum(file.unmoved_bytes for file in self._files.all())
+        with self._listing() as files:
+            return files.unmoved_bytes()
 
     def files(self) -> list[File]:
         """Give this process's files, those that came first, first."""
-        return self._files.all()
+        return list(self._own.get().open)
 
     def claim(self, file: File) -> None:
         """Keep a file from being moved until `release`. Only while `moving`."""
-        self._files.claimed.append(file)
+        self._own.get().claimed.append(file)
 
     def release(self, file: File, moved: int | None) -> None:
         """End a claim; `moved` is how much of the file the store has now, if that has changed."""
-        with self._lock.hold(threading.TIMEOUT_MAX):
+        with self._listing() as files:
             if moved is not None:
                 file.moved = max(file.moved, moved)
-            self._files.claimed.remove(file)
-            if file not in self._files.all():  # the inbox was closed meanwhile
-                os.close(file.fd)
+            files.claimed.remove(file)
+            if file not in files.open:  # the inbox was closed meanwhile
+                file.close()
 
     def is_claimed(self, file: File | None = None) -> bool:
         """Say whether spans of a file, or of any of them, are being sent."""
-        return bool(self._files.claimed) if file is None else file in self._files.claimed
+        claimed = self._own.get().claimed
+        return bool(claimed) if file is None else file in claimed
 
     def mark(self) -> list[tuple[File, int]]:
         """Note how far this process has appended; see `is_past`."""
-        with self._lock.hold(PATIENTLY), self._file_errors():
-            return [(file, os.fstat(file.fd).st_size) for file in self._files.all()]
+        with self._listing() as files:
+            return [(file, os.fstat(file.fd).st_size) for file in list(files.open)]
 
     def is_past(self, mark: Iterable[tuple[File, int]]) -> bool:
         """Say whether nothing of what was there at a mark is here still."""
@@ -298,24 +338,24 @@ class Inbox:
 
         What was moved to another place belongs to the spool that is there now. Only while `moving`.
         """
-        with self._lock.hold(PATIENTLY), self._file_errors():
-            current = self._files.current
-            for file in self._files.all():
+        with self._listing() as files:
+            current = files.current
+            took_more = current is not None and not current.is_left
+            for file in list(files.open):
                 status = os.fstat(file.fd)
-                if file is current and (status.st_size >= LARGE or not _is_at(file.path, status)):
-                    self._leave()
-                if file.is_gone() and not self.is_claimed(file):
-                    self._files.left.remove(file)
-                    os.close(file.fd)
-            if current is not None and self._files.current is None:
-                with contextlib.suppress(OSError, SpoolError):  # the next append tries again
-                    self._files.current = self._make()
+                if file is not current or status.st_size >= LARGE or not _is_at(file.path, status):
+                    file.is_left = True
+                if file.is_gone() and file.is_final and not self.is_claimed(file):
+                    files.remove(file)
+            if took_more and current is not None and current.is_left:
+                with contextlib.suppress(SpoolError):  # the next append tries again
+                    self._next_file(files)
 
     def sync(self) -> None:
         """Make what was appended survive a power cut."""
+        with self._listing() as files:
+            unmoved = [file for file in list(files.open) if file.unmoved_bytes]
         with self._file_errors():
-            with self._lock.hold(PATIENTLY):
-                unmoved = [file for file in self._files.all() if file.unmoved_bytes]
             for file in unmoved:
                 with contextlib.suppress(FileNotFoundError):  # somebody has removed it
                     place.sync_file(file.path)
@@ -329,38 +369,49 @@ class Inbox:
 
     def emptied(self) -> list[File]:
         """Give the files that get no more, and were moved."""
-        with self._lock.hold(PATIENTLY), self._file_errors():
-            return [file for file in self._files.left if not file.unmoved_bytes]
+        with self._listing() as files:
+            return [one for one in list(files.open) if one.is_final and not one.unmoved_bytes]
 
-    def unlink(self, files: Iterable[File]) -> None:
+    def unlink(self, gone: Iterable[File]) -> None:
         """Remove files of this process that are in the store for good; later, where one is in use.
 
         Raises SpoolFileError.
         """
-        with contextlib.suppress(SpoolBusyError), self._unused(), self._file_errors():
-            for file in files:
+        busy = contextlib.suppress(SpoolBusyError)
+        with busy, self.moving.hold(BRIEFLY), self._listing() as files:
+            for file in gone:
                 # Else another thread was faster.
-                if file in self._files.left and not self.is_claimed(file):
+                if file in files.open and file.is_final and not self.is_claimed(file):
                     file.path.unlink(missing_ok=True)
-                    self._files.left.remove(file)
-                    os.close(file.fd)
+                    files.remove(file)
 
     def close(self) -> None:
         """Let go of all files, unless one is in use: what was not moved is left to others.
 
         What is claimed stays open, and locked, until it is released.
         """
-        with contextlib.suppress(SpoolBusyError), self._unused():
-            files, self._files = self._files, _Files(claimed=self._files.claimed)
-            for file in files.all():
-                if file not in files.claimed:
-                    os.close(file.fd)
+        self.leave()
+        busy = contextlib.suppress(SpoolBusyError)
+        with busy, self.moving.hold(BRIEFLY):
+            self._await_appends(BRIEFLY)
+            with self._listing() as files:
+                for file in list(files.open):
+                    if file in files.claimed and file.is_final:
+                        del files.open[file]
+                    elif file.is_final:
+                        files.remove(file)
+
+    def _await_appends(self, timeout: float) -> None:
+        end = time.monotonic() + timeout
+        while any(file.pins for file in self.files()) and time.monotonic() < end:
+            time.sleep(_POLL)
 
     @contextlib.contextmanager
-    def _unused(self) -> Iterator[None]:
-        """Hold both locks: this thread may itself be in the middle of a use (a signal handler)."""
-        with self.moving.hold(BRIEFLY), self._lock.hold(BRIEFLY):
-            yield
+    def _listing(self) -> Iterator[_Files]:
+        """Give the files that are open; none comes or goes meanwhile."""
+        files = self._own.get()
+        with self._file_errors(), files.lock:
+            yield files
 
     @contextlib.contextmanager
     def _file_errors(self) -> Iterator[None]:
@@ -371,18 +422,9 @@ class Inbox:
 
     # Forks
 
-    def _freeze(self) -> None:
-        self._lock.freeze()
-
-    def _thaw(self) -> None:
-        self._lock.thaw()
-
-    def _start_over_in_child(self) -> None:
-        """Let go of the parent's files without unlocking them."""
-        closed = [file for file in self._files.claimed if file not in self._files.all()]
-        for file in [*self._files.all(), *closed]:
-            os.close(file.fd)
-        self._start_over()
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._own.get().lock
 
 
 # Any process's files
@@ -451,27 +493,27 @@ _all_inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
 # Others' files, open in this process: in a child they would keep the locks that were taken.
 _borrowed: set[int] = set()
 
-# Those that this fork has frozen: another thread may make one meanwhile.
-_frozen: list[Inbox] = []
+# What this fork has locked: another thread may make an inbox meanwhile.
+_frozen: list[threading.RLock] = []
 
 
 def _before_fork() -> None:
+    # Else the child would inherit a file that only the thread that makes it knows of.
     for inbox in sorted(_all_inboxes, key=id):
-        inbox._freeze()  # noqa: SLF001 - this module's own class
-        _frozen.append(inbox)
+        lock = inbox._lock  # noqa: SLF001 - this module's own class
+        if lock.acquire(timeout=BRIEFLY):
+            _frozen.append(lock)
 
 
 def _after_in_parent() -> None:
     while _frozen:
-        _frozen.pop()._thaw()  # noqa: SLF001 - as above
+        _frozen.pop().release()
 
 
 def _after_in_child() -> None:
     _frozen.clear()
     while _borrowed:
         os.close(_borrowed.pop())
-    for inbox in list(_all_inboxes):
-        inbox._start_over_in_child()  # noqa: SLF001 - as above
 
 
 os.register_at_fork(

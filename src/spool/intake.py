@@ -150,7 +150,7 @@ class _Others:
                 return False
             with inbox.passing_over(path, self.unreadable), inbox.opened(path, self._spool) as file:
                 file.moved = self._store.moved(file)
-                file.is_final = can_lock(file.fd)
+                file.is_left = can_lock(file.fd)
                 if file.is_final:
                     _move(self._store, file, self._end, compress=self._compress)
                     self._dead[path] = file.moved

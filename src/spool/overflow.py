@@ -1,7 +1,7 @@
 """The overflow: spans that the disk refuses for now, in memory, bounded.
 
-While anything is in it all spans go there, so that nobody waits for the disk again. The keeper
-moves them to the file as soon as that works; while it does not, the drainer sends them from here.
+Each span tries the file first, so what comes after is on disk as soon as that works; their order is
+no promise. The keeper moves what is here to the file, too; while it cannot, the drainer sends it.
 
 Invariant: what was added is here until it is in the file: as pending, or as delivered if it was
 sent from here.

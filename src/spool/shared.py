@@ -131,9 +131,6 @@ class SharedSpool:
         return [merge([one], compress=is_gzip) for one in pieces(batch, ROW_BYTES)]
 
     def _append(self, target: Target, batch: Batch, now: float) -> bool:
-        # While something is held all is held, as long as there is room.
-        if self.overflow and self._hold(target, batch, now, f"{batch.spans} spans"):
-            return False
         try:
             self.store.accept(target, batch, now)
         except SpoolUnsyncedError as error:
