@@ -83,6 +83,31 @@ def test_endpoint_and_headers_can_be_given(path: Path) -> None:
         exporter.shutdown()
 
 
+def test_two_programs_with_one_endpoint_and_two_keys_never_send_each_others_spans(
+    path: Path, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.status(200, body=b"{}"))
+    url = f"{langfuse.url}/v1/traces"
+    targets = {key: Target.otlp(url, {"x-api-key": key}) for key in ("key-of-a", "key-of-b")}
+    for key, target in targets.items():
+        writer = SpoolSpanExporter(settings=Settings(path=path, target=target, drain=False))
+        writer.export([span(f"of {key}")])
+        writer.shutdown()
+    exporter = SpoolSpanExporter(settings=Settings(path=path, target=targets["key-of-b"]))
+    exporter.export([span("of key-of-b")])
+    assert exporter.force_flush(30_000)
+    exporter.shutdown()
+    sent = {
+        (request.headers["x-api-key"], one.name)
+        for request in langfuse.requests
+        for one in standin.spans_of(standin.parse(request))
+    }
+    assert sent == {("key-of-b", "of key-of-b")}
+    store = Store(path)
+    assert store.ledger().pending == 1
+    store.close()
+
+
 def test_missing_credentials_are_told_where_the_exporter_is_made(path: Path) -> None:
     with pytest.raises(
         SettingsError, match="LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -58,10 +59,17 @@ def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) 
     (first, second), lost = read(path, written + made("c", now=2.5))
     assert (first.batch, first.created_at, second.created_at, lost) == (one, 1.5, 2.5, 0)
     endpoint = "https://collector.example/v1/traces"
-    assert frames.identity_of(first.identity) == (endpoint, endpoint, None)
-    assert frames.identity_of(second.identity) == (MINE.route, MINE.endpoint, MINE.public_key)
+    assert frames.identity_of(first.identity) == (OTHERS.route, endpoint, None, 2)
+    assert frames.identity_of(second.identity) == (MINE.route, MINE.endpoint, MINE.public_key, 2)
     assert b"secret" not in written
     assert b"token" not in written
+
+
+def test_a_frame_of_an_older_version_tells_whose_it_is(path: Path) -> None:
+    older = json.dumps([MINE.route, MINE.endpoint, MINE.public_key]).encode()
+    (frame,), lost = read(path, b"".join(frames.make(older, batch("a"), 1.0)))
+    assert frames.identity_of(frame.identity) == frames.identity(MINE)
+    assert not lost
 
 
 def test_a_packed_batch_is_read_as_it_was_also_one_of_an_older_version(path: Path) -> None:

@@ -160,7 +160,8 @@ def test_the_credentials_file_brings_the_secrets_of_further_routes(
         drain_all(drainer)
         assert store.ledger().pending == 1
         credentials.touch(0o600)
-        credentials.write_text("# their project\npk-lf-theirs: sk-lf-theirs\n")
+        text = f"# their project\npk-lf-theirs: sk-lf-theirs {langfuse.url}\n"
+        credentials.write_text(text)
         drain_all(drainer)
         assert langfuse.names()["theirs"] == 1
 

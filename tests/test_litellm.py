@@ -632,6 +632,21 @@ def test_spans_go_where_the_stock_callback_would_have_sent_them(path: Path) -> N
     assert places["nothing named"][0][0].startswith("https://us.cloud.langfuse.com/")
 
 
+def scenario_default() -> None:
+    from spool.litellm import SpooledLangfuseOtelLogger
+
+    say(SpooledLangfuseOtelLogger()._default._target.named.name)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("", "BY_LITELLM"), ("https://langfuse.example", "BY_OWNER")]
+)
+def test_litellms_default_host_is_not_taken_for_one_that_somebody_named(
+    path: Path, host: str, named: str
+) -> None:
+    assert run("default", path, host).said == named
+
+
 def scenario_team() -> None:
     spool_handler()
     ask("own", metadata={"generation_name": "own"})
@@ -651,8 +666,8 @@ def names_by_key(requests: Iterable[Request]) -> dict[str, set[str]]:
     return names
 
 
-def credentials_file(path: Path) -> str:
-    path.write_text("pk-lf-team: sk-lf-team\n")
+def credentials_file(path: Path, host: str = "") -> str:
+    path.write_text(f"pk-lf-team: sk-lf-team {host}\n")
     path.chmod(0o600)
     return str(path)
 
@@ -715,7 +730,11 @@ def test_spans_of_a_key_with_its_own_host_go_to_that_host_only(
     with StandIn({"pk-lf-team": "sk-lf-team"}) as other:
         run("team", path, langfuse.url, TEAM_MORE=json.dumps({"langfuse_host": other.url}))
         credentials = credentials_file(tmp_path / "credentials")
-        assert drain(path, langfuse.url, SPOOL_CREDENTIALS_FILE=credentials) == 6
+        # A secret of the file goes to no host that only a call has named.
+        spool(path, langfuse.url, "drain", SPOOL_CREDENTIALS_FILE=credentials)
+        assert other.requests == []
+        credentials = credentials_file(tmp_path / "credentials", other.url)
+        assert drain(path, langfuse.url, SPOOL_CREDENTIALS_FILE=credentials) == 2
     assert langfuse.names() == {"own": 4}
     assert other.names() == {"team": 2}
 
@@ -725,7 +744,7 @@ def test_a_key_whose_host_is_no_url_harms_neither_the_calls_nor_other_projects(
 ) -> None:
     needs(1, 94, "ignores a key's own host, with the stock callback too")
     ran = run("team", path, langfuse.url, TEAM_MORE='{"langfuse_host": "not a host"}')
-    assert "spans were refused and are lost: endpoint 'https://not a host/" in ran.log
+    assert "spans were refused and are lost: endpoint=https://not a host/" in ran.log
     drain(path, langfuse.url)
     assert langfuse.names() == {"own": 4}
     assert spool(path, langfuse.url, "status")[1]["ledger"]["refused"] == 2

@@ -3,7 +3,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
@@ -12,10 +15,14 @@ from pathlib import Path
 import pytest
 
 from spool.errors import SettingsError
-from spool.settings import MISSING_KEYS, Settings, Target, read_credentials, without_secrets
+from spool.settings import MISSING_KEYS, Named, Settings, Target
+from spool.shown import without_secrets
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1"}
 TRACES = "/api/public/otel/v1/traces"
+
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def basic(text: str) -> str:
@@ -57,6 +64,7 @@ def test_without_any_variable_the_documented_defaults_count() -> None:
         timeout_seconds=10,
         shutdown_seconds=2,
         credentials_file=None,
+        host=None,
         compression="gzip",
         certificate=None,
         client_certificate=None,
@@ -130,6 +138,14 @@ def test_a_good_value_is_taken(variable: str, text: str, value: object) -> None:
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/no/such/client.key", "a file"),
         ("SPOOL_PATH", "~no-such-user/spool.db", "a file, or a directory to hold spool.db"),
         ("SPOOL_CREDENTIALS_FILE", "~no-such-user/keys", "a file"),
+        ("SPOOL_TIMEOUT_SECONDS", "600000", "seconds, more than 0, 86400 at most"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "600000", "seconds, more than 0, 86400 at most"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "600000", "seconds, more than 0, 86400 at most"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "a URL such as https://host"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector/x", "a URL such as https://host"),
+        ("SPOOL_PATH", "/tmp/" + "x" * 201, "200 bytes for its name"),
+        ("SPOOL_PATH", "/tmp/" + "x" * 199 + "é", "200 bytes for its name"),
+        ("SPOOL_PATH", "/tmp" + "/x" * 240, "470 in all at most"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "~no-such-user/ca.pem", "a file"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/tmp/" + "x" * 300, "a file"),
     ],
@@ -143,6 +159,72 @@ def test_a_bad_value_is_an_error_that_names_variable_value_and_what_is_allowed(
     assert said.startswith(f"{variable}={text}: ")
     assert allowed in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/tmp/caf\udce9/spool.db", r"/tmp/caf\udce9/spool.db"),
+        ("/tmp/two\nlines.db", r"/tmp/two\nlines.db"),
+        ("/tmp/\x1b[31mred.db", r"/tmp/\x1b[31mred.db"),
+    ],
+)
+def test_a_path_that_cannot_be_used_everywhere_is_refused_and_shown_harmlessly(
+    path: str, shown: str
+) -> None:
+    for given in ({"environ": {"SPOOL_PATH": path}}, {"path": path, "environ": {}}):
+        with pytest.raises(SettingsError, match="in UTF-8 without control characters") as caught:
+            Settings.from_env(**given)
+        assert str(caught.value).startswith(f"SPOOL_PATH={shown}: must be ")
+
+
+def test_a_path_may_be_of_any_language_and_as_long_as_is_said(tmp_path: Path) -> None:
+    for name in ("café spans.db", "x" * 200):
+        assert read({"SPOOL_PATH": str(tmp_path / name)}).path == tmp_path / name
+
+
+@only_root
+def test_without_a_home_spool_path_must_be_set() -> None:
+    said = subprocess.run(
+        ["setpriv", "--reuid=54321", "--clear-groups", sys.executable, "-c",
+         "from spool.settings import Settings\nSettings.from_env(environ={})"],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    words = "SPOOL_PATH must be set: the home directory of user 54321 is not known"
+    assert said.stderr.splitlines()[-1] == f"spool.errors.SettingsError: {words}"
+
+
+@pytest.mark.parametrize("variable", ["LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"])
+def test_a_bad_host_is_an_error_that_names_its_variable(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}=ftp://h: must be a URL such as"):
+        read({**KEYS, variable: "ftp://h"})
+
+
+def test_a_bad_header_is_an_error_that_names_its_variable() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h",
+        "OTEL_EXPORTER_OTLP_HEADERS": "a=%E2%98%83",
+    }
+    with pytest.raises(SettingsError, match=r"^OTEL_EXPORTER_OTLP_HEADERS: .* header 'a' has"):
+        read(environ)
+
+
+@pytest.mark.parametrize("variable", ["PROTOCOL", "TRACES_PROTOCOL"])
+def test_a_protocol_that_is_not_spoken_is_refused_where_its_endpoint_counts(variable: str) -> None:
+    variable = f"OTEL_EXPORTER_OTLP_{variable}"
+    grpc = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317", variable: "grpc"}
+    with pytest.raises(SettingsError, match=f"^{variable}=grpc: must be http/protobuf$"):
+        read(grpc)
+    # Other signals may go there.
+    assert target({**KEYS, **grpc}).route == "pk-lf-1"
+    given = Settings.from_env(endpoint="http://gateway/v1/traces", environ=grpc)
+    assert given.require_target().endpoint == "http://gateway/v1/traces"
+    assert target({**grpc, variable: "http/protobuf"}).endpoint == "http://collector:4317/v1/traces"
+
+
+def test_opentelemetrys_timeout_is_not_looked_at_where_our_own_is_set() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "600000", "SPOOL_TIMEOUT_SECONDS": "7"}
+    assert read(environ).timeout_seconds == 7
 
 
 def test_deflate_is_refused_because_langfuse_cannot_read_it() -> None:
@@ -211,7 +293,7 @@ def test_the_default_path_is_in_the_users_state_directory(
     assert path.parts[-2:] == ("langfuse-spool", "spool.db")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@only_root
 def test_a_file_in_a_directory_without_rights_is_no_traceback() -> None:
     directory = Path(tempfile.mkdtemp())  # tmp_path's parents are closed to others
     directory.chmod(0o700)
@@ -233,7 +315,7 @@ def test_a_file_in_a_directory_without_rights_is_no_traceback() -> None:
 def test_langfuse_keys_alone_mean_the_eu_cloud_which_nobody_named() -> None:
     found = target(KEYS)
     assert found.endpoint == "https://cloud.langfuse.com" + TRACES
-    assert not found.endpoint_named
+    assert found.named is Named.BY_NOBODY
     assert (found.route, found.public_key) == ("pk-lf-1", "pk-lf-1")
     assert found.headers["authorization"] == basic("pk-lf-1:sk-lf-1")
     assert found.headers["x-langfuse-ingestion-version"] == "4"
@@ -245,7 +327,7 @@ def test_the_first_host_variable_that_is_set_counts() -> None:
     for name in hosts:
         found = target({**KEYS, **environ})
         assert found.endpoint == f"https://{name.lower()}.example{TRACES}"
-        assert found.endpoint_named
+        assert found.named is Named.BY_OWNER
         environ[name] = ""
 
 
@@ -294,7 +376,7 @@ def test_the_general_endpoint_gets_the_path_of_traces() -> None:
         found = target({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
         assert found.endpoint == found.route == "http://collector:4318/v1/traces"
         assert found.public_key is None
-        assert found.endpoint_named
+        assert found.named is Named.BY_OWNER
         assert found.headers == {}
 
 
@@ -335,10 +417,35 @@ def test_langfuses_basic_auth_in_the_headers_gives_the_route_of_the_public_key()
 @pytest.mark.parametrize(
     "value", ["Bearer abc", "Basic %%%", "Basic", basic("user:pw"), "Basic /w=="]
 )
-def test_other_authorization_keeps_the_endpoint_as_the_route(value: str) -> None:
+def test_other_authorization_makes_a_marked_route_of_the_endpoint(value: str) -> None:
     found = Target.otlp("http://collector/v1/traces", {"Authorization": value})
-    assert (found.route, found.public_key) == ("http://collector/v1/traces", None)
+    assert re.fullmatch(r"http://collector/v1/traces#[0-9a-f]{8}", found.route)
+    assert found.public_key is None
     assert "x-langfuse-ingestion-version" not in found.headers
+
+
+def test_the_route_of_a_plain_receiver_is_its_endpoint_and_a_mark_of_headers_and_query() -> None:
+    url = "https://collector/v1/traces"
+    targets = [
+        Target.otlp(url, {}),
+        Target.otlp(url, {"x-api-key": "a"}),
+        Target.otlp(url, {"x-api-key": "b"}),
+        Target.otlp(url, {"x-tenant": "a"}),
+        Target.otlp(url + "?token=a", {}),
+        Target.otlp(url + "?token=b", {}),
+        Target.otlp(url.replace("//", "//user:pw@"), {}),
+    ]
+    assert targets[0].route == url
+    assert len({target.route for target in targets}) == len(targets)
+    assert all(target.route.partition("#")[0] == url for target in targets)
+    assert Target.otlp(url, {"X-API-Key": "a "}).route == targets[1].route
+
+
+def test_the_mark_of_a_route_is_salted_with_it() -> None:
+    one, other = (
+        Target.otlp(f"https://{host}/v1/traces", {"x-api-key": "a"}).route for host in "ab"
+    )
+    assert one.partition("#")[2] != other.partition("#")[2]
 
 
 def test_langfuse_keys_go_before_an_otlp_endpoint() -> None:
@@ -354,6 +461,19 @@ def test_our_own_timeout_goes_before_opentelemetrys_and_its_traces_one_before_th
     assert read(environ).timeout_seconds == 6
     environ["SPOOL_TIMEOUT_SECONDS"] = "7"
     assert read(environ).timeout_seconds == 7
+
+
+def test_the_bundles_of_requests_and_curl_are_taken_where_opentelemetry_names_none(
+    tmp_path: Path,
+) -> None:
+    environ = {"CURL_CA_BUNDLE": "/curl.pem"}
+    assert read(environ).certificate == Path("/curl.pem")
+    environ["REQUESTS_CA_BUNDLE"] = "/requests.pem"
+    assert read(environ).certificate == Path("/requests.pem")
+    own = tmp_path / "own.pem"
+    own.touch()
+    environ["OTEL_EXPORTER_OTLP_CERTIFICATE"] = str(own)
+    assert read(environ).certificate == own
 
 
 def test_the_certificates_variables_are_taken(tmp_path: Path) -> None:
@@ -382,7 +502,7 @@ def test_a_given_endpoint_keeps_the_headers_that_the_environment_names() -> None
     found = settings.require_target()
     assert (found.endpoint, found.route) == ("http://gateway/v1/traces", "pk-lf-1")
     assert found.headers == target(environ).headers
-    assert found.endpoint_named
+    assert found.named is Named.BY_OWNER
     environ = {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=k"}
     settings = Settings.from_env(endpoint="http://gateway/v1/traces", environ=environ)
     assert settings.require_target().headers == {"api-key": "k"}
@@ -396,6 +516,19 @@ def test_given_headers_keep_the_endpoint_that_the_environment_names() -> None:
     found = Settings.from_env(headers={"x-tenant": "t"}, environ=environ).require_target()
     assert found.endpoint == "http://collector/v1/traces"
     assert found.headers == {"x-tenant": "t"}
+
+
+@pytest.mark.parametrize("host", ["", "https://langfuse.example"])
+def test_given_headers_come_to_those_of_the_langfuse_keys(host: str) -> None:
+    environ = {**KEYS, "LANGFUSE_HOST": host}
+    found = Settings.from_env(headers={"X-Team": "t"}, environ=environ).require_target()
+    keys = target(environ)
+    assert found.headers == {**keys.headers, "x-team": "t"}
+    assert (found.route, found.endpoint, found.named) == ("pk-lf-1", keys.endpoint, keys.named)
+    theirs = {"Authorization": basic("pk-lf-9:sk-lf-9")}
+    found = Settings.from_env(headers=theirs, environ=environ).require_target()
+    assert found.headers["authorization"] == theirs["Authorization"]
+    assert found.route == "pk-lf-9"
 
 
 def test_given_headers_without_any_endpoint_are_an_error() -> None:
@@ -417,7 +550,7 @@ def test_a_header_that_http_forbids_is_refused_without_its_value(name: str, valu
 
 def test_user_information_in_an_endpoint_becomes_basic_auth() -> None:
     found = Target.otlp("https://user:p%40ss@collector:4318/v1/traces", {})
-    assert found.endpoint == found.route == "https://collector:4318/v1/traces"
+    assert found.endpoint == "https://collector:4318/v1/traces"
     assert found.headers == {"authorization": basic("user:p@ss")}
 
 
@@ -427,9 +560,10 @@ def test_an_authorization_header_goes_before_user_information() -> None:
     assert found.endpoint == "https://collector/"
 
 
-def test_a_query_is_sent_but_is_not_part_of_the_route() -> None:
+def test_a_query_is_sent_but_only_its_mark_is_part_of_the_route() -> None:
     found = Target.otlp("https://collector/v1/traces?token=s3cret#part", {})
-    assert found.route == "https://collector/v1/traces"
+    assert found.route.startswith("https://collector/v1/traces#")
+    assert "s3cret" not in found.route
     assert "?token=s3cret" in found.endpoint
 
 
@@ -465,12 +599,32 @@ def test_no_secret_is_in_the_repr_of_settings_and_target(environ: dict[str, str]
         "https://user:s3cret@host:99999/",
         "https://ho st/?token=s3cret",
         "//user:s3cret@host/",
+        "https://user:s3cret?more@host/v1/traces",
+        "https://user:1/s3cret@host/v1/traces",
+        "https://user:1?s3cret@host/v1/traces",
+        "https://user:1#s3cret@host/v1/traces",
+        "https://user:more/s3cret@host/v1/traces",
     ],
 )
 def test_no_secret_is_in_the_error_about_a_bad_endpoint(endpoint: str) -> None:
     with pytest.raises(SettingsError, match="must be a URL") as caught:
         Target.otlp(endpoint, {})
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://user:Pa55/w0rd@proxy:3128", "http://proxy:3128"),
+        ("https://user:hunter?2secret@host/path", "https://host/path"),
+        ("https://user:a#b@c://d@host/path?x=y", "https://host/path"),
+        ("user:pw@host", "host"),
+        ("https://[::1/path?token=s", "https://[::1/path"),
+        ("", ""),
+    ],
+)
+def test_nothing_secret_is_left_of_a_url_that_is_none(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
 
 
 def test_the_fingerprint_changes_with_secret_and_endpoint_and_salt_only() -> None:
@@ -491,48 +645,6 @@ def test_the_fingerprint_changes_with_secret_and_endpoint_and_salt_only() -> Non
 
 def test_the_fingerprint_is_too_short_to_find_the_secret_by_trying() -> None:
     assert len(bytes.fromhex(Target.langfuse("pk", "sk").fingerprint(b"salt"))) == 4
-
-
-# The credentials file
-
-
-@pytest.fixture
-def credentials(tmp_path: Path) -> Path:
-    path = tmp_path / "keys"
-    path.touch(mode=0o600)
-    return path
-
-
-def test_the_credentials_file_gives_the_secret_of_each_public_key(credentials: Path) -> None:
-    credentials.write_text("# ours\n\npk-lf-1: sk-lf-1\n  pk-lf-2:sk:2  # the other team's\n")
-    assert read_credentials(credentials) == {"pk-lf-1": "sk-lf-1", "pk-lf-2": "sk:2"}
-
-
-@pytest.mark.parametrize("line", ["pk-lf-2", "pk-lf-2 s3cret", ": s3cret", "pk-lf-2:", ":"])
-def test_a_bad_line_of_the_credentials_file_is_named_by_number_only(
-    credentials: Path, line: str
-) -> None:
-    credentials.write_text(f"pk-lf-1: s3cret\n{line}\n")
-    with pytest.raises(SettingsError, match=r"^SPOOL_CREDENTIALS_FILE=/.*line 2 must") as caught:
-        read_credentials(credentials)
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644])
-def test_a_credentials_file_that_is_open_to_others_is_refused(credentials: Path, mode: int) -> None:
-    credentials.write_text("pk-lf-1: sk-lf-1\n")
-    credentials.chmod(mode)
-    with pytest.raises(SettingsError, match=r"^SPOOL_CREDENTIALS_FILE=/.*chmod 600"):
-        read_credentials(credentials)
-
-
-def test_a_credentials_file_that_cannot_be_read_is_an_error(credentials: Path) -> None:
-    for path in (credentials.with_name("missing"), credentials.parent):
-        with pytest.raises(SettingsError, match=f"^SPOOL_CREDENTIALS_FILE={path}: "):
-            read_credentials(path)
-    credentials.write_bytes(b"pk: \xff\xfe\n")
-    with pytest.raises(SettingsError, match=r"^SPOOL_CREDENTIALS_FILE="):
-        read_credentials(credentials)
 
 
 # Proxies

@@ -27,7 +27,8 @@ WELL = Route(
 def report(*routes: Route, trouble: Trouble | None = None) -> Report:
     return Report(
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
-        routes=routes, states=("ok",) * len(routes), trouble=trouble or Trouble(None, None, None),
+        routes=routes, states=("ok",) * len(routes), missing=("",) * len(routes),
+        trouble=trouble or Trouble(None, None, None),
         is_disk_cramped=False, strangers=(), unreadable=(), now=NOW,
     )  # fmt: skip
 

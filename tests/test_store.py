@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from drains import evict
 from spans import batch
-from spool import sql
+from spool import intake, sql
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp import Batch, Codec, join, merge
 from spool.records import Ledger, Route, Take, Trouble
-from spool.settings import Target
+from spool.settings import Named, Target
 from spool.store import Store
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
@@ -182,6 +182,33 @@ def test_a_route_sees_nothing_of_another(filled: Store) -> None:
     filled.append(OTHERS, batch("theirs"), now=100.0)
     assert names_in(*take_of(filled, OTHERS).batches) == ["theirs"]
     assert "theirs" not in names_in(*take_of(filled).batches)
+
+
+def test_only_a_named_endpoint_is_remembered_over_a_named_one(store: Store) -> None:
+    def remembered(host: str | None, named: Named | None = None) -> str:
+        target = Target.langfuse("pk-lf-mine", "sk-lf-mine", host)
+        store.register(target if named is None else replace(target, named=named))
+        return store.routes()[0].endpoint.removesuffix("/api/public/otel/v1/traces")
+
+    eu, us = "https://cloud.langfuse.com", "https://us.cloud.langfuse.com"
+    assert remembered(None) == eu
+    assert remembered(us, Named.BY_LITELLM) == us
+    assert remembered(None) == us
+    assert remembered("https://own.example") == "https://own.example"
+    assert remembered(None) == "https://own.example"
+    assert remembered(us, Named.BY_LITELLM) == "https://own.example"
+    assert remembered("https://moved.example") == "https://moved.example"
+
+
+def test_what_waited_in_an_inbox_tells_who_named_its_endpoint(store: Store, path: Path) -> None:
+    named, nobodys = MINE, Target.langfuse("pk-lf-mine", "sk-lf-mine")
+    store.accept(nobodys, batch("a"), now=1.0)
+    intake.take_in(store, compress=False)
+    store.accept(named, batch("b"), now=1.0)
+    store.register(named)
+    intake.take_in(store, compress=False)
+    store.register(nobodys)
+    assert store.routes()[0].endpoint == named.endpoint
 
 
 def test_a_route_remembers_the_endpoint_last_used(store: Store) -> None:

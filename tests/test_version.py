@@ -71,10 +71,31 @@ def test_an_older_writer_goes_on_in_a_newer_minor_versions_spool(store: Store) -
     store.open()
     with store.database.writing() as connection:
         connection.execute("ALTER TABLE meta ADD COLUMN of_the_future INTEGER")
-        connection.execute("PRAGMA user_version = 101")
+        connection.execute("PRAGMA user_version = 199")
     store.close()
     store.append(MINE, batch("a"), now=1.0)
     assert store.ledger().pending == 1
+
+
+def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_a_writer(
+    store: Store, path: Path
+) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("ALTER TABLE route DROP COLUMN named")
+        older.execute("DELETE FROM _sqlite_migrations WHERE name = 'tell_who_named_endpoints'")
+        older.execute("PRAGMA user_version = 100")
+        older.commit()
+    assert [route.endpoint for route in store.routes()] == [MINE.endpoint]
+    assert store.ledger().pending == 1
+    store.append(Target.langfuse("pk-lf-mine", "sk-lf-mine"), batch("b"), now=2.0)
+    store.register(Target.langfuse("pk-lf-mine", "sk-lf-mine"))
+    # What it remembered counts as named.
+    assert [route.endpoint for route in store.routes()] == [MINE.endpoint]
+    assert store.ledger().pending == 2
+    with store.database.reading() as connection:
+        assert has_sound_schema(connection)
 
 
 def test_a_creation_that_was_killed_is_made_up_for(store: Store, path: Path) -> None:

@@ -127,8 +127,8 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
 
 def _explain(spool: _Spool) -> None:
     for route in spool.store.routes():
-        if route.pending_spans and spool.drainer.line.target_of(route) is None:
-            _note(route, "its secret is not known here; set its keys, or `spool adopt` it")
+        if route.pending_spans and (missing := spool.drainer.line.missing(route)):
+            _note(route, f"its secret is not known here; {missing}")
         elif route.pending_spans and route.last_error:
             _note(route, route.last_error)
     if spool.drainer.line.tally.dead:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.otlp import CODECS, Batch
-from spool.settings import without_secrets
+from spool.settings import Named
+from spool.shown import without_secrets
 
 if TYPE_CHECKING:
     from spool.settings import Target
@@ -43,7 +44,7 @@ NOTE_BYTES: Final = _HEAD.size + _NOTE_NUMBERS.size
 # Its ids and times alone take more (opentelemetry/proto/trace/v1/trace.proto).
 _SMALLEST_SPAN: Final = 40
 
-Identity = tuple[str, str, "str | None"]
+Identity = tuple[str, str, "str | None", int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ class Chunk:
 
 
 def identity(target: Target) -> Identity:
-    """Give what `route` knows of a target, without a secret."""
-    return target.route, without_secrets(target.endpoint), target.public_key
+    """Give what `route` knows of a target, without a secret: its columns, see `sql.REGISTER`."""
+    return target.route, without_secrets(target.endpoint), target.public_key, int(target.named)
 
 
 def identify(target: Target) -> bytes:
@@ -122,9 +123,9 @@ def identify(target: Target) -> bytes:
 
 
 def identity_of(said: bytes) -> Identity:
-    """Give what `identify` said."""
-    route, endpoint, public_key = json.loads(said)
-    return route, endpoint, public_key
+    """Give what `identify` said; older versions did not say who named the endpoint."""
+    route, endpoint, public_key, *named = json.loads(said)
+    return route, endpoint, public_key, named[0] if named else int(Named.BY_OWNER)
 
 
 def make(identity: bytes, batch: Batch, now: float) -> tuple[bytes, bytes]:

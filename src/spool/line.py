@@ -2,7 +2,8 @@
 
 Invariants:
 
-- A process sends only routes whose secret it has.
+- A process sends only routes whose secret it has, to the endpoint that its owner named: in the
+  settings or the credentials file, else the remembered one (see `credentials` for those secrets).
 - Waits and holds must outlive the process: they are written to the store, and remembered here only
   while the file refuses them. The pace, here, is found again within a few requests.
 """
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from spool.complaint import Complaints, logger
 from spool.connections import Connections
+from spool.credentials import Credentials
 from spool.errors import PayloadError, SettingsError
 from spool.otlp import join
 from spool.pace import Pace
 from spool.sender import Outcome, Sender, Verdict
-from spool.settings import Target, read_credentials, without_secrets
+from spool.settings import Named, Target
+from spool.shown import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,6 +67,7 @@ class Line:
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._complaints = Complaints()
+        self._credentials = Credentials(settings.credentials_file, store.database.path)
 
     # Whose spans
 
@@ -73,23 +77,24 @@ class Line:
 
     def target_of(self, route: Route) -> Target | None:
         """Give the target that a route's spans go to; None where its secret is not known."""
-        target = self.targets.get(route.name) or self._credentials_target(route)
-        if target is None or target.endpoint_named:
-            return target
-        return replace(target, endpoint=route.endpoint)
+        return self._find(route)[0]
 
-    def _credentials_target(self, route: Route) -> Target | None:
-        path = self._settings.credentials_file
-        if path is None or route.public_key is None:
-            return None
+    def missing(self, route: Route) -> str:
+        """Say what is missing for sending a route from here; nothing where it can be sent."""
+        return self._find(route)[1]
+
+    def _find(self, route: Route) -> tuple[Target | None, str]:
+        target = self.targets.get(route.name)
+        if target is not None:
+            is_named = target.named is not Named.BY_NOBODY
+            return (target if is_named else replace(target, endpoint=route.endpoint)), ""
         try:
-            secret_key = read_credentials(path).get(route.public_key)
+            if (credential := self._credentials.of(route)) is not None:
+                return credential.target_of(route, self._settings.named_endpoint), ""
         except SettingsError as error:
-            self._complaints.say("SPOOL_CREDENTIALS_FILE", error)
-            return None
-        if not secret_key:
-            return None
-        return replace(Target.langfuse(route.public_key, secret_key), route=route.name)
+            self._complaints.say(f"route {route.name} waits for its secret", error)
+            return None, str(error)
+        return None, f"run a drainer with its keys, or `python -m spool adopt {route.name}`"
 
     # When
 

@@ -29,7 +29,8 @@ from opentelemetry.util.re import parse_env_headers
 from spool.complaint import logger
 from spool.errors import SettingsError, SpoolError
 from spool.exporter import SpoolSpanExporter
-from spool.settings import MISSING_KEYS, Settings, Target, without_secrets
+from spool.settings import MISSING_KEYS, Named, Settings, Target
+from spool.shown import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,9 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         """Read the environment as LiteLLM does. Raises SettingsError or SpoolFileError."""
         config = self._create_open_telemetry_config_from_langfuse_env()
         target = self._target(config)
+        if not any(os.environ.get(host) for host in ("LANGFUSE_OTEL_HOST", "LANGFUSE_HOST")):
+            keys = (os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
+            target = replace(target, named=Named.BY_LITELLM) if all(keys) else target
         self._settings = Settings.from_env(target=target)
         self._exporters: dict[tuple[object, ...], SpoolSpanExporter] = {}
         self._default = self._exporter(target)
@@ -181,10 +185,10 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         Requests may bring credentials (in 1.82 any client of a proxy can): whoever names the
         public key of another, with a secret or host of his own, must not get the other's spans.
         """
-        if target == self._settings.target:
-            return target
-        mark = target.fingerprint(target.route.encode())
-        return replace(target, route=f"{target.route}#{mark}")
+        default = self._settings.require_target()
+        if replace(target, named=default.named) == default:
+            return default
+        return target if target.public_key is None else target.marked()  # it is by its headers
 
     def _exporter(self, target: Target) -> SpoolSpanExporter:
         """Give the one exporter of a target. Raises SpoolError."""

@@ -4,7 +4,8 @@ Within a major version migrations only add, so that an older writer goes on.
 
 - meta: one row. `salt` is for fingerprints; `checkpoints` is the row that is changed after each;
   `watched` is for the age limit; `evicted_at` and its kin tell when that happened last.
-- route: one row an identity, with its share of the ledger and its backoff. `next` counts the
+- route: one row an identity, with its share of the ledger and its backoff. `named` tells who named
+  its endpoint: a lower number never replaces what a higher one named. `next` counts the
   batches it ever took in; the rows up to the id `packed` need no packing any more.
 - batch: spans of one route that came together, as one request (its codec: `otlp.Codec`). Its id is
   `route.id << 40 | number`: the rows of a route stand together in order, without an index, and an
@@ -40,6 +41,12 @@ def create_tables(db: Database) -> None:
     for statement in (_META, _ROUTE, _BATCH, _DEAD, _INBOX, _MARK, *_TRIGGERS):
         db.execute(statement)
     db.execute("INSERT INTO meta (salt) VALUES (randomblob(16))")
+
+
+@migrations()
+def tell_who_named_endpoints(db: Database) -> None:
+    """Remember who named a route's endpoint (`settings.Named`): before, whoever came last."""
+    db.execute("ALTER TABLE route ADD COLUMN named INTEGER NOT NULL DEFAULT 2")
 
 
 _META = """

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool import __version__
 from spool.connections import Connections
-from spool.settings import without_secrets
+from spool.shown import without_secrets
 from spool.wire import Deadline
 
 if TYPE_CHECKING:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import math
 import os
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 from spool.errors import SettingsError
+from spool.shown import printable, without_secrets
 
 EU_HOST: Final = "https://cloud.langfuse.com"
 LANGFUSE_PATH: Final = "/api/public/otel/v1/traces"
@@ -33,20 +36,28 @@ MISSING_KEYS: Final = (
 Environment = Mapping[str, str]
 
 
+class Named(IntEnum):
+    """Who named an endpoint: what a spool remembers gives way to the same or a higher only."""
+
+    BY_NOBODY = 0  # Langfuse's own default: what the spool remembers goes before it
+    BY_LITELLM = 1  # its default, to which its own callback would have sent the spans
+    BY_OWNER = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where spans go, and with which secret.
 
     `route` is the identity that rows of the spool carry: the Langfuse public key, or for a plain
-    OTLP receiver its endpoint. `endpoint` is the full URL of the traces signal; where nobody named
-    it, `endpoint_named` is False and an endpoint stored in the spool goes before it.
+    OTLP receiver its endpoint, with a mark of its headers and query where there are any. `endpoint`
+    is the full URL of the traces signal, `named` says by whom.
     """
 
     route: str
     endpoint: str = field(repr=False)  # its query may hold a secret
     headers: Mapping[str, str] = field(repr=False)
     public_key: str | None = None
-    endpoint_named: bool = True
+    named: Named = Named.BY_OWNER
 
     @classmethod
     def langfuse(cls, public_key: str, secret_key: str, host: str | None = None) -> Target:
@@ -54,11 +65,10 @@ class Target:
 
         A host may lack its scheme: https is meant, as in LiteLLM. Raises SettingsError.
         """
-        url = host or EU_HOST
-        url = url if "://" in url else f"https://{url}"
         headers = {"authorization": basic(public_key, secret_key)}
-        endpoint, headers = _checked(url.rstrip("/") + LANGFUSE_PATH, headers)
-        return cls(public_key, endpoint, _for_langfuse(headers), public_key, bool(host))
+        endpoint, headers = _checked(langfuse_endpoint(host or EU_HOST), headers)
+        named = Named.BY_OWNER if host else Named.BY_NOBODY
+        return cls(public_key, endpoint, _for_langfuse(headers), public_key, named)
 
     @classmethod
     def otlp(cls, endpoint: str, headers: Mapping[str, str]) -> Target:
@@ -69,9 +79,14 @@ class Target:
         """
         endpoint, headers = _checked(endpoint, headers)
         public_key = _public_key(endpoint, headers)
-        if public_key is None:
-            return cls(without_secrets(endpoint), endpoint, headers)
-        return cls(public_key, endpoint, _for_langfuse(headers), public_key)
+        if public_key is not None:
+            return cls(public_key, endpoint, _for_langfuse(headers), public_key)
+        plain = cls(without_secrets(endpoint), endpoint, headers)
+        return plain.marked() if headers or urllib.parse.urlsplit(endpoint).query else plain
+
+    def marked(self) -> Target:
+        """Give it a route that no target with another secret or endpoint can have."""
+        return replace(self, route=f"{self.route}#{self.fingerprint(self.route.encode())}")
 
     def fingerprint(self, salt: bytes) -> str:
         """Tell whether secret or endpoint changed, without giving either away.
@@ -83,17 +98,16 @@ class Target:
         return hashlib.sha256(salt + "\n".join(sorted(said)).encode()).hexdigest()[:8]
 
 
-def without_secrets(endpoint: str) -> str:
-    """Cut user information, query and fragment off a URL: they may hold secrets."""
-    parts = urllib.parse.urlsplit(endpoint)
-    return urllib.parse.urlunsplit(
-        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
-    )
-
-
 def basic(user: str, password: str) -> str:
     """Make the value of a Basic authorization header (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def langfuse_endpoint(host: str, variable: str = "host") -> str:
+    """Give the traces endpoint of a Langfuse host. Raises SettingsError, which names `variable`."""
+    url = (host if "://" in host else f"https://{host}").rstrip("/") + LANGFUSE_PATH
+    check_url(variable, url, host)
+    return url
 
 
 def _for_langfuse(headers: Mapping[str, str]) -> dict[str, str]:
@@ -102,26 +116,46 @@ def _for_langfuse(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _checked(endpoint: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    headers = {name.strip().lower(): value.strip() for name, value in headers.items()}
-    for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) or not _is_header_value(value):
-            raise SettingsError(f"header {name!r}: its name or value has a character HTTP forbids")
-    try:
-        parts = urllib.parse.urlsplit(endpoint)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        endpoint.encode("ascii")
-    except ValueError:
-        usable = None
-    if not usable or re.search(r"[\x00-\x20\x7f]", endpoint):
-        shown = re.sub(r"//.*@", "//", endpoint.partition("?")[0])  # its secrets are not for logs
-        raise SettingsError(
-            f"endpoint {shown!r}: must be a URL such as https://host{LANGFUSE_PATH}"
-        )
+    headers = _clean("headers", headers)
+    parts = check_url("endpoint", endpoint, endpoint)
     if parts.username is not None:
         user, password = (urllib.parse.unquote(x or "") for x in (parts.username, parts.password))
         headers.setdefault("authorization", basic(user, password))
         endpoint = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     return endpoint, headers
+
+
+def _clean(variable: str, headers: Mapping[str, str]) -> dict[str, str]:
+    headers = {name.strip().lower(): value.strip() for name, value in headers.items()}
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) or not _is_header_value(value):
+            raise SettingsError(
+                f"{variable}: the name or the value of header '{printable(name)}' has a character "
+                "that HTTP forbids"
+            )
+    return headers
+
+
+def check_url(variable: str, url: str, said: str) -> urllib.parse.SplitResult:
+    """Take an HTTP URL apart that a variable `said`, in full or in part.
+
+    Raises SettingsError, which shows nothing that may be secret.
+
+    An `@` belongs behind user and password only: else part of a password with a `/` or `?` would
+    pass for host and path.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        url.encode("ascii")
+    except ValueError:
+        usable = None
+    if usable and "@" in url.partition("://")[2].removeprefix(parts.netloc):
+        allowed = "a URL with %40, %2F and %3F for the @, / and ? of user and password"
+        _refuse(variable, without_secrets(said), allowed)
+    if not usable or re.search(r"[\x00-\x20\x7f]", url):
+        _refuse(variable, without_secrets(said), f"a URL such as https://host{LANGFUSE_PATH}")
+    return parts
 
 
 def _is_header_value(value: str) -> bool:
@@ -151,8 +185,9 @@ class Settings:
     for as long as it takes. drain: whether this process sends, or only writes. max_request_bytes:
     the largest request before compression. backoff_seconds: the first and the largest.
     timeout_seconds: the hard total deadline of one request. shutdown_seconds: the longest that exit
-    waits for a healthy endpoint. credentials_file: `public_key: secret_key` lines, the secrets of
-    further routes. compression: of the requests, `gzip` or `none`. certificate: the CA bundle;
+    waits for a healthy endpoint. credentials_file: the secrets of further routes, see
+    `credentials`; host: the Langfuse host that the environment names, for those. compression: of
+    the requests, `gzip` or `none`. certificate: the CA bundle, a file or a directory;
     client_certificate and client_key: for mutual TLS. proxies: by scheme, and `no` for the hosts to
     reach without.
     """
@@ -169,6 +204,7 @@ class Settings:
     timeout_seconds: float = 10.0
     shutdown_seconds: float = 2.0
     credentials_file: Path | None = None
+    host: str | None = None
     compression: Literal["gzip", "none"] = "gzip"
     certificate: Path | None = None
     client_certificate: Path | None = None
@@ -178,7 +214,7 @@ class Settings:
     def __post_init__(self) -> None:
         first, largest = self.backoff_seconds
         checks = {
-            "path": bool(self.path.name),
+            "path": _is_path(self.path),
             "sync_seconds": 0 <= self.sync_seconds <= _LONGEST_SECONDS,
             "max_bytes": self.max_bytes >= _SMALLEST_SPOOL,
             "max_age_seconds": self.max_age_seconds is None
@@ -199,6 +235,17 @@ class Settings:
         """Whether requests, and the rows that they are made of, are compressed."""
         return self.compression == "gzip"
 
+    @property
+    def named_endpoint(self) -> str | None:
+        """The Langfuse endpoint that these settings name; None where they name none.
+
+        Raises SettingsError.
+        """
+        target = self.target
+        if target is not None and target.public_key and target.named is Named.BY_OWNER:
+            return target.endpoint
+        return langfuse_endpoint(self.host) if self.host else None
+
     @classmethod
     def from_env(
         cls,
@@ -212,8 +259,8 @@ class Settings:
         """Read the environment; what is given goes before it.
 
         A `target` is taken as it is. `endpoint` and `headers` replace just those of the target that
-        the environment names. Raises SettingsError, which names the variable, its value and what is
-        allowed.
+        the environment names; but beside Langfuse keys, headers come to theirs. Raises
+        SettingsError, which names the variable, its value and what is allowed.
         """
         env = {k: v.strip() for k, v in (os.environ if environ is None else environ).items()}
         env = {name: value for name, value in env.items() if value}
@@ -221,6 +268,7 @@ class Settings:
         values.update({name: value for name, value in given.items() if value is not None})
         values["path"] = _spool_file(values.get("path"))
         values["target"] = target or _target(env, endpoint, headers)
+        values.setdefault("host", next(iter(_hosts(env).values()), None))
         return cls(**values)
 
     def require_target(self) -> Target:
@@ -230,48 +278,26 @@ class Settings:
         return self.target
 
 
-def read_credentials(path: Path) -> dict[str, str]:
-    """Read `public_key: secret_key` lines; `#` begins a comment. Raises SettingsError.
-
-    The file must be its owner's alone (0600): others could read the secrets, or change where
-    prompts go.
-    """
-    try:
-        status = path.stat()
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"SPOOL_CREDENTIALS_FILE={path}: {error}") from error
-    if status.st_mode & 0o077:
-        raise SettingsError(f"SPOOL_CREDENTIALS_FILE={path}: others can read it; chmod 600 it")
-    secrets = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        public_key, separator, secret_key = (part.strip() for part in text.partition(":"))
-        if text and not (public_key and separator and secret_key):
-            raise SettingsError(
-                f"SPOOL_CREDENTIALS_FILE={path}: line {number} must be `public_key: secret_key`"
-            )
-        if text:
-            secrets[public_key] = secret_key
-    return secrets
-
-
 _LONGEST_SECONDS: Final = 86400.0  # what threads can wait for has a limit, too
 _LONGEST_AGE: Final = 10 * 366 * 86400.0
+# Room for what the other files are called, and for what SQLite takes (its own limit is 512).
+_LONGEST_NAME: Final = 200
+_LONGEST_PATH: Final = 470
 _SMALLEST_REQUEST: Final = 1 << 10
 _SMALLEST_SPOOL: Final = 1 << 20
 
 _ALLOWED: Final = {
-    "path": "a file, or a directory to hold spool.db",
-    "sync_seconds": "seconds, 0 or more",
+    "path": "a file, or a directory to hold spool.db; in UTF-8 without control characters, "
+    f"{_LONGEST_NAME} bytes for its name and {_LONGEST_PATH} in all at most",
+    "sync_seconds": "seconds, 0 or more, 86400 at most",
     "max_bytes": "a size of 1MiB or more, such as 500MB or 2GiB",
     "when_full": "drop-oldest or drop-newest",
     "max_age_seconds": "seconds, more than 0, ten years at most",
     "drain": "on or off",
     "max_request_bytes": "a size of 1KiB or more, such as 4MiB",
     "backoff_seconds": "the first and the largest in seconds, such as 1..60",
-    "timeout_seconds": "seconds, more than 0",
-    "shutdown_seconds": "seconds, 0 or more",
+    "timeout_seconds": "seconds, more than 0, 86400 at most",
+    "shutdown_seconds": "seconds, 0 or more, 86400 at most",
     "credentials_file": "a file",
     "compression": "gzip or none (Langfuse cannot read deflate)",
     "certificate": "a file",
@@ -279,8 +305,8 @@ _ALLOWED: Final = {
 
 
 def _refuse(variable: str, value: object, allowed: str) -> NoReturn:
-    value = f"{value:g}" if isinstance(value, float) else value
-    raise SettingsError(f"{variable}={value}: must be {allowed}")
+    shown = f"{value:g}" if isinstance(value, float) else printable(str(value))
+    raise SettingsError(f"{variable}={shown}: must be {allowed}")
 
 
 def _switch(text: str) -> bool:
@@ -296,9 +322,9 @@ def _size(text: str) -> int:
     return int(int(number) * unit ** ("kmgt".find(prefix) + 1 if prefix else 0))
 
 
-def _more_than_zero(text: str) -> float:
+def _timeout(text: str) -> float:
     seconds = float(text)
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds <= _LONGEST_SECONDS:
         raise ValueError(text)
     return seconds
 
@@ -352,7 +378,7 @@ def _spool_settings(env: Environment) -> dict[str, Any]:
 
 def _otlp_settings(env: Environment) -> dict[str, Any]:
     parsers: dict[str, tuple[str, Callable[[str], Any], str]] = {
-        "TIMEOUT": ("timeout_seconds", _more_than_zero, "timeout_seconds"),
+        "TIMEOUT": ("timeout_seconds", _timeout, "timeout_seconds"),
         "COMPRESSION": ("compression", _choice("gzip", "none"), "compression"),
         "CERTIFICATE": ("certificate", _existing_file, "certificate"),
         "CLIENT_CERTIFICATE": ("client_certificate", _existing_file, "certificate"),
@@ -361,8 +387,11 @@ def _otlp_settings(env: Environment) -> dict[str, Any]:
     values = {}
     for suffix, (name, parser, allowed) in parsers.items():
         variable = _otlp_variable(env, suffix)
-        if variable is not None:
+        if variable is not None and f"SPOOL_{name.upper()}" not in env:
             values[name] = _parse(variable, env[variable], parser, _ALLOWED[allowed])
+    bundle = env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE")  # as requests does
+    if bundle is not None:
+        values.setdefault("certificate", Path(bundle))
     return values
 
 
@@ -381,11 +410,31 @@ def _proxies(env: Environment) -> dict[str, str]:
     return {name.removesuffix("_proxy"): value for name, value in found.items() if value}
 
 
+def _state_directory() -> Path:
+    import platformdirs  # noqa: PLC0415 - only where SPOOL_PATH is not set
+
+    with contextlib.suppress(RuntimeError, KeyError):  # nobody knows this user
+        directory = platformdirs.user_state_path("langfuse-spool")
+        if directory.is_absolute():
+            return directory
+    raise SettingsError(
+        f"SPOOL_PATH must be set: the home directory of user {os.getuid()} is not known"
+    )
+
+
+def _is_path(path: Path) -> bool:
+    """Say whether a spool may be called so: SQLite and people must be able to name its files."""
+    try:
+        name, whole = path.name.encode(), str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    is_short = 0 < len(name) <= _LONGEST_NAME and len(whole) <= _LONGEST_PATH
+    return is_short and not re.search(r"[\x00-\x1f\x7f-\x9f]", str(path))
+
+
 def _spool_file(given: Path | str | None) -> Path:
     if given is None:
-        import platformdirs  # noqa: PLC0415 - only where SPOOL_PATH is not set
-
-        return platformdirs.user_state_path("langfuse-spool") / "spool.db"
+        return _state_directory() / "spool.db"
     try:
         path = Path(given).expanduser().absolute()
     except (RuntimeError, OSError):  # ~ of a user who is none; a working directory that is gone
@@ -397,39 +446,59 @@ def _spool_file(given: Path | str | None) -> Path:
 def _target(
     env: Environment, endpoint: str | None, headers: Mapping[str, str] | None
 ) -> Target | None:
-    named = _named_target(env)
+    keys = _langfuse_target(env)
     if endpoint is None and headers is None:
-        return named
-    endpoint = endpoint or (named.endpoint if named else None)
+        return keys or _otlp_target(env)
+    if keys is not None:
+        merged = {**keys.headers, **_clean("headers", headers or {})}
+        target = Target.otlp(endpoint or keys.endpoint, merged)
+        return target if endpoint else replace(target, named=keys.named)
+    endpoint = endpoint or _otlp_endpoint(env)
     if endpoint is None:
         raise SettingsError(f"headers were given, but no endpoint. {MISSING_KEYS}")
-    if headers is None:
-        headers = named.headers if named else _otlp_headers(env)
-    return Target.otlp(endpoint, headers)
+    return Target.otlp(endpoint, _otlp_headers(env) if headers is None else headers)
 
 
-def _named_target(env: Environment) -> Target | None:
+def _langfuse_target(env: Environment) -> Target | None:
     public_key, secret_key = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
     if public_key and secret_key:
-        hosts = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
-        host = next((env[name] for name in hosts if name in env), None)
-        return Target.langfuse(public_key, secret_key, host)
+        for variable, host in _hosts(env).items():
+            langfuse_endpoint(host, variable)
+            return Target.langfuse(public_key, secret_key, host)
+        return Target.langfuse(public_key, secret_key)
     if public_key or secret_key:
         raise SettingsError(f"{MISSING_KEYS} Only one of them is.")
+    return None
+
+
+def _hosts(env: Environment) -> dict[str, str]:
+    """Give the variables that name a Langfuse host; the first one counts."""
+    hosts = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
+    return {name: env[name] for name in hosts if name in env}
+
+
+def _otlp_target(env: Environment) -> Target | None:
     endpoint = _otlp_endpoint(env)
     return Target.otlp(endpoint, _otlp_headers(env)) if endpoint else None
 
 
 def _otlp_endpoint(env: Environment) -> str | None:
-    if "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in env:
-        return env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
-    if "OTEL_EXPORTER_OTLP_ENDPOINT" in env:
-        return env["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
-    return None
+    variable = _otlp_variable(env, "ENDPOINT")
+    if variable is None:
+        return None
+    protocol = _otlp_variable(env, "PROTOCOL")
+    if protocol is not None and env[protocol] != "http/protobuf":
+        _refuse(protocol, env[protocol], "http/protobuf")
+    said = env[variable]
+    url = said if variable.endswith("_TRACES_ENDPOINT") else said.rstrip("/") + "/v1/traces"
+    check_url(variable, url, said)
+    return url
 
 
 def _otlp_headers(env: Environment) -> dict[str, str]:
     from opentelemetry.util.re import parse_env_headers  # noqa: PLC0415 - rarely needed
 
     variable = _otlp_variable(env, "HEADERS")
-    return dict(parse_env_headers(env[variable], liberal=True)) if variable else {}
+    if variable is None:
+        return {}
+    return _clean(variable, parse_env_headers(env[variable], liberal=True))

@@ -7,9 +7,9 @@ from typing import Final
 from spool.database import ID_BITS
 
 REGISTER: Final = """
-    INSERT INTO route (name, endpoint, public_key) VALUES (?, ?, ?)
-    ON CONFLICT (name) DO UPDATE SET endpoint = excluded.endpoint
-    WHERE endpoint <> excluded.endpoint"""
+    INSERT INTO route (name, endpoint, public_key, named) VALUES (?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET endpoint = excluded.endpoint, named = excluded.named
+    WHERE named <= excluded.named AND (endpoint <> excluded.endpoint OR named < excluded.named)"""
 
 COLUMNS: Final = "created_at, spans, raw_bytes, codec, crc32, payload"
 

@@ -38,6 +38,7 @@ class Report:
     pid: int | None
     routes: tuple[Route, ...]
     states: tuple[str, ...]
+    missing: tuple[str, ...]
     trouble: Trouble
     is_disk_cramped: bool
     strangers: tuple[str, ...]
@@ -57,7 +58,8 @@ class Report:
             is_running=is_running,
             pid=pid,
             routes=routes,
-            states=tuple(_state(r, line.target_of(r) is not None, now) for r in routes),
+            states=tuple(_state(r, not line.missing(r), now) for r in routes),
+            missing=tuple(line.missing(r) for r in routes),
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
             strangers=store.strangers(),
@@ -92,10 +94,8 @@ class Report:
 
     def concerns(self, max_age: float) -> list[str]:
         """Say what a person should see to; `max_age` in seconds. Empty where all is well."""
-        routes = zip(self.routes, self.states, strict=True)
-        found = [
-            concern for route, state in routes if (concern := self._concern(route, state, max_age))
-        ]
+        routes = zip(self.routes, self.states, self.missing, strict=True)
+        found = [said for of_route in routes if (said := self._concern(*of_route, max_age))]
         if self.ledger.dead:
             found.append(
                 f"{self.ledger.dead} spans are dead letters; see `python -m spool dead list`"
@@ -128,14 +128,12 @@ class Report:
             )
         return found
 
-    def _concern(self, route: Route, state: str, max_age: float) -> str:
+    def _concern(self, route: Route, state: str, missing: str, max_age: float) -> str:
         if state == "held":
             return f"route {route.name} is held: {route.last_error}; correct the keys or the host"
         if state == "no-secret":
-            return (
-                f"route {route.name}: {route.pending_spans} spans wait for its secret; run a "
-                f"drainer with its keys, or `python -m spool adopt {route.name}`"
-            )
+            spans = route.pending_spans
+            return f"route {route.name}: {spans} spans wait for its secret; {missing}"
         age, silence = _age(route, self.now), self._since(route.last_success_at)
         if age is not None and age > max_age and (silence is None or silence > max_age):
             why = f": {route.last_error}" if route.last_error else ""
@@ -157,7 +155,7 @@ def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable
     """Add to the routes what waits in the inboxes for them."""
     by_name = {route.name: route for route in routes}
     for frame in inbound:
-        name, endpoint, public_key = identity_of(frame.identity)
+        name, endpoint, public_key, _ = identity_of(frame.identity)
         route = by_name.get(name) or Route.unknown(name, endpoint, public_key)
         oldest_at = frame.created_at if route.oldest_at is None else route.oldest_at
         by_name[name] = replace(
