@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from base64 import b64encode
@@ -460,6 +462,37 @@ def test_a_certificate_that_the_configured_bundle_vouches_for_is_trusted(
     assert (secure.connections, secure.accepted) == (1, 3)
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_certificate_that_the_bundle_of_requests_vouches_for_is_trusted(
+    secure: StandIn, bundle: Path, variable: str
+) -> None:
+    environ = {"SPOOL_PATH": "/nowhere/spool.db", variable: str(bundle)}
+    target = Target.langfuse("pk-lf-test", "sk-lf-test", secure.url)
+    settings = Settings.from_env(target=target, environ=environ)
+    with contextlib.closing(Sender(target, settings)) as sender:
+        assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to hash a directory")
+def test_a_bundle_may_be_a_directory_as_for_requests(secure: StandIn, bundle: Path) -> None:
+    said = subprocess.run(
+        ["openssl", "x509", "-hash", "-noout", "-in", bundle], capture_output=True, check=True
+    )
+    directory = bundle.with_name("bundle")
+    directory.mkdir()
+    (directory / f"{said.stdout.decode().strip()}.0").write_bytes(bundle.read_bytes())
+    with contextlib.closing(sender_to(secure.url, certificate=directory)) as sender:
+        assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+
+
+def test_a_bundle_that_is_not_there_is_waited_out_and_named(
+    secure: StandIn, tmp_path: Path
+) -> None:
+    outcome = sender_to(secure.url, certificate=tmp_path / "missing.pem").send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert f"{tmp_path}/missing.pem: there is no CA bundle" in outcome.reason
+
+
 def test_an_unknown_certificate_is_waited_out_and_nothing_is_sent(secure: StandIn) -> None:
     outcome = sender_to(secure.url).send(BODY, 10)
     assert outcome.verdict is Verdict.WAIT
@@ -658,7 +691,7 @@ def test_a_certificate_behind_a_tunnel_is_checked_too(secure: StandIn) -> None:
     assert not secure.requests
 
 
-@pytest.mark.parametrize("no", [HOST, "*", f"localhost, {HOST}"])
+@pytest.mark.parametrize("no", [HOST, "*", f"localhost, {HOST}", "127.0.0.0/8"])
 def test_a_host_that_no_proxy_names_is_reached_without_one(langfuse: StandIn, no: str) -> None:
     with Proxy() as proxy:
         proxies = {"http": proxy.url, "all": proxy.url, "no": no}
@@ -698,6 +731,27 @@ def test_a_proxy_that_is_not_there_is_waited_out(langfuse: StandIn, closed_port:
     assert outcome.verdict is Verdict.WAIT
     assert "refused" in outcome.reason
     assert not langfuse.connections
+
+
+def test_a_proxy_that_says_our_password_is_not_quoted(langfuse: StandIn) -> None:
+    answer = b"HTTP/1.1 502 no p@ss/w0rd for user, nor dXNlcjpwQHNzL3cwcmQ=\r\n\r\n"
+    with Proxy(answer) as proxy:
+        url = proxy.url.replace("http://", "http://user:p%40ss%2Fw0rd@")
+        outcome = sender_to("https://host.example", proxies={"https": url}).send(BODY, 10)
+    assert "502" in outcome.reason
+    assert "w0rd" not in outcome.reason
+    assert "dXNlcjpw" not in outcome.reason
+
+
+@pytest.mark.parametrize("proxy", ["http://user:Pa55/w0rd@proxy:3128", "http://user:p?w0rd@proxy"])
+def test_nothing_of_a_proxys_password_is_in_the_reason_though_it_is_not_encoded(
+    langfuse: StandIn, proxy: str
+) -> None:
+    outcome = sender_to(langfuse.url, proxies={"http": proxy}).send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert "HTTP_PROXY must be a URL" in outcome.reason
+    assert "w0rd" not in outcome.reason
+    assert "Pa55" not in outcome.reason
 
 
 @pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1", "http://proxy:99999"])

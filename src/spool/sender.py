@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool import __version__
 from spool.connections import Connections
+from spool.proxy import secrets
 from spool.shown import without_secrets
 from spool.wire import Deadline
 
@@ -132,11 +133,19 @@ class Sender:
             if outcome.verdict is Verdict.DELIVERED and self.is_gzip:
                 self.may_lack_gzip = False
         # Cut last: half a secret would not be found.
-        return replace(outcome, reason=_shortened(_without(self.target, outcome.reason)))
+        return replace(outcome, reason=_shortened(self._without_secrets(outcome.reason)))
 
     def close(self) -> None:
         """Close what is kept open; the next request opens a connection."""
         self._connections.close()
+
+    def _without_secrets(self, text: str) -> str:
+        """Take our own secrets out of the server's words."""
+        found = _secrets(self.target) | secrets(self._settings.proxies)
+        known = {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
+        for secret in sorted(known, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
 
     def _abort(self) -> None:
         if self._connection is not None:
@@ -186,7 +195,7 @@ def classify(answer: Answer, *, is_strict: bool = True) -> Outcome:
     if status == 413 or (status == 400 and answer.content_type != "text/html"):  # noqa: PLR2004
         return Outcome(Verdict.SPLIT, reason)
     if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
-        location = _place(answer.headers.get("location", ""))
+        location = without_secrets(answer.headers.get("location", "").partition("?")[0])
         return Outcome(Verdict.WAIT, f"{status} redirect to {location!r}, which is not followed")
     if status in (408, 425, 429) or not 200 <= status < 500:  # noqa: PLR2004 - 1xx, server errors
         return Outcome(Verdict.WAIT, reason, _retry_after(answer.headers))
@@ -291,23 +300,9 @@ def _said(value: Any, usual: str) -> str:
     return f"{words} ({'; '.join(more)})" if more else words
 
 
-def _place(location: str) -> str:
-    try:
-        return without_secrets(location)
-    except ValueError:
-        return "what is no URL"
-
-
 def _shortened(text: str) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
-
-
-def _without(target: Target, text: str) -> str:
-    """Take our own secrets out of the server's words."""
-    for secret in sorted(_secrets(target), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
 
 
 def _secrets(target: Target) -> set[str]:
@@ -321,4 +316,4 @@ def _secrets(target: Target) -> set[str]:
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
             found.update((password, f"{user}:{password}"))
-    return {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
+    return found

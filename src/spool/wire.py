@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import certifi
 
+from spool.proxy import authorization, proxy_for
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -60,12 +62,12 @@ class Connection(http.client.HTTPConnection):
         self._tls_host = host
         self._used_at = 0.0
         self._is_tunnelled = False
-        proxy = _proxy(url.scheme, host, settings.proxies)
+        proxy = proxy_for(url, settings.proxies)
         if proxy is None:
             super().__init__(host, port)
             self.default_port = _PORTS[url.scheme]
             return
-        headers = _proxy_authorization(proxy)
+        headers = authorization(proxy)
         super().__init__(proxy.hostname or "", proxy.port or _PORTS["http"])
         if self._context is not None:
             self.set_tunnel(host, port, headers)
@@ -225,34 +227,17 @@ def _closing_on_error(sock: socket.socket) -> Iterator[None]:
 
 
 def _context(settings: Settings) -> ssl.SSLContext:
-    """Trust the configured bundle, or else the system's roots and certifi's."""
-    context = ssl.create_default_context(cafile=settings.certificate)
-    if settings.certificate is None:
+    """Trust the configured bundle, or else the system's roots and certifi's. Raises OSError."""
+    bundle = settings.certificate
+    if bundle is None:
+        context = ssl.create_default_context()
         context.load_verify_locations(certifi.where())
+    elif bundle.is_dir():
+        context = ssl.create_default_context(capath=bundle)
+    elif bundle.is_file():
+        context = ssl.create_default_context(cafile=bundle)
+    else:
+        raise OSError(f"{bundle}: there is no CA bundle")
     if settings.client_certificate is not None:
         context.load_cert_chain(settings.client_certificate, settings.client_key)
     return context
-
-
-def _proxy(scheme: str, host: str, proxies: Mapping[str, str]) -> urllib.parse.SplitResult | None:
-    url = proxies.get(scheme) or proxies.get("all")
-    if not url:
-        return None
-    import urllib.request  # noqa: PLC0415 - only behind a proxy
-
-    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-    if bypass(host, dict(proxies)):
-        return None
-    proxy = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-    if proxy.scheme != "http":
-        raise OSError(f"a proxy of scheme {proxy.scheme!r} is not supported; name it by http://")
-    return proxy
-
-
-def _proxy_authorization(proxy: urllib.parse.SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    from spool.settings import basic  # noqa: PLC0415 - only behind a proxy that wants it
-
-    user, password = (urllib.parse.unquote(part or "") for part in (proxy.username, proxy.password))
-    return {"Proxy-Authorization": basic(user, password)}
