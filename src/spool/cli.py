@@ -24,6 +24,7 @@ from spool.keeper import Keeper
 from spool.line import Tally
 from spool.otlp import unpack
 from spool.settings import Settings
+from spool.shown import printable
 from spool.status import Report
 from spool.store import Store
 
@@ -53,8 +54,13 @@ def main() -> None:
         _fail(error, 2)
 
 
+def _say(line: str, *, err: bool = False) -> None:
+    """Print a line. What spans, keys and servers say is escaped, as JSON does it by itself."""
+    click.echo(printable(line), err=err)
+
+
 def _fail(error: SpoolError, code: int) -> None:
-    click.echo(f"spool: {error}", err=True)
+    _say(f"spool: {error}", err=True)
     sys.exit(code)
 
 
@@ -83,7 +89,7 @@ def _existing(path: str | None) -> Iterator[_Spool | None]:
     """Open a spool for a command; None where there is none yet, which is said and is well."""
     spool = _Spool(path)
     if not spool.store.exists():
-        click.echo(f"no spool yet at {spool.settings.path}", err=True)
+        _say(f"no spool yet at {spool.settings.path}", err=True)
         yield None
         return
     try:
@@ -119,7 +125,7 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
             tally, pending = spool.drainer.line.tally, spool.store.ledger().pending
         seconds = round(time.monotonic() - started, 3)
         result = {**asdict(tally), "pending": pending, "seconds": seconds}
-        click.echo(json.dumps(result) if as_json else _DRAINED.format(**result))
+        _say(json.dumps(result) if as_json else _DRAINED.format(**result))
         if spool is not None and (pending or tally.dead):
             _explain(spool)
             sys.exit(1)
@@ -132,11 +138,11 @@ def _explain(spool: _Spool) -> None:
         elif route.pending_spans and route.last_error:
             _note(route, route.last_error)
     if spool.drainer.line.tally.dead:
-        click.echo("see the dead letters with `python -m spool dead list`", err=True)
+        _say("see the dead letters with `python -m spool dead list`", err=True)
 
 
 def _note(route: Route, text: str) -> None:
-    click.echo(f"{route.name}: {route.pending_spans} spans wait: {text}", err=True)
+    _say(f"{route.name}: {route.pending_spans} spans wait: {text}", err=True)
 
 
 @contextlib.contextmanager
@@ -175,7 +181,7 @@ def run(path: str | None) -> None:
     keeper = Keeper(spool.store, spool.settings)
     keeper.start()
     spool.drainer.start()
-    click.echo(f"draining {spool.settings.path}", err=True)
+    _say(f"draining {spool.settings.path}", err=True)
     signal.sigwait(stops)
     spool.drainer.stop(_SETTLED)
     keeper.stop(_SETTLED)
@@ -204,15 +210,19 @@ def status(path: str | None, max_age: float, *, as_json: bool) -> None:
         if spool is None:
             return
         report = Report.of(spool.store, spool.drainer.line, spool.settings.max_bytes, time.time())
-    click.echo(json.dumps(report.as_json(), indent=2) if as_json else _readable(report))
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        for line in _lines(report):
+            _say(line)
     concerns = report.concerns(max_age)
     for concern in concerns:
-        click.echo(f"! {concern}", err=as_json)
+        _say(f"! {concern}", err=as_json)
     if concerns:
         sys.exit(1)
 
 
-def _readable(report: Report) -> str:
+def _lines(report: Report) -> list[str]:
     said = report.as_json()
     ledger = "  ".join(f"{name} {count}" for name, count in said["ledger"].items())
     oldest = (
@@ -233,7 +243,7 @@ def _readable(report: Report) -> str:
             f"         {route['state']}  {route['pending_spans']} pending  "
             f"{route['attempts']} attempts{error}"
         )
-    return "\n".join(lines)
+    return lines
 
 
 # peek and adopt
@@ -251,7 +261,7 @@ def peek(path: str | None, count: int, *, as_json: bool) -> None:
         click.echo(json.dumps(shown, indent=2))
         return
     for span in shown:
-        click.echo(
+        _say(
             f"{span['time']}  {span['trace_id']}  {span['span_id']}  {span['bytes']:>8}  "
             f"{span['name']}"
         )
@@ -319,7 +329,7 @@ def adopt(path: str | None, route: str) -> None:
             others = ", ".join(name for name in routes if name != target.route) or "none"
             raise SettingsError(f"ROUTE={route}: must be another route of this spool: {others}")
         moved = spool.store.adopt(routes[route], target, sending)
-    click.echo(f"{moved} spans of {route} now wait for {target.route}")
+    _say(f"{moved} spans of {route} now wait for {target.route}")
 
 
 # dead letters
@@ -337,7 +347,7 @@ def list_dead(path: str | None) -> None:
     with _existing(path) as spool:
         letters = [] if spool is None else _letters(spool.store)
         for letter in letters:
-            click.echo(_headline(letter))
+            _say(_headline(letter))
 
 
 @dead.command()
@@ -349,9 +359,10 @@ def show(path: str | None, letter_id: int) -> None:
         if spool is None:
             return
         letter = _letter(spool.store, letter_id)
-    click.echo(_headline(letter))
+    _say(_headline(letter))
     for span in _spans(letter.batch):
-        click.echo(str(span))
+        for line in str(span).split("\n"):
+            _say(line)
 
 
 @dead.command()
@@ -364,7 +375,7 @@ def retry(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:
         if spool is not None:
             letters = _chosen(spool.store, ids, everything=everything)
             spans = sum(spool.store.retry(letter) for letter in letters)
-            click.echo(f"{spans} spans are pending again")
+            _say(f"{spans} spans are pending again")
 
 
 @dead.command()
@@ -377,7 +388,7 @@ def purge(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:
         if spool is not None:
             letters = _chosen(spool.store, ids, everything=everything)
             spans = sum(spool.store.purge(letter) for letter in letters)
-            click.echo(f"{spans} spans were purged")
+            _say(f"{spans} spans were purged")
 
 
 def _letters(store: Store) -> Iterator[DeadLetter]:

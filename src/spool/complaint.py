@@ -1,4 +1,7 @@
-"""Complaints: one log line a minute about the same trouble, never a flood."""
+"""Complaints: one log line a minute about the same trouble, never a flood.
+
+What is logged of keys, names and servers' words is escaped: the log may be a terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,22 @@ import logging
 import time
 from typing import Final
 
+from spool.shown import printable
+
 logger: Final = logging.getLogger("spool")
 
 _INTERVAL: Final = 60.0
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            one if isinstance(one, int | float) else printable(str(one)) for one in record.args
+        )
+    return True
+
+
+logger.addFilter(_make_printable)
 
 
 class Complaint:
