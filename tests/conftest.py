@@ -24,7 +24,7 @@ _troubles = pytest.StashKey[list[Trouble]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="as often as the README's table says")
+    parser.addoption("--full", action="store_true", help="as often as tests/README.md says")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,7 +41,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture
 def is_full(pytestconfig: pytest.Config) -> bool:
-    """Say whether trouble is to be tried as often as the README's table says."""
+    """Say whether trouble is to be tried as often as the table in tests/README.md says."""
     return bool(pytestconfig.getoption("--full"))
 
 

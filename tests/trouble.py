@@ -1,4 +1,4 @@
-"""What was tried against the spool, and what came of it: the rows of the README's table.
+"""What was tried against the spool, and what came of it: the rows of the table in tests/README.md.
 
 A test of trouble runs small in the suite and large with `--full`, and reports one `Trouble`. All
 that were reported are printed at the end of the run.
