@@ -268,6 +268,62 @@ SABOTAGES = [
         "            pass\n",
         "test_wire.py",
     ),
+    Sabotage(
+        "a secret goes to the host that a row names",
+        "credentials.py",
+        "endpoint = self.endpoint or named_endpoint\n",
+        "endpoint = self.endpoint or named_endpoint or route.endpoint\n",
+        "test_credentials.py",
+    ),
+    Sabotage(
+        "a route that a call has brought is served with any secret",
+        "credentials.py",
+        "        if route.name == found.marked().route:\n            return found.marked()\n",
+        "        if route.name:\n            return replace(found, route=route.name)\n",
+        "test_credentials.py",
+    ),
+    Sabotage(
+        "who has an endpoint sends everybody's spans to it",
+        "settings.py",
+        "return plain.marked() if headers or",
+        "return plain if headers or",
+        "test_settings.py",
+    ),
+    Sabotage(
+        "a host that nobody named is remembered over one that somebody did",
+        "sql.py",
+        "    WHERE named <= excluded.named AND (",
+        "    WHERE (",
+        "test_store.py",
+    ),
+    Sabotage(
+        "files of other users are used",
+        "place.py",
+        "    if status.st_uid != owner and not is_roots:\n",
+        "    if False:\n",
+        "test_place.py",
+    ),
+    Sabotage(
+        "pipes are waited for",
+        "place.py",
+        "os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK",
+        "os.O_NOFOLLOW | os.O_CLOEXEC",
+        "test_place.py",
+    ),
+    Sabotage(
+        "others can read what a salvage copies",
+        "salvage.py",
+        'os.fdopen(place.create(copy, copy), "wb") as writing',
+        'copy.open("wb") as writing',
+        "test_salvage.py",
+    ),
+    Sabotage(
+        "a span's name reaches the terminal as it is",
+        "shown.py",
+        "    if text.isprintable():\n",
+        "    if text:\n",
+        "test_cli.py",
+    ),
 ]
 
 

@@ -330,6 +330,8 @@ def test_a_directory_where_everybody_may_remove_files_is_refused(shared_director
     assert_refused(path, "no sticky bit")
     shared_directory.chmod(0o1777)
     prepare(path)
+    os.chown(shared_directory, STRANGER, STRANGER)  # whom the sticky bit does not stop
+    assert_refused(path, "it belongs to user 12345")
     shared_directory.chmod(0o775)  # the directory's owner has chosen who is in its group
     prepare(path)
 

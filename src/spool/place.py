@@ -96,6 +96,8 @@ def _check_directory(path: Path, directory: os.stat_result, found: os.stat_resul
             f"{path.parent}: every user may put files in the spool's place there, as it has no "
             f"sticky bit; {own}"
         )
+    if directory.st_uid not in (0, os.geteuid()):  # whom the sticky bit does not stop
+        raise SpoolFileError(f"{path.parent}: it belongs to user {directory.st_uid}; {own}")
     # Root must not write into what somebody has put in /tmp for it.
     if os.geteuid() == 0 and found is not None and found.st_uid not in (0, directory.st_uid):
         raise SpoolFileError(
