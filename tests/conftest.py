@@ -70,7 +70,7 @@ def _no_spool_is_left_open() -> Iterator[None]:
     yield
     left = dict(shared._open_spools)
     for spool in left.values():
-        spool._stop()
+        spool.stop()
     shared._open_spools.clear()
     assert not left, "the test did not shut its exporters down"
 

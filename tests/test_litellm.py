@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.sdk.trace import TracerProvider
 
-from spool import SettingsError, settings
+from spool import SettingsError, settings, shared, targets
+from spool.settings import LANGFUSE_PATH
 from standin import HOST, Behaviour, Request, StandIn, mute, parse, spans_of, unavailable
 
 pytestmark = pytest.mark.skipif(
@@ -196,7 +198,9 @@ IGNORED: Final = {
     "service.instance.id": "OpenTelemetry draws it for each process",
     "llm.response.id": "LiteLLM draws it for each mock answer",
     "litellm.trace_id": "LiteLLM draws it for each call that names no session",
+    "langfuse.observation.completion_start_time": "a time",
     "langfuse.observation.output": "in a tool call it holds the drawn llm.response.id: only that",
+    "langfuse.trace.output": "as that",
 }
 DRAWN: Final = re.compile(r"chatcmpl-[0-9a-f-]{36}")
 
@@ -264,7 +268,7 @@ def described(langfuse: StandIn) -> list[str]:
 def values(attributes: Iterable[Any]) -> dict[str, str]:
     found = {a.key: json.dumps(MessageToDict(a.value)) for a in attributes}
     drawn = {key: DRAWN.sub("(drawn)", found[key]) for key in found.keys() & IGNORED.keys()}
-    drawn |= {key: "(drawn)" for key in drawn if key != "langfuse.observation.output"}
+    drawn |= {key: "(drawn)" for key in drawn if not key.endswith(".output")}
     return found | drawn
 
 
@@ -339,8 +343,35 @@ def test_the_last_call_before_the_program_ends_is_not_lost(
     assert drain(path, langfuse.url) == 2
 
 
+def scenario_short() -> None:
+    spool_handler()
+    ask()
+    say(None)
+
+
+def scenario_patient() -> None:
+    spool_handler()
+    ask()
+    finish()
+    say(None)
+
+
+def test_a_call_right_before_the_program_ends_has_all_attributes_and_no_traceback(
+    path: Path,
+) -> None:
+    found = []
+    for scenario in ("short", "patient"):
+        with StandIn() as langfuse:
+            ran = run(scenario, path, langfuse.url)
+            assert "Traceback" not in ran.log
+            assert drain(path, langfuse.url) == 2
+            found.append({span.name: {a.key for a in span.attributes} for span in langfuse.spans})
+    assert found[0] == found[1]
+    assert "langfuse.observation.input" in found[0]["litellm_request"]
+
+
 def scenario_end() -> None:
-    atexit.register(lambda: say(handler._default.export([]).name))  # hooks run last to first
+    atexit.register(lambda: say(handler._exporter.export([]).name))  # hooks run last to first
     handler = spool_handler()
     asyncio.run(ask_async())
 
@@ -618,7 +649,7 @@ def scenario_places() -> None:
             patch.object(stock, "OTLPSpanExporter", Recorder),
         ):
             LangfuseOtelLogger(callback_name="langfuse_otel")  # type: ignore[no-untyped-call]
-            target = SpooledLangfuseOtelLogger()._default._target
+            target = SpooledLangfuseOtelLogger()._exporter._target
         said[place] = [asked[-1], [target.endpoint, target.headers.get("authorization")]]
     say(said)
 
@@ -635,7 +666,7 @@ def test_spans_go_where_the_stock_callback_would_have_sent_them(path: Path) -> N
 def scenario_default() -> None:
     from spool.litellm import SpooledLangfuseOtelLogger
 
-    say(SpooledLangfuseOtelLogger()._default._target.named.name)
+    say(SpooledLangfuseOtelLogger()._exporter._target.named.name)
 
 
 @pytest.mark.parametrize(
@@ -685,6 +716,36 @@ def test_spans_of_a_key_with_its_own_project_go_to_that_project_only(
     }
     assert len(langfuse.span_ids()) == 6
     assert sorted(threads) == ["spool-drainer", "spool-keeper"]  # however many projects
+
+
+def scenario_many_keys() -> None:
+    from litellm.integrations.opentelemetry import OpenTelemetryConfig
+
+    targets._IDLE_SECONDS = 0.0  # type: ignore[misc]  # a minute is long for a test
+    handler = spool_handler()
+    for number in range(600):
+        headers = settings.Target.langfuse(f"pk-lf-{number}", "sk").headers
+        config = OpenTelemetryConfig(
+            exporter="otlp_http",
+            endpoint=os.environ["LANGFUSE_HOST"] + LANGFUSE_PATH,
+            headers=f"Authorization={headers['authorization']}",
+        )
+        end_span(handler._get_span_processor(config_override=config))
+    known, deadline = handler._exporter._spool._targets, time.monotonic() + 60
+    while len(known) > targets.MANY and time.monotonic() < deadline:
+        time.sleep(0.05)
+    say([len(known), len(shared._open_spools), handler._exporter._spool._users])
+
+
+def test_many_keys_cost_no_exporter_each_and_are_forgotten_when_their_spans_are_delivered(
+    path: Path,
+) -> None:
+    needs(1, 94, "passes no configuration")
+    with StandIn(keys={f"pk-lf-{number}": "sk" for number in range(600)}) as langfuse:
+        left, spools, users = run("many_keys", path, langfuse.url, SPOOL_DRAIN="on").said
+        assert langfuse.accepted == 600
+    assert left <= targets.MANY
+    assert (spools, users) == (1, 1)
 
 
 def scenario_dropped() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from spans import batch
 from spool.overflow import Held, Overflow
 from spool.settings import Target
@@ -44,29 +46,63 @@ def test_it_gives_one_routes_unsent_batches_as_many_as_fit() -> None:
     one = batch("one")
     for target in (MINE, OTHERS, MINE, MINE):
         overflow.add(target, one, 1.0)
-    assert [held.number for held in overflow.unsent(MINE.route, 2 * one.raw_bytes)] == [0, 2]
-    assert [held.number for held in overflow.unsent(MINE.route, 1)] == [0]
-    assert overflow.unsent("unknown", 1 << 20) == []
+    taken = overflow.take(MINE.route, 2 * one.raw_bytes)
+    assert [held.number for held in taken] == [0, 2]
+    assert [held.number for held in overflow.take(MINE.route, 1)] == [3]
+    assert overflow.take("unknown", 1 << 20) == []
+    overflow.give_back(taken)
+    assert [held.number for held in overflow.take(MINE.route, 1)] == [0]
 
 
 def test_what_was_sent_from_it_makes_room_and_is_still_counted() -> None:
     one = batch("one", size=1000)
     overflow = Overflow(max_bytes=len(one.payload))
     overflow.add(MINE, one, 1.0)
-    overflow.deliver(overflow.unsent(MINE.route, 1 << 20))
-    assert overflow.unsent(MINE.route, 1 << 20) == []
+    overflow.deliver(overflow.take(MINE.route, 1 << 20))
+    assert overflow.take(MINE.route, 1 << 20) == []
     assert overflow.spans == 1
-    receipt = first_of(overflow)
-    assert receipt is not None
-    assert (receipt.is_delivered, receipt.batch.payload) == (True, b"")
+    assert not overflow
+    assert overflow.delivered() == [(MINE, 1)]
     assert overflow.add(MINE, one, 2.0)
 
 
-def test_what_reached_the_file_while_it_was_sent_is_not_counted_again() -> None:
+def test_what_is_being_sent_is_not_moved_to_the_file_meanwhile() -> None:
     overflow = Overflow()
     overflow.add(MINE, batch("one"), 1.0)
-    sent = overflow.unsent(MINE.route, 1 << 20)
-    overflow.forget(sent[0])
-    overflow.deliver(sent)
+    taken = overflow.take(MINE.route, 1 << 20)
+    assert overflow.oldest(1 << 20) == []
+    assert overflow
+    overflow.give_back(taken)
+    assert overflow.oldest(1 << 20) == taken
+
+
+@pytest.mark.parametrize("is_sent_first", [True, False])
+def test_what_reached_the_file_while_it_was_sent_is_not_counted_again(
+    is_sent_first: bool,
+) -> None:
+    overflow = Overflow()
+    overflow.add(MINE, batch("one"), 1.0)
+    sent = overflow.take(MINE.route, 1 << 20)
+    overflow.give_back_all()  # as the process ends
+    moved = overflow.oldest(1 << 20)
+    assert moved == sent
+    if is_sent_first:
+        overflow.deliver(sent)
+    overflow.forget(moved[0])
+    if not is_sent_first:
+        overflow.deliver(sent)
     assert not overflow
     assert overflow.spans == 0
+    assert overflow.delivered() == []
+
+
+def test_a_receipt_of_what_was_sent_is_one_count_for_each_target() -> None:
+    overflow = Overflow()
+    for target in (MINE, OTHERS, MINE):
+        for _ in range(100):
+            overflow.add(target, batch("one"), 1.0)
+        overflow.deliver(overflow.take(target.route, 1 << 20))
+    assert overflow.delivered() == [(OTHERS, 100), (MINE, 200)]
+    assert overflow.spans == 300
+    overflow.credited(MINE, 150)  # more were sent while the file was counting
+    assert overflow.delivered() == [(OTHERS, 100), (MINE, 50)]

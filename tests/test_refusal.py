@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+import standin
 from chaos import Witness, can_mount, environment_of, fill_disk, no_room, small_disk
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter, intake
@@ -117,8 +118,9 @@ def test_what_is_in_memory_does_not_keep_a_full_spool_from_noticing_room(
 
 
 def test_what_shutdown_cannot_save_is_counted_as_refused(
-    exporter: SpoolSpanExporter, path: Path
+    exporter: SpoolSpanExporter, path: Path, langfuse: StandIn
 ) -> None:
+    langfuse.behave(standin.unavailable())
     exporter.export([span()])
     exporter._spool.overflow.add(exporter._target, batch("held"), 1.0)
     exporter._spool.store.is_full = True
@@ -129,13 +131,14 @@ def test_what_shutdown_cannot_save_is_counted_as_refused(
 
 
 def test_what_was_sent_from_memory_is_not_counted_as_refused_at_shutdown(
-    exporter: SpoolSpanExporter, path: Path
+    exporter: SpoolSpanExporter, path: Path, langfuse: StandIn
 ) -> None:
+    langfuse.behave(standin.unavailable())
     exporter.export([span()])
     overflow = exporter._spool.overflow
     overflow.add(exporter._target, batch("sent"), 1.0)
     overflow.add(exporter._target, batch("held"), 1.0)
-    overflow.deliver(overflow.unsent(exporter._target.route, 1)[:1])
+    overflow.deliver(overflow.take(exporter._target.route, 1)[:1])
     assert (overflow.spans, overflow.unsent_spans) == (2, 1)
     exporter._spool.store.is_full = True
     exporter.shutdown()

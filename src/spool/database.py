@@ -28,12 +28,12 @@ import sqlite3
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import place, version
 from spool.complaint import logger
-from spool.errors import SpoolDamagedError, SpoolFileError
+from spool.errors import SpoolDamagedError, SpoolFileError, SpoolUnavailableError
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, ownership
 from spool.version import pragma
 from spool.wake import Wake
@@ -51,6 +51,16 @@ _SPARE_PAGES: Final = 512
 _VACUUM_PAGES: Final = 256
 
 
+# What SQLite says of a disk that is full, read-only, over its quota or without inodes.
+_WORDS_OF_A_DISK: Final = frozenset(
+    {
+        "attempt to write a readonly database",
+        "database or disk is full",
+        "disk I/O error",
+        "unable to open database file",
+    }
+)
+
 # Device and inode of the main file and of the WAL; None for what is not there.
 _Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
 
@@ -60,6 +70,7 @@ class _Connection:
     sqlite: sqlite3.Connection
     identity: _Identity
     pid: int
+    is_alone: bool = False
 
 
 class Database:
@@ -250,7 +261,7 @@ class Database:
             _leak(old.sqlite)  # its close would unlink that one
             return
         if not _empty_wal(old.sqlite):
-            raise SpoolFileError(
+            raise SpoolUnavailableError(
                 f"{self._wal}: it was removed while a reader needs it; wait for it"
             )
         old.sqlite.close()
@@ -259,27 +270,43 @@ class Database:
         if self._reader is not None:
             if self._reader.pid != os.getpid():  # as above
                 _leak(self._reader.sqlite)
-            elif self._reader.identity == self._identity():
+            elif self._can_go_on(self._reader):
                 return self._reader.sqlite
             else:
                 self._reader.sqlite.close()  # reads only: its close never checkpoints
             self._reader = None
         self._check_owner()
         main = self._identity()[0]
-        sqlite = connect(self.path, "ro")
+        try:
+            self._reader = self._checked(connect(self.path, "ro"), main)
+        except sqlite3.OperationalError as error:
+            if str(error) not in _WORDS_OF_A_DISK:
+                raise
+            # The disk takes no -shm, so nobody else can have opened the file. Only for one use.
+            sqlite = connect_alone(self.path, has_wal=self.wal_bytes() > 0)
+            self._reader = replace(self._checked(sqlite, main), is_alone=True)
+        return self._reader.sqlite
+
+    def _can_go_on(self, reader: _Connection) -> bool:
+        if reader.is_alone:
+            return reader.sqlite.in_transaction  # in a signal's handler
+        return reader.identity == self._identity()
+
+    def _checked(self, sqlite: sqlite3.Connection, main: tuple[int, int] | None) -> _Connection:
         try:
             version.check_made(self.path, sqlite)
-            self._reader = self._connection(sqlite, main)
+            return self._connection(sqlite, main)
         except BaseException:
             sqlite.close()
             raise
-        return sqlite
 
     def _connection(self, sqlite: sqlite3.Connection, main: tuple[int, int] | None) -> _Connection:
         """Say which files were opened; refuse them if another came to the path meanwhile."""
         identity = self._identity()
         if identity[0] != main:
-            raise SpoolFileError(f"{self.path}: it was replaced while it was opened; try again")
+            raise SpoolUnavailableError(
+                f"{self.path}: it was replaced while it was opened; try again"
+            )
         return _Connection(sqlite, identity, os.getpid())
 
     def _identity(self) -> _Identity:
@@ -348,22 +375,23 @@ class Database:
             raise SpoolDamagedError(f"{self.path}: SQLite's message cannot be read") from error
         except sqlite3.Error as error:
             # SQLite's corruption codes have no class of their own; all else has.
-            if type(error) is sqlite3.DatabaseError:
+            is_alone = self._reader is not None and self._reader.is_alone
+            if type(error) is sqlite3.DatabaseError and not is_alone:
                 self._damaged = self._main
                 self.written.set()
                 raise SpoolDamagedError(f"{self.path}: SQLite says: {error}") from error
-            if self._is_disk_full(str(error)):
-                raise place.cramped(self.path) from error
             # What SQLite opened while the disk was read-only stays so, in the whole process.
             self._is_read_only = self._is_read_only or "readonly" in str(error)
-            raise SpoolFileError(f"{self.path}: SQLite says: {error}") from error
+            raise self._unavailable(str(error)) from error
 
-    def _is_disk_full(self, words: str) -> bool:
-        """Say whether SQLite's words come of a full disk; for its `-shm` it says "I/O error"."""
-        if words in ("disk I/O error", "unable to open database file"):
-            with contextlib.suppress(OSError):
-                return place.room(self.path.parent) <= 0
-        return words == "database or disk is full"
+    def _unavailable(self, words: str) -> SpoolFileError:
+        """Say what the disk has against us, where SQLite's words may mean that."""
+        refusal = place.refusal(self.path) if words in _WORDS_OF_A_DISK else None
+        if refusal is not None:
+            return place.unusable(self.path, refusal)
+        if words == "database or disk is full":
+            return place.cramped(self.path)
+        return SpoolUnavailableError(f"{self.path}: SQLite says: {words}")
 
     # Damage
 
@@ -496,6 +524,19 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     )
     # A damaged file may call anything text.
     sqlite.text_factory = lambda text: text.decode(errors="replace")
+    return sqlite
+
+
+def connect_alone(path: Path, *, has_wal: bool) -> sqlite3.Connection:
+    """Open a file for reading without creating anything, where nobody else can have it open.
+
+    Its WAL's index is in memory (SQLite, "Write-Ahead Logging", without shared memory): that needs
+    an exclusive lock, which a file opened for reading is not given, so locks are passed over.
+    """
+    if not has_wal:
+        return connect(path, "ro&immutable=1")
+    sqlite = connect(path, "ro&vfs=unix-none")
+    sqlite.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
     return sqlite
 
 

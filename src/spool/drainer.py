@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -34,12 +35,14 @@ from spool.straight import Straight
 from spool.wake import Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from spool.inbox import File
     from spool.overflow import Overflow
     from spool.records import Route, Take
     from spool.settings import Settings, Target
     from spool.store import Store
+    from spool.targets import Targets
 
 _Result = TypeVar("_Result")
 
@@ -74,11 +77,12 @@ class Drainer:
         settings: Settings,
         overflow: Overflow | None = None,
         *,
+        targets: Targets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.settings = settings
-        self.line = Line(store, settings, clock)
+        self.line = Line(store, settings, clock, targets)
         self._straight = Straight(store, settings, self.line, clock)
         self._overflow = overflow
         self._clock = clock
@@ -88,6 +92,7 @@ class Drainer:
         self._missed: dict[str, _Miss] = {}
         self._complaints = Complaints()
         self._took_over_at = -TICK
+        self._idle: tuple[dict[str, float], list[tuple[File, int]]] | None = None
         self._awake = Wake()
         self._stopping = Wake()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
@@ -109,16 +114,31 @@ class Drainer:
         self._thread.join(timeout)
 
     def has_prospects(self) -> bool:
-        """Say whether spans wait that could go out now: not for a route in trouble."""
-        return self.store.inbox.is_claimed() or any(
-            self.line.target_of(route) is not None and not route.attempts
-            for route in self.store.routes()
-            if route.pending_spans
+        """Say whether spans wait that could go out now: not for a route in trouble.
+
+        One that was in trouble before this drainer has tried it may be well by now.
+        """
+        held = self._overflow.routes() if self._overflow is not None else ()
+        return (
+            self.store.inbox.is_claimed()
+            or any(not self.line.is_in_trouble(target.route) for target in held)
+            or any(
+                not self.has_unsettled(route.name)
+                and (not route.attempts or not self.line.has_failed(route.name))
+                for route, _ in self.due()
+            )
         )
 
+    def due(self) -> list[tuple[Route, Target]]:
+        """Give the routes that have something to send now, and their targets. Raises SpoolError."""
+        return [
+            (route, target)
+            for route in self.store.routes()
+            if (target := self._sendable(route)) is not None
+        ]
+
     def _run(self) -> None:
-        hide_from_instrumentation()
-        with self.store.present():
+        with hidden_from_instrumentation(), self.store.present():
             while not self._stopping.is_set():
                 if not self._safely(self._send_somehow, otherwise=False):
                     self._awake.wait(self._safely(self._pack, otherwise=TICK))
@@ -163,8 +183,7 @@ class Drainer:
         missed, self._missed = self._missed, {}
         verdicts = [
             self._send_in_turn(route, target, missed.get(route.name))
-            for route in self.store.routes()
-            if (target := self._sendable(route)) is not None
+            for route, target in self.due()
         ]
         is_more = self._straight.send() or any(miss.is_old() for miss in self._missed.values())
         return is_more or Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
@@ -190,6 +209,7 @@ class Drainer:
             return
         self._took_over_at = time.monotonic()
         try:
+            self._forget_targets()
             intake.take_in_others(
                 self.store,
                 compress=self.settings.is_gzip,
@@ -198,6 +218,19 @@ class Drainer:
             )
         except SpoolError as error:  # what is in the file can be sent all the same
             self._complaints.say("inboxes of other processes", error)
+
+    def _forget_targets(self) -> None:
+        """Forget targets that calls brought, when nothing of them can wait any more."""
+        if self._idle is None:
+            idle = self.line.targets.idle()
+            self._idle = (idle, self.store.inbox.mark()) if idle else None
+            return
+        idle, mark = self._idle
+        if self.store.inbox.is_past(mark):
+            pending = {route.name for route in self.store.routes() if route.pending_spans}
+            held = self._overflow.routes() if self._overflow is not None else ()
+            self.line.targets.forget(idle, pending.union(target.route for target in held))
+            self._idle = None
 
     def pack_idle(self) -> bool:
         """Pack some rows of a route that cannot be sent now; say whether there may be more at once.
@@ -372,28 +405,46 @@ class Drainer:
         """Send one request of every route from the overflow: the file does not do its part."""
         if self._overflow is None:
             return False
-        sent = [self._send_held(target) for target in self.line.targets.values()]
+        sent = [
+            self.send_held(self._overflow, target, self.settings.timeout_seconds)
+            for target in self._overflow.routes()
+            if not self.line.is_in_trouble(target.route)
+        ]
         return any(sent)
 
-    def _send_held(self, target: Target) -> bool:
-        assert self._overflow is not None  # noqa: S101 - the caller saw to it
-        pace = self.line.pace(target.route)
-        held = self._overflow.unsent(target.route, pace.bytes)
-        if not held or self.line.is_in_trouble(target.route):
+    def send_held(self, overflow: Overflow, target: Target, timeout: float) -> bool:
+        """Send one request of what memory holds for a target, within `timeout` seconds.
+
+        Say whether it was delivered. A route in trouble is tried, too.
+        """
+        held = overflow.take(target.route, self.line.pace(target.route).bytes)
+        if not held:
             return False
         batches = [one.batch for one in held]
-        outcome = self.line.post(target, batches, self.settings.timeout_seconds)
-        if outcome.verdict is not Verdict.DELIVERED or outcome.rejected:
+        is_delivered = False
+        try:
+            outcome = self.line.post(target, batches, timeout)
+            is_delivered = outcome.verdict is Verdict.DELIVERED and not outcome.rejected
+        finally:
+            if not is_delivered:
+                overflow.give_back(held)
+                self.store.database.written.set()  # for the keeper
+        if not is_delivered:
             # Splitting and dead letters need the file: these wait for it.
             self.line.wait_without_file(target.route, outcome)
             return False
-        self._overflow.deliver(held)
+        overflow.deliver(held)
         self.line.count(target.route, sum(batch.spans for batch in batches), 0, "")
         return True
 
 
-def hide_from_instrumentation() -> None:
+@contextlib.contextmanager
+def hidden_from_instrumentation() -> Iterator[None]:
     """Keep this thread's HTTP calls out of the traces that they carry."""
     suppressed = context.set_value("suppress_instrumentation", True)
     suppressed = context.set_value("suppress_http_instrumentation", True, suppressed)
-    context.attach(suppressed)
+    token = context.attach(suppressed)
+    try:
+        yield
+    finally:
+        context.detach(token)

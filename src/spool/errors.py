@@ -19,12 +19,12 @@ class SpoolStrangerError(SpoolFileError):
     """What stands in place of a file of the spool is not its owner's, or no regular file."""
 
 
-class SpoolDamagedError(SpoolFileError):
+class SpoolUnavailableError(SpoolFileError):
+    """The disk refuses for now (full, read-only, failing): what comes is held in memory."""
+
+
+class SpoolDamagedError(SpoolUnavailableError):
     """The spool file is damaged; the next patient writer salvages it."""
-
-
-class SpoolNoRoomError(SpoolFileError):
-    """The disk has no room for now: what comes is held in memory until it has."""
 
 
 class SpoolUnsyncedError(SpoolFileError):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from spool.settings import Target
+
 
 class SpoolSpanExporter(SpanExporter):
     """Exports spans to the spool; a background drainer sends them on.
@@ -26,8 +28,9 @@ class SpoolSpanExporter(SpanExporter):
     spool file, `endpoint` as the full URL of the traces signal, `headers` of the requests, `drain`:
     whether this process sends, or only writes. `settings` stands for all of them.
 
-    Exporters of one process that name the same file share one store and one drainer. Raises
-    SpoolError where the settings or the file cannot be used.
+    Exporters of one process that name the same file share one store, and one drainer if any of them
+    wants it. Raises SettingsError, and SpoolFileError where the file is not ours or a newer
+    version's. A disk that refuses for now raises nothing: then spans are held in memory, and sent.
     """
 
     def __init__(
@@ -52,24 +55,28 @@ class SpoolSpanExporter(SpanExporter):
 
         FAILURE does not mean that they are lost: what the disk refuses for now is held in memory.
         """
+        return self.export_to(self._target, spans)
+
+    def export_to(self, target: Target, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export spans to another target than this exporter's own, as `export` does."""
         if self._is_shut_down:
-            self._refusal.say("the exporter is shut down")
-            return SpanExportResult.FAILURE
+            return self.refuse(spans, "the exporter is shut down")
         if not spans:
             return SpanExportResult.SUCCESS
         try:
-            is_spooled = self._spool.append(self._target, encode(spans))
+            is_spooled = self._spool.append(target, encode(spans))
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
-            return self._refuse(spans, error)
+            if len(spans) > 1 and not isinstance(error, SpoolError):
+                # One of them cannot be encoded; the others can.
+                results = [self.export_to(target, [span]) for span in spans]
+                return max(results, key=lambda result: result.value)
+            return self.refuse(spans, error)
         return SpanExportResult.SUCCESS if is_spooled else SpanExportResult.FAILURE
 
-    def _refuse(self, spans: Sequence[ReadableSpan], error: Exception) -> SpanExportResult:
-        if len(spans) > 1 and not isinstance(error, SpoolError):
-            # One of them cannot be encoded; the others can.
-            results = [self.export([span]) for span in spans]
-            return max(results, key=lambda result: result.value)
-        self._spool.store.refuse(len(spans))
-        self._refusal.say(error)
+    def refuse(self, spans: Sequence[ReadableSpan], reason: object) -> SpanExportResult:
+        """Count spans as refused, for good, and say why."""
+        self._spool.refuse(len(spans))
+        self._refusal.say(reason)
         return SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

@@ -127,14 +127,19 @@ class Keeper:
             self._move(BRIEFLY if is_last else math.inf)
         finally:
             try:
-                self._write_down(BRIEFLY if is_last else PATIENTLY)
+                self.write_down(BRIEFLY if is_last else PATIENTLY)
             finally:
                 intake.sync(self._store)
 
-    def _write_down(self, patience: float) -> None:
-        while self._overflow is not None and self._write_one_down(self._overflow, patience):
-            pass
-        self._store.count_refused(time.time(), patience)
+    def write_down(self, patience: float) -> None:
+        """Write what is only in memory: spans first, then counts. Raises SpoolError."""
+        try:
+            while self._overflow is not None and self._write_one_down(self._overflow, patience):
+                pass
+        finally:  # counts find room where spans do not
+            if self._overflow is not None:
+                self._credit(self._overflow, patience)
+            self._store.count_refused(time.time(), patience)
 
     def _write_one_down(self, overflow: Overflow, patience: float) -> bool:
         with overflow.moving:  # shutdown saves too, perhaps while the thread still does
@@ -144,6 +149,12 @@ class Keeper:
             for one in held:
                 overflow.forget(one)
         return bool(held)
+
+    def _credit(self, overflow: Overflow, patience: float) -> None:
+        with overflow.moving:
+            for target, spans in overflow.delivered():
+                self._store.credit(target, spans, patience)
+                overflow.credited(target, spans)
 
     def _move(self, timeout: float = math.inf) -> None:
         inbox = self._store.inbox

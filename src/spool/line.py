@@ -23,6 +23,7 @@ from spool.pace import Pace
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Named, Target
 from spool.shown import without_secrets
+from spool.targets import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,9 +57,15 @@ class _Trouble:
 class Line:
     """Sends the routes of one store, to the targets it was given and the credentials file's."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Callable[[], float],
+        targets: Targets | None = None,
+    ) -> None:
         self.tally = Tally()
-        self.targets: dict[str, Target] = {}
+        self.targets = Targets() if targets is None else targets
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -66,6 +73,7 @@ class Line:
         self._senders: dict[str, Sender] = {}
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, _Trouble] = {}
+        self._failed: set[str] = set()
         self._complaints = Complaints()
         self._credentials = Credentials(settings.credentials_file, store.database.path)
 
@@ -73,7 +81,7 @@ class Line:
 
     def add(self, target: Target) -> None:
         """Send this target's route from now on."""
-        self.targets = {**self.targets, target.route: target}
+        self.targets.add(target)
 
     def target_of(self, route: Route) -> Target | None:
         """Give the target that a route's spans go to; None where its secret is not known."""
@@ -112,6 +120,10 @@ class Line:
         trouble = self._troubles.get(route)
         return trouble is not None and time.monotonic() < trouble.until
 
+    def has_failed(self, route: str) -> bool:
+        """Say whether the last request of a route from here was not delivered."""
+        return route in self._failed
+
     def is_well(self, route: Route) -> bool:
         """Say whether a route's last request was delivered, and nothing older waits."""
         has_failed = route.attempts or route.fingerprints or self.is_in_trouble(route.name)
@@ -138,6 +150,7 @@ class Line:
         self._remember(route, 0, self._delay(route, 0, outcome))
 
     def _remember(self, route: str, attempts: int, delay: float) -> None:
+        self._failed.add(route)
         self._troubles[route] = _Trouble(
             self._attempts(route, attempts) + 1, time.monotonic() + delay
         )
@@ -212,6 +225,7 @@ class Line:
         if dead:
             self._complaints.say(f"route {route}: dead letters", reason)
         self._troubles.pop(route, None)
+        self._failed.discard(route)
         self.tally.delivered += spans - dead
         self.tally.dead += dead
 

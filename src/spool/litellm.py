@@ -4,13 +4,16 @@
 
 LiteLLM makes the spans and decides where they go; only what takes them is ours. What is said here
 about LiteLLM was read in its integrations/langfuse/langfuse_otel.py, integrations/opentelemetry.py
-and litellm_core_utils/{litellm_logging,logging_worker}.py, versions 1.82.0, 1.94.0 and 1.106.2.
+and litellm_core_utils/{litellm_logging,logging_worker}.py, versions 1.82.0, 1.94.0, 1.106.2 and
+1.110.2.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -31,6 +34,11 @@ from spool.errors import SettingsError, SpoolError
 from spool.exporter import SpoolSpanExporter
 from spool.settings import MISSING_KEYS, Named, Settings, Target
 from spool.shown import without_secrets
+
+# LiteLLM imports it with a call's first span: at exit, where a program ends after its call. By then
+# it starts no thread any more, and fails. Older versions do not have it; some cannot import it.
+with contextlib.suppress(Exception):
+    importlib.import_module("litellm.integrations.otel.emitter")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,13 +106,12 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         if not any(os.environ.get(host) for host in ("LANGFUSE_OTEL_HOST", "LANGFUSE_HOST")):
             keys = (os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
             target = replace(target, named=Named.BY_LITELLM) if all(keys) else target
-        self._settings = Settings.from_env(target=target)
-        self._exporters: dict[tuple[object, ...], SpoolSpanExporter] = {}
-        self._default = self._exporter(target)
+        self._own_target = target
+        self._exporter = _Exporter(settings=Settings.from_env(target=target))
         # Made here, not at the first span: LiteLLM ends spans during exit too, and cannot then.
         self._resource: Resource = super()._get_litellm_resource(config)
         provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(self._default))
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         super().__init__(  # type: ignore[no-untyped-call]  # LiteLLM's is untyped
             config=config, callback_name=_NAME, tracer_provider=provider
         )
@@ -127,10 +134,10 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         config = config_override or self.config
 
         @functools.cache
-        def find() -> SpoolSpanExporter:
-            return self._exporter(self._own_route(self._target(config, dynamic_headers)))
+        def find() -> Target:
+            return self._own_route(self._target(config, dynamic_headers))
 
-        return SimpleSpanProcessor(_ProjectExporter(find, self._default))
+        return SimpleSpanProcessor(_ProjectExporter(find, self._exporter))
 
     # LiteLLM's is static, and it calls it on the instance.
     def _get_litellm_resource(self, _config: OpenTelemetryConfig) -> Resource:  # type: ignore[override]
@@ -185,21 +192,10 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         Requests may bring credentials (in 1.82 any client of a proxy can): whoever names the
         public key of another, with a secret or host of his own, must not get the other's spans.
         """
-        default = self._settings.require_target()
+        default = self._own_target
         if replace(target, named=default.named) == default:
             return default
         return target if target.public_key is None else target.marked()  # it is by its headers
-
-    def _exporter(self, target: Target) -> SpoolSpanExporter:
-        """Give the one exporter of a target. Raises SpoolError."""
-        key = (target.endpoint, *sorted(target.headers.items()))
-        exporter = self._exporters.get(key)
-        if exporter is None:
-            made = _Exporter(settings=replace(self._settings, target=target))
-            exporter = self._exporters.setdefault(key, made)
-            if exporter is not made:
-                made.shutdown()
-        return exporter
 
     def _close(self) -> None:
         """Let LiteLLM end the spans it still holds, then shut down.
@@ -209,44 +205,42 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         try:
             GLOBAL_LOGGING_WORKER._flush_on_exit()  # type: ignore[no-untyped-call]  # noqa: SLF001
         finally:
-            for exporter in list(self._exporters.values()):
-                exporter.shutdown()
+            self._exporter.shutdown()
 
 
 class _Exporter(SpoolSpanExporter):
     """Says on LiteLLM's logger what was spooled."""
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export(spans)
+    def export_to(self, target: Target, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export_to(target, spans)
         verbose_logger.debug(
             "spool: %s of %s: %s",
             [span.name for span in spans],
-            self._target.route,
+            target.route,
             "spooled" if result is SpanExportResult.SUCCESS else "refused",
         )
         return result
 
 
 class _ProjectExporter(SpanExporter):
-    """Spools for a key's or team's own project, and refuses what cannot be.
+    """Spools for a key's or team's own project through the one exporter, or refuses.
 
     Its spans must go to no other project; so a host that is no URL is no reason to take the
     default. They are counted as refused, and it is said in the log.
 
-    Its shutdown does nothing: LiteLLM shuts a key's provider down when there are many keys, but
-    others may use the same exporter.
+    Its shutdown does nothing: LiteLLM shuts a key's provider down when there are many keys.
     """
 
-    def __init__(self, find: Callable[[], SpoolSpanExporter], default: SpoolSpanExporter) -> None:
+    def __init__(self, find: Callable[[], Target], exporter: SpoolSpanExporter) -> None:
         self._find = find
-        self._default = default
+        self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
-            exporter = self._find()
+            target = self._find()
         except SpoolError as error:
-            return self._default._refuse(spans, error)  # noqa: SLF001 - our own class
-        return exporter.export(spans)
+            return self._exporter.refuse(spans, error)
+        return self._exporter.export_to(target, spans)
 
 
 def _show_what_is_sent() -> None:

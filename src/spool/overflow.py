@@ -3,8 +3,12 @@
 Each span tries the file first, so what comes after is on disk as soon as that works; their order is
 no promise. The keeper moves what is here to the file, too; while it cannot, the drainer sends it.
 
-Invariant: what was added is here until it is in the file: as pending, or as delivered if it was
-sent from here.
+Invariants:
+
+- What was added is here until it is in the file, or was sent from here. While it is being sent it
+  is not moved to the file.
+- Of what was sent only a count remains, one for each target, until the file has it as accepted and
+  delivered.
 """
 
 from __future__ import annotations
@@ -27,13 +31,12 @@ MAX_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One batch in memory; once it was sent from here its payload is gone."""
+    """One batch in memory."""
 
     number: int
     target: Target
     batch: Batch
     created_at: float
-    is_delivered: bool = False
 
     @classmethod
     def joined(cls, held: Sequence[Held]) -> Held:
@@ -54,25 +57,26 @@ class Overflow:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._held: dict[int, Held] = {}
+        self._sending: set[int] = set()
+        self._delivered: dict[str, tuple[Target, int]] = {}
         self._numbers = itertools.count()
         self._lock = threading.RLock()  # a signal handler may add while its thread adds
 
     def __bool__(self) -> bool:
-        """Whether anything is here."""
+        """Whether any spans are here that were not sent."""
         return bool(self._held)
 
     @property
     def spans(self) -> int:
         """Count the spans that are here, and not in the file's ledger."""
         with self._lock:
-            return sum(held.batch.spans for held in self._held.values())
+            return self.unsent_spans + sum(spans for _, spans in self._delivered.values())
 
     @property
     def unsent_spans(self) -> int:
         """Count those that were not sent from here, either."""
         with self._lock:
-            held = self._held.values()
-            return sum(one.batch.spans for one in held if not one.is_delivered)
+            return sum(held.batch.spans for held in self._held.values())
 
     def add(self, target: Target, batch: Batch, created_at: float) -> bool:
         """Hold a batch, if there is room for it; say whether there was."""
@@ -85,29 +89,48 @@ class Overflow:
             return True
 
     def oldest(self, max_bytes: int) -> list[Held]:
-        """Give the oldest batch with the next of its route, as many as fit; a sent one, alone."""
+        """Give the oldest batch with the next of its route, as many as fit."""
         with self._lock:
-            first = next(iter(self._held.values()), None)
-            if first is None or first.is_delivered:
-                return [] if first is None else [first]
-            return self._unsent(first.target.route, max_bytes)
+            first = next((h for h in self._held.values() if h.number not in self._sending), None)
+            return [] if first is None else self._next(first.target.route, max_bytes)
+
+    def routes(self) -> list[Target]:
+        """Give the target of each route that spans are here of."""
+        with self._lock:
+            return list({held.target.route: held.target for held in self._held.values()}.values())
 
     def forget(self, held: Held) -> None:
         """Let go of a batch that the file has now."""
         with self._lock:
-            gone = self._held.pop(held.number)
             self.has_moved = True
-            self._bytes -= len(gone.batch.payload)
+            if self._held.pop(held.number, None) is None:  # given back, and sent all the same
+                self._count(held.target, -held.batch.spans)
+            else:
+                self._bytes -= len(held.batch.payload)
 
-    def unsent(self, route: str, max_bytes: int) -> list[Held]:
-        """Give a route's oldest batches that were not sent, as many as fit, one at the least."""
+    def take(self, route: str, max_bytes: int) -> list[Held]:
+        """Give a route's oldest batches to be sent, as many as fit, one at the least.
+
+        End it with `deliver` or `give_back`.
+        """
         with self._lock:
-            return self._unsent(route, max_bytes)
+            taken = self._next(route, max_bytes)
+            self._sending.update(held.number for held in taken)
+            return taken
 
-    def _unsent(self, route: str, max_bytes: int) -> list[Held]:
+    def give_back(self, taken: Iterable[Held]) -> None:
+        """End a sending that has failed."""
+        with self._lock:
+            self._sending.difference_update(held.number for held in taken)
+
+    def give_back_all(self) -> None:
+        """End every sending: whoever sends does not come back."""
+        self._sending.clear()
+
+    def _next(self, route: str, max_bytes: int) -> list[Held]:
         found: list[Held] = []
         for held in self._held.values():
-            if held.is_delivered or held.target.route != route:
+            if held.target.route != route or held.number in self._sending:
                 continue
             max_bytes -= held.batch.raw_bytes
             if found and max_bytes < 0:
@@ -116,10 +139,26 @@ class Overflow:
         return found
 
     def deliver(self, sent: Iterable[Held]) -> None:
-        """Note that batches were sent from here; their count stays until the file has it."""
+        """Note that batches were sent from here, except what was given back and is in the file."""
         with self._lock:
             for held in sent:
-                if held.number in self._held:
-                    receipt = replace(held, batch=replace(held.batch, payload=b""))
-                    self._held[held.number] = replace(receipt, is_delivered=True)
-                    self._bytes -= len(held.batch.payload)
+                self._sending.discard(held.number)
+                if self._held.pop(held.number, None) is None:
+                    continue
+                self._bytes -= len(held.batch.payload)
+                self._count(held.target, held.batch.spans)
+
+    def delivered(self) -> list[tuple[Target, int]]:
+        """Give how many spans of each target were sent from here, and are not in the ledger yet."""
+        with self._lock:
+            return list(self._delivered.values())
+
+    def credited(self, target: Target, spans: int) -> None:
+        """Let go of a count that the file has now."""
+        with self._lock:
+            self._count(target, -spans)
+
+    def _count(self, target: Target, spans: int) -> None:
+        _, counted = self._delivered.pop(target.route, (target, 0))
+        if counted + spans:
+            self._delivered[target.route] = target, counted + spans

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from spool.errors import SpoolFileError, SpoolFullError, SpoolNoRoomError, SpoolStrangerError
+from spool.errors import SpoolFileError, SpoolFullError, SpoolStrangerError, SpoolUnavailableError
 
 # SQLite's WAL needs shared memory between the processes, which these cannot give
 # (https://www.sqlite.org/wal.html, "Disadvantages").
@@ -35,6 +35,22 @@ _NETWORK_FILESYSTEMS: Final = frozenset(
 # What is left on the disk for settling and for checkpoints: but not so much of a small one.
 _RESERVE: Final = 8 << 20
 _MOST_OF_A_DISK: Final = 8
+
+_A_PAGE: Final = 4096
+# What a disk or the system may refuse for now, and what helps; all else is a wrong path.
+_REMEDIES: Final = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or raise the quota",
+    errno.EFBIG: "raise the limit of a file's size",
+    errno.EROFS: "mount it for writing, or set SPOOL_PATH to a file elsewhere",
+    errno.EMFILE: "raise the limit of open files",
+    errno.ENFILE: "raise the limit of open files",
+    errno.EIO: "see to the disk",
+    errno.ENXIO: "see to the disk",
+    errno.ENODEV: "see to the disk",
+    errno.ENOMEM: "free some memory",
+    errno.EAGAIN: "try again",
+}
 
 _SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SQLITES: Final = ("-wal", "-shm", "-journal")
@@ -255,9 +271,9 @@ def room(at: Path | int) -> int:
     return disk.f_bavail * disk.f_frsize - reserve
 
 
-def cramped(path: Path) -> SpoolNoRoomError:
+def cramped(path: Path) -> SpoolUnavailableError:
     """Say that the disk has no room."""
-    return SpoolNoRoomError(f"{path}: the disk is almost full; make room there")
+    return SpoolUnavailableError(f"{path}: the disk is almost full; make room there")
 
 
 def full(path: Path) -> SpoolFullError:
@@ -268,12 +284,37 @@ def full(path: Path) -> SpoolFullError:
 def unusable(path: Path, error: OSError) -> SpoolFileError:
     """Say of an operating system's error which file it hit, and what to do."""
     where = error.filename or path
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpoolNoRoomError(f"{path}: {error.strerror}: {where}; make room there")
-    return SpoolFileError(
-        f"{path}: cannot be used as the spool: {error.strerror}: {where}; "
-        "set SPOOL_PATH to a file in a directory that you may write"
-    )
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return SpoolFileError(
+            f"{path}: cannot be used as the spool: {error.strerror}: {where}; "
+            "set SPOOL_PATH to a file in a directory that you may write"
+        )
+    if error.errno == errno.ENOSPC and not _has_inodes(path.parent):
+        remedy = "no inodes are left: remove files there"
+    return SpoolUnavailableError(f"{path}: {error.strerror}: {where}; {remedy}")
+
+
+def refusal(path: Path) -> OSError | None:
+    """Try to write beside a path, and give what the disk says to that; None where it works.
+
+    What is written has no name, and is gone at once.
+    """
+    import tempfile  # noqa: PLC0415 - rarely needed
+
+    try:
+        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as file:
+            file.write(bytes(_A_PAGE))
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(path.parent))
+    return None
+
+
+def _has_inodes(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(directory)
+        return disk.f_files == 0 or disk.f_favail > 0
+    return True
 
 
 def _make_directory(directory: Path) -> None:

@@ -227,8 +227,7 @@ class Settings:
         for name, is_allowed in checks.items():
             if not is_allowed:
                 value = getattr(self, name)
-                shown = "..".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
-                _refuse(f"SPOOL_{name.upper()}", shown, _ALLOWED[name])
+                _refuse(f"SPOOL_{name.upper()}", shown(value), _ALLOWED[name])
 
     @property
     def is_gzip(self) -> bool:
@@ -276,6 +275,17 @@ class Settings:
         if self.target is None:
             raise SettingsError(MISSING_KEYS)
         return self.target
+
+
+def shown(value: object) -> str:
+    """Give a setting's value as a person would write it."""
+    if isinstance(value, tuple):
+        return "..".join(f"{number:g}" for number in value)
+    if isinstance(value, Mapping):
+        return "others"  # proxies: they may hold passwords
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _LONGEST_SECONDS: Final = 86400.0  # what threads can wait for has a limit, too

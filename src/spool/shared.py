@@ -2,65 +2,95 @@
 
 Invariants:
 
-- Threads start with the first span that a process appends, never during interpreter exit, and never
-  cross a fork: the child starts its own.
-- Exit waits only for an endpoint that is not known to be down, and then at most
-  `shutdown_seconds`; whatever is still pending stays in the file.
+- Threads start with the first span that a process appends, and never cross a fork: the child starts
+  its own, also after a fork that ran no handlers (in C, as uWSGI's). Where none can be started (a
+  limit, the interpreter's exit) each further span tries again, and `ending` sends without them.
+- Who wants a drainer gets one, whoever came first. Of all else the first one's settings count, and
+  what differs is said.
+- Who joins an open spool, or brings another target, waits for nobody and writes nothing: the first
+  row of a route records it.
+- What is refused is counted, also after the last exporter was shut down.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
 from spool import intake
 from spool.complaint import Complaint, logger
 from spool.drainer import Drainer
+from spool.ending import Ending
 from spool.errors import (
     SpoolBusyError,
-    SpoolDamagedError,
     SpoolError,
-    SpoolFileError,
     SpoolFullError,
-    SpoolNoRoomError,
+    SpoolUnavailableError,
     SpoolUnsyncedError,
 )
 from spool.keeper import Keeper
 from spool.lock import BRIEFLY
 from spool.otlp import ROW_BYTES, merge, pieces
 from spool.overflow import Overflow
+from spool.settings import shown
 from spool.store import Store
+from spool.targets import Targets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spool.inbox import File
     from spool.otlp import Batch
     from spool.records import Ledger
     from spool.settings import Settings, Target
 
 _POLL: Final = 0.01
 _STOP_SECONDS: Final = 0.05
+# So often what is refused after the end is written down, without waiting for anybody.
+_COUNT_SECONDS: Final = 1.0
+# What every exporter has for itself, and what is agreed on.
+_NOT_SHARED: Final = ("path", "target", "drain")
 
 _open_spools: dict[Path, SharedSpool] = {}
+# Closed ones that have refused spans since.
+_late_spools: set[SharedSpool] = set()
 _open_lock = threading.RLock()
+_pid = os.getpid()
+_finalized_pid = 0
 
 
 def open_spool(settings: Settings, target: Target) -> SharedSpool:
     """Join the spool that this process has open at the path, or open it; end with `release`.
 
-    The first one's settings count for all that is shared. Raises SpoolError.
+    Raises SpoolFileError where it is not ours, or not for us. What the disk refuses for now is no
+    reason: then what ends is held in memory, and sent from there.
     """
     path = settings.path.parent.resolve() / settings.path.name
-    with _open_lock:
-        spool = _open_spools.get(path) or SharedSpool(path, settings)
-        spool.join(target)
-        _open_spools[path] = spool
+    with _opening():
+        spool = _open_spools.get(path)
+        is_first = spool is None
+        if spool is None:
+            spool = _open_spools[path] = SharedSpool(path, settings)
+        spool.join(settings, target)
+    if is_first:
+        try:
+            spool.prepare(target)
+        except BaseException:
+            spool.release()
+            raise
     return spool
+
+
+def _opening() -> threading.RLock:
+    """Give the lock of those that open and close; a new one after a fork without handlers."""
+    if _pid != os.getpid():
+        _start_over_in_child()
+    return _open_lock
 
 
 class SharedSpool:
@@ -70,44 +100,76 @@ class SharedSpool:
         self.path = path
         self.store = Store(path, sync_each_commit=settings.sync_seconds == 0)
         self._settings = settings
-        self._targets: dict[str, Target] = {}
+        self._targets = Targets()
         self._users = 0
+        self._is_ended = False
         self._complaint = Complaint("the background threads cannot be started")
         self._unsynced = Complaint("spans are spooled, but a power cut could take them")
         self._holding = Complaint("the spool file refuses spans for now, they are held in memory")
         self._refusal = Complaint("spans were refused and are lost")
+        self._said: set[str] = set()
         self._start_over()
 
     def _start_over(self) -> None:
         self._lock = threading.RLock()  # a signal handler may come in anywhere
+        self._counting = threading.Lock()
+        self._counted_at = -_COUNT_SECONDS
         self._keeper: Keeper | None = None
         self._drainer: Drainer | None = None
         self._is_running = False
+        self._is_used = False
         self.overflow = Overflow()
+        self._pid = os.getpid()
 
-    def join(self, target: Target) -> None:
-        """Add a user and its target; record the route. Raises SpoolError.
+    def _start_over_in_child(self) -> None:
+        """Leave to the parent what is the parent's: its threads, and what its memory has."""
+        self.store.forget_refused()
+        self._start_over()
 
-        Where that must wait (the disk has no room, another process has the mutex) the first row
-        records the route. While there is no room, what ends is held in memory.
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._start_over_in_child()
+
+    def join(self, settings: Settings, target: Target) -> None:
+        """Add a user, its target, and its wish for a drainer; say what is not heeded."""
+        self._users += 1
+        self._targets.add(target)
+        if settings.drain and not self._settings.drain:
+            self._settings = replace(self._settings, drain=True)
+            if self._is_running:
+                self._is_running = False
+                self._run()
+        for field in fields(settings):
+            ours, others = getattr(self._settings, field.name), getattr(settings, field.name)
+            if field.name not in _NOT_SHARED and ours != others and field.name not in self._said:
+                self._said.add(field.name)
+                logger.warning(
+                    "langfuse-spool: %s: its exporters differ in %s: %s of the first one "
+                    "counts, %s of a further one does not",
+                    self.path,
+                    field.name,
+                    shown(ours),
+                    shown(others),
+                )
+
+    def prepare(self, target: Target) -> None:
+        """Make the file if need be, and check that it is ours. Raises SpoolFileError.
+
+        While the disk refuses, what ends is held in memory. Nobody is waited for: where another
+        process has the mutex, or the file is to be salvaged, the background threads see to it.
         """
         try:
-            self._register(target)
-        except (SpoolNoRoomError, SpoolBusyError) as error:
+            self.store.register(target, BRIEFLY)
+        except SpoolBusyError:  # the first row records the route
+            self._check_version()
+        except SpoolUnavailableError as error:
             self._holding.say(error)
-        with contextlib.suppress(SpoolFileError, SpoolBusyError):  # who takes it will say so
+        with contextlib.suppress(SpoolUnavailableError, SpoolBusyError):  # who takes it says so
             self.store.turn.prepare()
-        self._users += 1
-        with self._lock:
-            self._targets[target.route] = target
-            if self._drainer is not None:
-                self._drainer.line.add(target)
 
-    def _register(self, target: Target) -> None:
-        try:
-            self.store.register(target)
-        except SpoolDamagedError:
-            self.store.register(target)  # it was salvaged, or is now
+    def _check_version(self) -> None:
+        with contextlib.suppress(SpoolUnavailableError):
+            self.store.salt()
 
     def append(self, target: Target, batch: Batch) -> bool:
         """Append a batch to the inbox, and say whether it is spooled.
@@ -116,12 +178,16 @@ class SharedSpool:
         as refused, and said.
         """
         now = time.time()
+        if self._pid != os.getpid():
+            self._start_over_in_child()
+        self._is_used = True
         try:
             if batch.spans == 1:
                 return self._append(target, batch, now)
             spooled = [self._append(target, one, now) for one in self._divided(batch)]
             return all(spooled)
         finally:
+            self._targets.use(target)
             if not self._is_running:
                 self._run()
 
@@ -141,7 +207,7 @@ class SharedSpool:
             self.overflow.has_moved = self.overflow.has_moved and is_full
             if is_full or not self._hold(target, batch, now, error):
                 self._refusal.say(error)
-                self.store.refuse(batch.spans)
+                self.refuse(batch.spans)
             return False
         self.overflow.has_moved = True
         return True
@@ -153,6 +219,28 @@ class SharedSpool:
         self.store.database.written.set()
         return True
 
+    def refuse(self, spans: int) -> None:
+        """Count spans that are lost. Waits for nobody, and raises nothing."""
+        self._notice_fork()
+        self.store.refuse(spans)
+        if not self._users:
+            _late_spools.add(self)
+        if self._is_ended and time.monotonic() - self._counted_at > _COUNT_SECONDS:
+            self.count_late(patience=0)
+
+    def count_late(self, patience: float = BRIEFLY) -> None:
+        """Write down what was refused after the end, within `patience` seconds."""
+        self._notice_fork()
+        if not self._counting.acquire(blocking=False):  # another thread, or the one interrupted
+            return
+        try:
+            self._counted_at = time.monotonic()
+            with contextlib.suppress(SpoolError):  # the next one, or the exit, tries again
+                self.store.count_refused(time.time(), patience)
+            self.store.close()
+        finally:
+            self._counting.release()
+
     def ledger(self) -> Ledger:
         """Give the totals, with what this process holds in memory. Raises SpoolFileError."""
         return replace(self.store.ledger(), in_memory=self.overflow.spans)
@@ -163,6 +251,7 @@ class SharedSpool:
         Gives up at once where nobody could settle it soon: a route in trouble, or no drainer
         anywhere. Raises SpoolError.
         """
+        self._notice_fork()
         deadline = time.monotonic() + timeout
         mark, last_id = self.store.inbox.mark(), None
         while last_id is None or not self.store.is_settled(last_id):
@@ -189,90 +278,100 @@ class SharedSpool:
 
     def release(self) -> None:
         """Take a user off; the last one ends the threads and closes the file. Raises SpoolError."""
-        with _open_lock:
+        with _opening():
             self._users -= 1
             if self._users:
                 return
             _open_spools.pop(self.path, None)
-        self._stop()
+        self.stop()
 
     def _run(self) -> None:
         with self._lock:
-            if self._is_running or _is_exiting():
+            if self._is_running:
                 return
             self._is_running = True
-            keeper = Keeper(self.store, self._settings, self.overflow)
-            drainer = Drainer(self.store, self._settings, self.overflow)
-            for target in self._targets.values():
-                drainer.line.add(target)
             try:
-                if self._keeper is None:
-                    keeper.start()
-                    self._keeper = keeper
-                if self._settings.drain:
-                    drainer.start()
-                    self._drainer = drainer
-            except (
-                RuntimeError
-            ) as error:  # no more threads are to be had: the next span tries again
+                self._start_threads()
+            except RuntimeError as error:  # none are to be had: the next span tries again
                 self._is_running = False
-                self._complaint.say(error)
+                if "shutdown" not in str(error):  # from Python 3.12 on none start during exit
+                    self._complaint.say(error)
+        _end_with_multiprocessing()
 
-    def _stop(self) -> None:
+    def _start_threads(self) -> None:
+        if self._keeper is None:
+            keeper = Keeper(self.store, self._settings, self.overflow)
+            keeper.start()
+            self._keeper = keeper
+        if self._drainer is None and self._settings.drain:
+            drainer = Drainer(self.store, self._settings, self.overflow, targets=self._targets)
+            drainer.start()
+            self._drainer = drainer
+
+    def stop(self) -> None:
+        """End the threads and close the file: at the last release, or at exit without one.
+
+        Raises SpoolError.
+        """
+        self._notice_fork()
         with self._lock:
-            drainer, keeper, overflow = self._drainer, self._keeper, self.overflow
+            drainer, keeper = self._drainer, self._keeper
+            is_used, overflow = self._is_used, self.overflow
             self._start_over()
         try:
-            if drainer is not None:
-                self._finish(drainer)
+            if is_used:
+                self._end(drainer, keeper, overflow)
+        finally:
+            self.store.close()
+            self._is_ended = True
+            if self in _late_spools:
+                self.count_late()
+
+    def stop_safely(self) -> None:
+        """Stop; what cannot be done is said."""
+        try:
+            self.stop()
+        except SpoolError as error:
+            logger.warning("langfuse-spool: %s", error)
+
+    def _end(self, drainer: Drainer | None, keeper: Keeper | None, overflow: Overflow) -> None:
+        ending = Ending(self.store, self._settings, overflow, self._targets)
+        try:
+            ending.send(drainer)
         finally:
             if keeper is not None:
                 keeper.stop(_STOP_SECONDS)
-            try:
-                Keeper(self.store, self._settings, overflow).save(is_last=True)
-            except SpoolError as error:
-                if lost := overflow.unsent_spans:
-                    logger.error("langfuse-spool: %d spans are lost: %s", lost, error)
-                    self.store.refuse(lost)
-                    with contextlib.suppress(SpoolError):  # it has been said
-                        self.store.count_refused(time.time())
-            self.store.close()
-
-    def _finish(self, drainer: Drainer) -> None:
-        """Let the drainer send what there is, while its endpoint is well."""
-        deadline = time.monotonic() + self._settings.shutdown_seconds
-        mark: list[tuple[File, int]] = []
-        try:
-            with contextlib.suppress(SpoolError):  # as in `_is_taken_in`
-                mark = self.store.inbox.mark()
-            while True:
-                is_done = self._is_taken_in(mark) and not drainer.has_prospects()
-                if is_done or time.monotonic() >= deadline:
-                    return
-                drainer.wake()
-                time.sleep(_POLL)
-        finally:
-            drainer.stop(_STOP_SECONDS)
-
-    def _is_taken_in(self, mark: list[tuple[File, int]]) -> bool:
-        """Move what is in the inbox; say whether all up to a mark has left it, or cannot."""
-        try:
-            self._take_in(BRIEFLY)
-        except SpoolError:  # what is not moved is safe in the inbox
-            return True
-        return self.store.inbox.is_past(mark)
+            ending.save()
 
 
-def _is_exiting() -> bool:
-    """Say whether the interpreter is past its threads' end: then none can be started."""
-    return not threading.main_thread().is_alive()
+def _end_all() -> None:
+    """End what nobody has shut down, as the last thing at exit; count what was refused late."""
+    for spool in list(_open_spools.values()):
+        spool.stop_safely()
+    for spool in list(_late_spools):
+        spool.count_late()
+
+
+def _end_with_multiprocessing() -> None:
+    """Have `_end_all` run at the end of a process of multiprocessing, which knows no atexit."""
+    global _finalized_pid  # noqa: PLW0603 - once in a process
+    module = sys.modules.get("multiprocessing.process")
+    if _finalized_pid == os.getpid() or module is None or module.parent_process() is None:
+        return
+    _finalized_pid = os.getpid()
+    from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is used anyway
+
+    Finalize(None, _end_all, exitpriority=0)
 
 
 def _start_over_in_child() -> None:
-    global _open_lock  # noqa: PLW0603 - the parent may have held it
+    global _open_lock, _pid  # noqa: PLW0603 - the parent may have held it
     _open_lock = threading.RLock()
+    _pid = os.getpid()
     for spool in _open_spools.values():
-        spool._start_over()  # noqa: SLF001 - this module's own class
+        spool._start_over_in_child()  # noqa: SLF001 - this module's own class
 
 
+# Before any provider is made, hence after all of them have ended.
+atexit.register(_end_all)
 os.register_at_fork(after_in_child=_start_over_in_child)

@@ -97,15 +97,19 @@ class Store:
         if not self.database.written.is_set():
             self.database.written.set()
 
-    def register(self, target: Target) -> None:
+    def register(self, target: Target, patience: float = PATIENTLY) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
-        with self.database.writing() as connection:
+        with self.database.writing(patience) as connection:
             connection.execute(sql.REGISTER, frames.identity(target))
 
     def refuse(self, spans: int) -> None:
         """Remember to count spans that could not be appended; see `count_refused`."""
         self._refused += spans
         self.database.written.set()
+
+    def forget_refused(self) -> None:
+        """Leave that count to another process: the one that this one was forked from."""
+        self._refused = 0
 
     def _check_room(self) -> None:
         if self.is_cramped:
@@ -165,15 +169,15 @@ class Store:
             connection.executemany(sql.FORGET, [(name,) for name in names])
 
     def record(self, held: Held, patience: float = PATIENTLY) -> None:
-        """Take over a batch from the overflow: pending, or delivered if it was sent from there."""
-        if not held.is_delivered:
-            self._check_room()
-            self.append(held.target, held.batch, held.created_at, patience=patience)
-            return
-        spans = held.batch.spans
-        with self.database.writing(patience) as connection:
-            connection.execute(sql.REGISTER, frames.identity(held.target))
-            connection.execute(sql.CREDIT, (spans, spans, held.target.route))
+        """Take over a batch from the overflow."""
+        self._check_room()
+        self.append(held.target, held.batch, held.created_at, patience=patience)
+
+    def credit(self, target: Target, spans: int, patience: float = PATIENTLY) -> None:
+        """Count spans that were delivered from the overflow: they never were in the file."""
+        with self.database.transaction(patience) as connection:
+            connection.execute(sql.REGISTER, frames.identity(target))
+            connection.execute(sql.CREDIT, (spans, spans, target.route))
 
     def count_refused(self, now: float, patience: float = PATIENTLY) -> None:
         """Write down how many spans were refused since the last time."""

@@ -7,7 +7,7 @@ import sqlite3
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from spool.errors import SpoolFileError
+from spool.errors import SpoolFileError, SpoolUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,10 +63,10 @@ def check(path: Path, sqlite: sqlite3.Connection) -> int:
 
 
 def check_made(path: Path, sqlite: sqlite3.Connection) -> None:
-    """Check for a reader: raise SpoolFileError, too, while a file's first writer makes it."""
+    """Check for a reader: raise SpoolUnavailableError while a file's first writer makes it."""
     sqlite.execute("BEGIN")
     if check(path, sqlite) == 0:
-        raise SpoolFileError(f"{path}: its first writer has not set it up yet; try again")
+        raise SpoolUnavailableError(f"{path}: its first writer has not set it up yet; try again")
     sqlite.execute("ROLLBACK")
 
 
