@@ -128,10 +128,10 @@ SABOTAGES = [
     ),
     Sabotage(
         "spans are deleted before the answer",
-        "drainer.py",
-        "        started = time.monotonic()\n        timeout = min(",
-        "        self.store.settle(take, self._clock())\n"
-        "        started = time.monotonic()\n        timeout = min(",
+        "delivery.py",
+        "        started = time.monotonic()\n        longest =",
+        "        self._store.settle(take, self._clock())\n"
+        "        started = time.monotonic()\n        longest =",
         "test_drainer.py",
     ),
     Sabotage(
@@ -207,16 +207,37 @@ SABOTAGES = [
     Sabotage(
         "who reads no gzip is sent nothing else",
         "line.py",
-        "if outcome.is_unread and sender.is_gzip",
-        "if outcome.is_timeout and sender.is_gzip",
+        "if outcome.is_unread and sender.may",
+        "if outcome.is_timeout and sender.may",
         "test_line.py",
     ),
     Sabotage(
         "a bad request is dropped whole",
-        "drainer.py",
-        "            if take.spans == 1:\n                self._bury",
-        "            if take.spans:\n                self._bury",
+        "delivery.py",
+        "        if take.spans > 1:\n            return Verdict.SPLIT\n        if outcome.is_dam",
+        "        if take.spans or outcome.is_dam",
         "test_drainer.py",
+    ),
+    Sabotage(
+        "a span is condemned without evidence",
+        "delivery.py",
+        "        if refusals.refuse(take.rows[0].id, outcome.reason):\n",
+        "        if True:\n",
+        "test_delivery.py",
+    ),
+    Sabotage(
+        "a receiver that was doubted condemns when it is well again",
+        "delivery.py",
+        "        refusals.is_receiver_doubted = True\n",
+        "",
+        "test_delivery.py",
+    ),
+    Sabotage(
+        "a delivery clears every target that was refused",
+        "sql.py",
+        "trim(replace(' ' || fingerprints || ' ', ' ' || ? || ' ', ' '))",
+        "substr(?, 1, 0)",
+        "test_store.py test_line.py",
     ),
     Sabotage(
         "a held route is tried as often as any",
@@ -228,22 +249,22 @@ SABOTAGES = [
     Sabotage(
         "waits do not outlive the process",
         "line.py",
-        "        return waited >= route.wait_seconds\n",
+        "        return waited >= seconds\n",
         "        return not self.is_in_trouble(route.name)\n",
         "test_line.py",
     ),
     Sabotage(
         "what was delivered and not settled is forgotten",
-        "drainer.py",
-        "        self._unsettled.setdefault(route.name, []).append((take, outcome))\n"
+        "delivery.py",
+        "        self._unsettled.setdefault(route, []).append((take, outcome, target))\n"
         "        self._settle_again(route)\n",
-        "        self.store.settle(take, self._clock(), dead=outcome.rejected)\n",
+        "        self._store.settle(take, self._clock(), dead=outcome.rejected)\n",
         "test_drainer.py",
     ),
     Sabotage(
         "settling ends what was packed meanwhile",
         "rows.py",
-        "    if packed == take.packed:\n",
+        "    if pending(connection, take.route_id)[1] == take.packed:\n",
         "    if True:\n",
         "test_store.py",
     ),

@@ -293,10 +293,14 @@ def test_dead_letters_can_be_listed_shown_retried_and_purged(
     assert "400 cannot take the span s3" in spool("dead", "list").stdout
     assert 'name: "s3"' in spool("dead", "show", "1").stdout
     assert "1 spans are pending again" in spool("dead", "retry", "1").stdout
+    # Alone it is no worse than the server.
+    assert "400 cannot take the span s3" in spool("drain", code=1).stderr
+    store.append(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url), batch("s10"), now=1.0)
+    store.close()
     spool("drain", code=1)
     assert "1 spans were purged" in spool("dead", "purge", "--all").stdout
     ledger = store.ledger()
-    assert (ledger.delivered, ledger.purged, ledger.dead, ledger.pending) == (9, 1, 0, 0)
+    assert (ledger.delivered, ledger.purged, ledger.dead, ledger.pending) == (10, 1, 0, 0)
 
 
 def test_a_revived_dead_letter_is_delivered_when_the_server_takes_it(

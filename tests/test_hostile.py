@@ -221,7 +221,9 @@ def kinds() -> dict[str, Kind]:
         "accepted, then a reset": Kind(standin.reset_after_accept()),
         "a reset of the connection that was kept": Kind(reset_when_used_again()),
         "413 above a size": Kind(standin.too_large(700)),
-        "413 for everything": Kind(standin.too_large(1), dead=len(NAMES), words="413 "),
+        "413 for everything": Kind(standin.too_large(1)),
+        "400 for everything": Kind(standin.status(400)),
+        "422 for everything": Kind(standin.status(422)),
         "400 for one span": Kind(
             standin.reject_span("s3"), dead=1, words="400 cannot take the span s3"
         ),

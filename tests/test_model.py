@@ -10,6 +10,7 @@ import itertools
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -143,11 +144,11 @@ class SpoolMachine(RuleBasedStateMachine):
         settle = store.settle
         left = [failures]
 
-        def failing(take: Take, now: float, *, dead: int = 0, reason: str = "") -> int:
+        def failing(take: Take, now: float, **how: Any) -> int:
             if left[0]:
                 left[0] -= 1
                 raise SpoolFileError("no space left")
-            return settle(take, now, dead=dead, reason=reason)
+            return settle(take, now, **how)
 
         store.settle = failing  # type: ignore[method-assign]  # for this rule alone
         try:

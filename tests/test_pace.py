@@ -1,13 +1,8 @@
 from __future__ import annotations
 
-from spool.otlp import Batch
-from spool.pace import Pace, Suspect
-from spool.records import Row, Take
+import pytest
 
-
-def take_of(spans: int, raw_bytes: int) -> Take:
-    batch = Batch(b"", spans, raw_bytes)
-    return Take(1, b"salt", 0, (Row(7, 1.0, batch),), (batch,))
+from spool.pace import Pace
 
 
 def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -> None:
@@ -21,21 +16,42 @@ def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -
     assert pace.bytes == 500
 
 
-def test_splitting_halves_the_spans_down_to_one() -> None:
+def test_refusals_halve_the_spans_down_to_one() -> None:
     pace = Pace(4 << 20)
-    pace.split(5)
+    pace.refuse(5, 1000, is_too_large=False)
     assert pace.spans == 2
-    pace.split(1)
+    pace.refuse(1, 200, is_too_large=False)
     assert pace.spans == 1
 
 
-def test_a_suspect_is_proven_only_alone_and_only_while_others_are_delivered() -> None:
-    suspect = Suspect(0, 0)
-    for _ in range(100):
-        suspect.narrow(take_of(2, 100))
-    assert (suspect.last_id, suspect.spans, suspect.failures) == (7, 1, 0)
-    for _ in range(100):
-        suspect.narrow(take_of(1, 50))
-    assert not suspect.is_proven
-    suspect.proofs = 3
-    assert suspect.is_proven
+def requests_to(pace: Pace, limit: int, count: int) -> list[bool]:
+    """Send so many requests to a receiver that takes so many bytes; say which it refused."""
+    refused = []
+    for _ in range(count):
+        refused.append(pace.bytes > limit)
+        if refused[-1]:
+            pace.refuse(1000, pace.bytes, is_too_large=True)
+        else:
+            pace.rise(seconds=0.1, timeout=10)
+    return refused
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 100_000, 3_000_000])
+def test_a_limit_of_the_receiver_is_remembered_and_rarely_gone_above(limit: int) -> None:
+    pace = Pace(4 << 20)
+    assert sum(requests_to(pace, limit, 1000)) < 40
+    assert limit / 2 < pace.bytes <= limit
+
+
+def test_a_limit_that_is_raised_is_found_in_the_end() -> None:
+    pace = Pace(4 << 20)
+    requests_to(pace, 1_000_000, 100)
+    assert not any(requests_to(pace, 4 << 20, 1500))
+    assert pace.bytes == 4 << 20
+
+
+def test_one_span_that_is_too_large_limits_no_others() -> None:
+    pace = Pace(4 << 20)
+    pace.refuse(1, 10_000, is_too_large=True)
+    pace.rise(seconds=0.1, timeout=10)
+    assert pace.bytes == 4 << 20

@@ -129,14 +129,15 @@ def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_lan
             for code in (301, 302, 303, 307, 308)
         ),
         (standin.status(304, body=""), WAIT, "304"),
-        # The spans are to blame.
+        # The spans may be to blame.
+        (standin.status(400, body="<b>no</b> host", content_type=HTML), SPLIT, "400 no host"),
+        (standin.status(422, body='{"error": "cannot convert"}'), SPLIT, "422 cannot convert"),
         (standin.status(400, body='{"error": "Failed to parse"}'), SPLIT, "400 Failed to parse"),
         (standin.status(400, body="bad", content_type="text/plain"), SPLIT, "400 bad"),
         (standin.reject_span("call"), SPLIT, "400 cannot take the span call"),
         (standin.too_large(10), SPLIT, "413 Request Entity Too Large"),
         (standin.status(413, body='{"error": "too large"}'), SPLIT, "413 too large"),
         # The configuration is to blame.
-        (standin.status(400, body="<b>no</b> host", content_type=HTML), HOLD, "400 no host"),
         (standin.status(401), HOLD, "401 Unauthorized"),
         (standin.suspended(), HOLD, "403 Ingestion suspended: Usage threshold"),
         (standin.status(403), HOLD, "403 Forbidden"),

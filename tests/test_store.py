@@ -11,7 +11,7 @@ from drains import evict
 from spans import batch
 from spool import intake, sql
 from spool.errors import SpoolFileError, SpoolFullError
-from spool.otlp import Batch, Codec, join, merge
+from spool.otlp import Batch, Codec, divide, join, merge
 from spool.records import Ledger, Route, Take, Trouble
 from spool.settings import Named, Target
 from spool.store import Store
@@ -41,7 +41,7 @@ def route_of(store: Store, target: Target = MINE) -> Route:
 def take_of(
     store: Store, target: Target = MINE, *, max_bytes: int = ALL, max_spans: int = ALL
 ) -> Take:
-    take = store.oldest(route_of(store, target).id, max_bytes=max_bytes, max_spans=max_spans)
+    take = store.take(route_of(store, target).id, max_bytes=max_bytes, max_spans=max_spans)
     assert take is not None
     return take
 
@@ -79,18 +79,51 @@ def test_a_take_holds_one_span_at_the_least(filled: Store) -> None:
     assert take_of(filled, max_bytes=1).spans == 1
 
 
-def test_a_large_row_is_cut_and_keeps_its_id(store: Store) -> None:
-    store.append(MINE, batch(*"abcd"), now=100.0)
+def test_a_large_row_is_divided_in_its_place(store: Store) -> None:
+    for names in ("abcd", "e"):
+        store.append(MINE, batch(*names), now=100.0)
     first = take_of(store, max_spans=3)
     assert names_in(*first.batches) == list("abc")
+    assert [row.id & 0xFF for row in store.pending()] == [1, 2, 3, 4, 5]
     assert store.settle(first, now=101.0) == 3
-    rest = take_of(store)
-    assert names_in(*rest.batches) == ["d"]
-    assert rest.rows[0].id == first.rows[0].id
-    assert assert_balanced(store).delivered == 3
+    store.append(MINE, batch("f"), now=102.0)
+    assert names_in(*take_of(store).batches) == list("def")
+    ledger = assert_balanced(store)
+    assert (ledger.accepted, ledger.delivered) == (6, 3)
 
 
-def test_a_row_that_is_too_large_in_bytes_is_cut_in_proportion(store: Store) -> None:
+def test_a_row_without_room_for_its_parts_is_divided_behind_what_waits(store: Store) -> None:
+    for names in ("abcd", "ef"):
+        store.append(MINE, batch(*names), now=100.0)
+    with store.database.transaction() as connection:  # as a salvaged file may have them
+        connection.execute("UPDATE batch SET id = id - 3 WHERE spans = 2")
+        connection.execute("UPDATE route SET next = 2")
+    assert names_in(*take_of(store, max_spans=1).batches) == ["a"]
+    assert names_in(*take_of(store).batches) == list("aefbcd")
+    store.append(MINE, batch("g"), now=100.0)
+    assert names_in(*take_of(store).batches) == list("aefbcdg")
+    assert assert_balanced(store).accepted == 7
+
+
+def test_a_row_that_another_has_divided_is_not_divided_again(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(MINE, batch(*"abcd"), now=100.0)
+    other = Store(path)
+
+    def divide_after_another(whole: Batch, most: int) -> list[Batch]:
+        monkeypatch.undo()
+        take_of(other, max_spans=2)
+        return divide(whole, most)
+
+    monkeypatch.setattr("spool.store.divide", divide_after_another)
+    assert names_in(*take_of(store, max_spans=2).batches) == ["a", "b"]
+    assert names_in(*take_of(store).batches) == list("abcd")
+    assert assert_balanced(store).accepted == 4
+    other.close()
+
+
+def test_a_row_that_is_too_large_in_bytes_is_divided(store: Store) -> None:
     store.append(MINE, batch(*"abcdefgh", size=1000), now=100.0)
     assert 1 <= take_of(store, max_bytes=4000).spans <= 4
 
@@ -128,9 +161,9 @@ def test_a_settling_that_fails_leaves_every_row_and_can_be_done_again(
         store.append(MINE, one, now=100.0)
     take = take_of(store)
     with monkeypatch.context() as patch:
-        patch.setattr(sql, "SUCCEED", "UPDATE nothing SET at = ? WHERE id = ?")
+        patch.setattr(sql, "SUCCEED", "UPDATE nothing SET at = ?, by = ? WHERE id = ?")
         with pytest.raises(SpoolFileError):
-            store.settle(take, now=101.0)
+            store.settle(take, now=101.0, accepted_by="")
     assert assert_balanced(store).pending == 600
     assert store.settle(take.without_payloads(), now=102.0) == 600
     assert assert_balanced(store).delivered == 600
@@ -147,10 +180,20 @@ def test_a_request_that_is_nearly_full_reads_no_further_row(store: Store) -> Non
 def test_settling_clears_the_routes_trouble(filled: Store) -> None:
     filled.hold(route_of(filled), "0a1b2c3d", 330, now=100.0, reason="401")
     assert route_of(filled).fingerprints == ("0a1b2c3d",)
-    filled.settle(take_of(filled), now=150.0)
+    filled.settle(take_of(filled), now=150.0, accepted_by="0a1b2c3d")
     route = route_of(filled)
     assert (route.attempts, route.wait_seconds, route.fingerprints) == (0, 0, ())
     assert (route.last_error, route.last_success_at) == ("", 150.0)
+
+
+def test_a_delivery_clears_only_the_target_that_took_it(filled: Store) -> None:
+    for fingerprint in ("old", "older", "new"):
+        filled.hold(route_of(filled), fingerprint, 330, now=100.0, reason="401")
+    filled.settle(take_of(filled, max_spans=1), now=150.0, accepted_by="new")
+    route = route_of(filled)
+    assert (route.fingerprints, route.is_held, route.held_at) == (("old", "older"), False, 100.0)
+    filled.settle(take_of(filled, max_spans=1), now=150.0, accepted_by="old")
+    assert route_of(filled).fingerprints == ("older",)
 
 
 def test_settling_what_was_evicted_meanwhile_counts_it_once(filled: Store) -> None:
@@ -454,9 +497,10 @@ def test_settling_a_part_of_a_row_that_was_packed_meanwhile_ends_no_other_span(
 ) -> None:
     for names in ("abc", "def", "ghi"):
         store.append(MINE, batch(*names), now=100.0)
+    large = store.pending()[1].batch.raw_bytes
     take = take_of(store, max_spans=2)
-    assert take.rest is not None
-    pack_all(store, max_bytes=2 * store.pending()[0].batch.raw_bytes)
+    assert take.spans == 2
+    pack_all(store, max_bytes=2 * large)
     assert store.settle(take, now=101.0) == 0
     assert names_in(*take_of(store).batches) == list("abcdefghi")
 

@@ -47,8 +47,8 @@ def end(store: Store, target: Target, *names: str) -> None:
         store.accept(target, batch(name), 1.0)
 
 
-def rows_ever(store: Store) -> int:
-    """Count the rows that a route ever took in."""
+def spans_in_rows(store: Store) -> int:
+    """Count the spans that a route ever took into rows."""
     return store.last_id(store.routes()[0].name) & (1 << ID_BITS) - 1
 
 
@@ -67,7 +67,7 @@ def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
     fresh.send_due()
     assert_delivered(store, langfuse, *"abcd")
     assert len(langfuse.requests) == 2
-    assert (rows_ever(store), route_of(store).last_success_at) == (0, clock.now)
+    assert (spans_in_rows(store), route_of(store).last_success_at) == (0, clock.now)
 
 
 def test_the_keeper_leaves_the_inbox_to_a_drainer_that_sends(
@@ -78,11 +78,11 @@ def test_the_keeper_leaves_the_inbox_to_a_drainer_that_sends(
     keeper = Keeper(store, settings)
     store.database.written.clear()
     keeper.keep()
-    assert (rows_ever(store), store.database.written.is_set()) == (0, True)
+    assert (spans_in_rows(store), store.database.written.is_set()) == (0, True)
     langfuse.behave(standin.unavailable())
     fresh.send_due()
     keeper.keep()
-    assert (rows_ever(store), route_of(store).pending_spans) == (1, 1)
+    assert (spans_in_rows(store), route_of(store).pending_spans) == (1, 1)
 
 
 def test_a_request_holds_no_more_of_the_inbox_than_a_row(
@@ -120,7 +120,7 @@ def test_what_was_sent_from_the_inbox_in_vain_becomes_rows_and_waits(
     clock.now += 60
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert rows_ever(store) == 1
+    assert spans_in_rows(store) == 3
 
 
 def test_a_route_whose_key_is_refused_is_held(
@@ -198,7 +198,7 @@ def test_the_keeper_helps_where_much_is_in_the_inbox(
         store.accept(target, batch(str(number), size=ROW_BYTES // 10), 1.0)
     assert fresh.send_due()
     Keeper(store, settings).save()
-    assert rows_ever(store) > 0
+    assert spans_in_rows(store) > 0
     drain_all(fresh)
     assert store.ledger() == Ledger(accepted=63, delivered=63)
 
@@ -285,7 +285,7 @@ def test_a_spool_that_is_closed_while_it_sends_still_settles(
     assert not file.path.exists()
 
 
-def test_one_bad_span_alone_in_the_inbox_is_sent_once(
+def test_one_bad_span_alone_in_the_inbox_holds_its_route_until_others_are_accepted(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
     store.register(target)
@@ -293,11 +293,20 @@ def test_one_bad_span_alone_in_the_inbox_is_sent_once(
     langfuse.behave(standin.reject_span("bad"))
     plain = replace(settings, compression="none")  # a 400 to gzip is asked once more, without it
     drainer = drainer_of(store, plain, target, clock)
-    drainer.send_due()
-    assert len(langfuse.requests) == 1
-    assert store.ledger() == Ledger(accepted=1, dead=1)
-    assert drainer.line.tally == Tally(requests=1, dead=1)
-    assert route_of(store).last_success_at is None
+    for _ in range(20):
+        drainer.send_due()
+        Keeper(store, settings).save()
+    assert len(langfuse.requests) == 2  # from the inbox, and as a row
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+    route = route_of(store)
+    assert (route.is_held, route.last_error) == (True, "400 cannot take the span bad")
+    assert route.last_success_at is None
+    end(store, target, "fresh")
+    for _ in range(5):  # no time has passed
+        drainer.send_due()
+        Keeper(store, settings).save()
+    assert store.ledger() == Ledger(accepted=2, delivered=1, dead=1)
+    assert drainer.line.tally == Tally(delivered=1, requests=4, dead=1)
 
 
 def test_a_delivery_leaves_the_endpoint_that_another_process_has_registered(
@@ -385,7 +394,7 @@ def test_what_is_being_sent_is_not_moved_meanwhile(
     assert seen == [False, True]
     assert not fresh.has_prospects()
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert rows_ever(store) == 0
+    assert spans_in_rows(store) == 0
 
 
 def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
@@ -424,7 +433,7 @@ def test_what_was_delivered_from_the_inbox_and_cannot_be_settled_is_not_sent_aga
     assert store.ledger() == Ledger(accepted=3, pending=3)
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert (fresh.line.tally, rows_ever(store)) == (Tally(delivered=3, requests=1), 0)
+    assert (fresh.line.tally, spans_in_rows(store)) == (Tally(delivered=3, requests=1), 0)
 
 
 def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(

@@ -10,7 +10,7 @@ import pytest
 
 from spans import batch
 from spool.errors import SpoolFileError
-from spool.schema import migrate
+from spool.schema import _BATCH_IN, migrate
 from spool.settings import Target
 from spool.store import Store
 from spool.version import has_sound_schema
@@ -83,8 +83,11 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_
     store.append(MINE, batch("a"), now=1.0)
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as older:
-        older.execute("ALTER TABLE route DROP COLUMN named")
-        older.execute("DELETE FROM _sqlite_migrations WHERE name = 'tell_who_named_endpoints'")
+        for column in ("suspect_to", "held_at", "named"):
+            older.execute(f"ALTER TABLE route DROP COLUMN {column}")
+        older.execute("DROP TRIGGER batch_in")
+        older.execute(_BATCH_IN)
+        older.execute("DELETE FROM _sqlite_migrations WHERE name <> 'create_tables'")
         older.execute("PRAGMA user_version = 100")
         older.commit()
     assert [route.endpoint for route in store.routes()] == [MINE.endpoint]
@@ -96,6 +99,12 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_
     assert store.ledger().pending == 2
     with store.database.reading() as connection:
         assert has_sound_schema(connection)
+    # Its rows have no room for their parts: these go behind what waits.
+    store.append(MINE, batch("c", "d"), now=3.0)
+    first = store.take(1, max_bytes=1 << 20, max_spans=1)
+    assert first is not None
+    assert store.settle(first, now=4.0) == 1
+    assert store.ledger().pending == 3
 
 
 def test_a_creation_that_was_killed_is_made_up_for(store: Store, path: Path) -> None:

@@ -20,18 +20,32 @@ if TYPE_CHECKING:
     from spool.drainer import Drainer
     from spool.settings import Target
 
-_FEW_TRIES: Final = 3
+_FEW_FAILURES: Final = 3
+_LONG_WAIT: Final = 60.0
 _PAUSE: Final = 0.005
 
 
 @dataclass(slots=True)
 class _Errand:
-    """One route: up to which batch, and what is left of its patience."""
+    """One route: up to which span, and what is left of its patience.
+
+    `failures` since the last delivery; without a `limit` they are not counted.
+    """
 
     target: Target
     last_id: int
-    tries: float
+    limit: float
+    failures: int = 0
     not_before: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the route is left alone."""
+        return self.failures >= self.limit
+
+    def give_up(self) -> None:
+        """Leave the route alone, whatever the patience."""
+        self.limit = 0
 
 
 def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None]) -> None:
@@ -44,18 +58,19 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
     end = math.inf if timeout is None else time.monotonic() + timeout
     sending = settings.timeout_seconds
     intake.take_in_all(store, compress=settings.is_gzip, sending=sending, end=end)
-    tries = _FEW_TRIES if timeout is None else math.inf
+    limit = _FEW_FAILURES if timeout is None else math.inf
     errands = {
-        route.id: _Errand(target, store.last_id(route.name), tries)
+        route.id: _Errand(target, store.last_id(route.name), limit)
         for route in store.routes()
         if (target := drainer.line.target_of(route)) is not None
     }
-    while errands and (now := time.monotonic()) < end:
+    while errands and time.monotonic() < end:
         for route_id, errand in list(errands.items()):
-            if now >= errand.not_before:
+            now = time.monotonic()
+            if errand.not_before <= now < end:
                 _run(drainer, route_id, errand, end)
                 progress()
-            if errand.tries <= 0 or store.is_settled(errand.last_id):
+            if errand.is_over or store.is_settled(errand.last_id):
                 del errands[route_id]
         rest = min((errand.not_before for errand in errands.values()), default=0.0)
         if (seconds := min(rest, end) - time.monotonic()) > 0:
@@ -64,23 +79,31 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
 
 def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
     """Send one request of an errand, and see what is left of its patience."""
-    left, verdict = end - time.monotonic(), None
+    delivery, verdict = drainer.delivery, None
     with drainer.store.turn.take(drainer.settings.timeout_seconds) as is_had:
-        if is_had:
-            verdict = drainer.send(route_id, errand.target, left, is_forced=True)
-    if drainer.has_unsettled(errand.target.route):  # the file refuses: to send on is no help
-        errand.tries -= 1
+        if is_had and (left := end - time.monotonic()) > 0:
+            verdict = delivery.send(route_id, errand.target, left, is_forced=True)
+    if delivery.has_unsettled(errand.target.route):  # the file refuses: to send on is no help
+        errand.failures += 1
         errand.not_before = time.monotonic() + drainer.settings.backoff_seconds[0]
     elif verdict is None:  # another process sends, or the file is another by now
         errand.not_before = time.monotonic() + _PAUSE
         route = drainer.store.route(route_id)
         if route is None or route.name != errand.target.route:
-            errand.tries = 0
+            errand.give_up()
     elif verdict is Verdict.HOLD:
-        errand.tries = 0
+        errand.give_up()
+    elif verdict is Verdict.DELIVERED:
+        errand.failures = 0
     elif verdict is Verdict.WAIT:
-        route = drainer.store.route(route_id)
-        wait = route.wait_seconds if route else 0.0
-        # Nobody watches a command that sleeps for long, unless it was told how long.
-        errand.tries -= 1 if wait <= drainer.settings.backoff_seconds[1] else _FEW_TRIES
-        errand.not_before = time.monotonic() + wait
+        _put_off(drainer, route_id, errand)
+
+
+def _put_off(drainer: Drainer, route_id: int, errand: _Errand) -> None:
+    route = drainer.store.route(route_id)
+    wait = route.wait_seconds if route else 0.0
+    errand.failures += 1
+    errand.not_before = time.monotonic() + wait
+    # Nobody watches a command that sleeps for long, unless it was told how long.
+    if wait > max(drainer.settings.backoff_seconds[1], _LONG_WAIT) and errand.limit < math.inf:
+        errand.give_up()

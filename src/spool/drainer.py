@@ -1,12 +1,10 @@
-"""The drainer: store (oldest) → line (one POST) → settle, wait, hold, split or bury.
+"""The drainer: when and whose spans are sent; how is `delivery`'s and `straight`'s.
 
 Invariants:
 
 - Only the holder of the turn sends, for one request; then others get theirs. So a take is a plain
   read of the oldest rows, and a process that alone has a route's secret gets its turn.
 - Nothing makes it give up: spans leave by delivery, or one by one as dead letters.
-- What was delivered and cannot be settled, because the file refuses, is remembered and not sent
-  again.
 - Rows go before what is sent straight from the inbox.
 - While a route cannot be sent there is time to pack its rows; never those that are suspects, or
   delivered and not settled.
@@ -15,7 +13,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from dataclasses import dataclass
@@ -25,12 +22,12 @@ from opentelemetry import context
 
 from spool import intake
 from spool.complaint import Complaints, logger
+from spool.delivery import Delivery
 from spool.errors import SpoolError
-from spool.line import Line, backoff
+from spool.line import Line
 from spool.lock import BRIEFLY
 from spool.otlp import ROW_BYTES
-from spool.pace import Suspect
-from spool.sender import Outcome, Verdict
+from spool.sender import Verdict
 from spool.straight import Straight
 from spool.wake import Wake
 
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
 
     from spool.inbox import File
     from spool.overflow import Overflow
-    from spool.records import Route, Take
+    from spool.records import Route
     from spool.settings import Settings, Target
     from spool.store import Store
     from spool.targets import Targets
@@ -83,11 +80,9 @@ class Drainer:
         self.store = store
         self.settings = settings
         self.line = Line(store, settings, clock, targets)
+        self.delivery = Delivery(store, settings, self.line, clock)
         self._straight = Straight(store, settings, self.line, clock)
         self._overflow = overflow
-        self._clock = clock
-        self._unsettled: dict[str, list[tuple[Take, Outcome]]] = {}
-        self._suspects: dict[str, Suspect] = {}
         self._unpacked: dict[str, int] = {}
         self._missed: dict[str, _Miss] = {}
         self._complaints = Complaints()
@@ -123,7 +118,7 @@ class Drainer:
             self.store.inbox.is_claimed()
             or any(not self.line.is_in_trouble(target.route) for target in held)
             or any(
-                not self.has_unsettled(route.name)
+                not self.delivery.has_unsettled(route.name)
                 and (not route.attempts or not self.line.has_failed(route.name))
                 for route, _ in self.due()
             )
@@ -199,7 +194,8 @@ class Drainer:
         patience = TICK if missed.is_old() else 0.0
         with self.store.turn.take(self.settings.timeout_seconds, patience) as is_had:
             if is_had:
-                return self.send(route.id, target)
+                self._unpacked.pop(route.name, None)
+                return self.delivery.send(route.id, target)
         self._missed[route.name] = missed
         return None
 
@@ -242,8 +238,8 @@ class Drainer:
             for route in self.store.routes()
             if route.pending_batches > self._unpacked.get(route.name, 1)
             and self._sendable(route) is None
-            and route.name not in self._suspects
-            and not self.has_unsettled(route.name)
+            and not self.delivery.is_searching(route)
+            and not self.delivery.has_unsettled(route.name)
         )
 
     def _pack_in_turn(self, route: Route) -> bool:
@@ -263,141 +259,6 @@ class Drainer:
             return None
         target = self.line.target_of(route)
         return target if target is not None and self.line.is_due(route, target) else None
-
-    def send(
-        self, route_id: int, target: Target, timeout: float = math.inf, *, is_forced: bool = False
-    ) -> Verdict | None:
-        """Send one request of a route within `timeout` seconds, if it is due, or forced.
-
-        Only for the holder of the turn. None where it is not due, or where nothing waits.
-        """
-        # Read again: another process may have had the turn, or the file may be another.
-        route = self.store.route(route_id)
-        if route is None or route.name != target.route:
-            return None
-        if not is_forced and not self.line.is_due(route, target):
-            return None
-        return self._send(route, target, timeout)
-
-    def _send(self, route: Route, target: Target, timeout: float) -> Verdict | None:
-        unsettled = self._settle_again(route)
-        if unsettled and unsettled[-1][0].rest is not None:
-            return None
-        take = self._next(route, unsettled[-1][0].rows[-1].id if unsettled else 0)
-        if take is None:
-            return None
-        if take.damage:
-            self._bury(route, take, take.damage)
-            return Verdict.SPLIT
-        started = time.monotonic()
-        timeout = min(timeout, self.settings.timeout_seconds)
-        outcome = self.line.post(target, take.batches, timeout)
-        return self._act(route, target, take, outcome, time.monotonic() - started)
-
-    def _next(self, route: Route, after: int) -> Take | None:
-        """Take the head of the route, or what stands behind a head that is under suspicion."""
-        pace, suspect = self.line.pace(route.name), self._suspects.get(route.name)
-        if suspect is None:
-            return self._oldest(route, pace.bytes, pace.spans, after)
-        is_time = time.monotonic() >= suspect.until
-        if suspect.is_gone_around and not (suspect.proofs and is_time):
-            behind = max(after, suspect.last_id)
-            if (take := self._oldest(route, pace.bytes, pace.spans, behind)) is not None:
-                return take
-        suspect.is_gone_around = False
-        return self._oldest(route, pace.bytes, suspect.spans, after) if is_time else None
-
-    def _oldest(self, route: Route, max_bytes: int, max_spans: int, after: int) -> Take | None:
-        return self.store.oldest(route.id, max_bytes=max_bytes, max_spans=max_spans, after=after)
-
-    # What an outcome does
-
-    def _act(
-        self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
-    ) -> Verdict:
-        pace = self.line.pace(route.name)
-        if outcome.verdict is Verdict.DELIVERED:
-            pace.rise(seconds, self.settings.timeout_seconds)
-            self._clear(route, take)
-            self._settle(route, take, outcome)
-        elif outcome.verdict is Verdict.SPLIT:
-            pace.split(take.spans)
-            if take.spans == 1:
-                self._bury(route, take, outcome.reason)
-        elif outcome.verdict is Verdict.HOLD:
-            self.line.hold(route, target, outcome)
-        else:
-            if outcome.is_timeout:
-                pace.fall(take.raw_bytes)
-            return self._suspect(route, take, outcome)
-        return outcome.verdict
-
-    def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
-        """Wait, unless only the head of the route fails: then go around it, and isolate it."""
-        suspect = self._suspects.get(route.name)
-        if suspect is not None and not suspect.is_gone_around and not suspect.is_of(take):
-            suspect = None
-            del self._suspects[route.name]
-        if suspect is not None and suspect.is_gone_around:  # others fail as well: it is the server
-            suspect.proofs, suspect.is_gone_around = 0, False
-        elif suspect is not None:
-            suspect.narrow(take)
-            if suspect.proofs:  # otherwise the whole route waits
-                pause = backoff(suspect.failures, *self.settings.backoff_seconds)
-                suspect.until = time.monotonic() + pause
-        elif route.attempts:
-            suspect = self._suspects[route.name] = Suspect(0, 0)
-            suspect.narrow(take)
-        if suspect is None or not suspect.proofs:
-            self.line.wait(route, outcome)
-            return Verdict.WAIT
-        self._complaints.say(
-            f"route {route.name} goes around spans that fail alone", outcome.reason
-        )
-        if suspect.is_proven:
-            self._bury(route, take, outcome.reason)
-            del self._suspects[route.name]
-        return Verdict.SPLIT
-
-    def _clear(self, route: Route, take: Take) -> None:
-        """Note a delivery: it proves that the server is well, or clears the suspect."""
-        suspect = self._suspects.get(route.name)
-        if suspect is None:
-            return
-        if suspect.is_gone_around:
-            suspect.proofs += 1
-        elif take.rows[-1].id >= suspect.last_id and take.rest is None:
-            del self._suspects[route.name]
-        else:
-            suspect.failures = 0
-
-    def _settle(self, route: Route, take: Take, outcome: Outcome) -> None:
-        self._unpacked.pop(route.name, None)
-        self.line.count(route.name, take.spans, min(outcome.rejected, take.spans), outcome.reason)
-        self._unsettled.setdefault(route.name, []).append((take, outcome))
-        self._settle_again(route)
-
-    def _settle_again(self, route: Route) -> list[tuple[Take, Outcome]]:
-        """Settle what was delivered; give what the file refuses to settle still."""
-        unsettled = self._unsettled.get(route.name, [])
-        try:
-            while unsettled:
-                take, outcome = unsettled[0]
-                self.store.settle(take, self._clock(), dead=outcome.rejected, reason=outcome.reason)
-                del unsettled[0]
-        except SpoolError as error:
-            self._complaints.say(f"route {route.name}: delivered, but not settled", error)
-            take, outcome = unsettled[-1]
-            if not outcome.rejected:
-                unsettled[-1] = (take.without_payloads(), outcome)
-        return unsettled
-
-    def has_unsettled(self, route: str) -> bool:
-        """Say whether spans of a route were delivered, and the file refuses to settle that."""
-        return bool(self._unsettled.get(route))
-
-    def _bury(self, route: Route, take: Take, reason: str) -> None:
-        self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans))
 
     # From memory
 

@@ -114,7 +114,7 @@ class Ending:
         with self._store.turn.take(self._settings.timeout_seconds, _POLL) as is_had:
             if not is_had:
                 return True
-            verdict = self._drainer.send(route.id, target, self._left())
+            verdict = self._drainer.delivery.send(route.id, target, self._left())
         return verdict in (Verdict.DELIVERED, Verdict.SPLIT)
 
     def _send_last(self) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
+# Larger powers of four are no number of seconds any more.
+_MOST_DOUBLINGS: Final = 30
 
 
 @dataclass(slots=True)
@@ -107,13 +109,34 @@ class Line:
     # When
 
     def is_due(self, route: Route, target: Target) -> bool:
-        """Say whether a route's wait is over, by the store."""
-        if route.fingerprints and self._fingerprint(target) not in route.fingerprints:
-            return True  # a new secret or a new endpoint: it was not this that was refused
-        waited = self._clock() - route.waited_at
-        if waited < 0 < route.wait_seconds:  # the clock went back: wait from now on, once
+        """Say whether a route's wait is over, by the store, or something of it need not wait."""
+        return self._is_wait_over(route, target) or self._is_probe_due(route)
+
+    def _is_wait_over(self, route: Route, target: Target) -> bool:
+        since, seconds = route.waited_at, route.wait_seconds
+        if route.fingerprints:
+            if self.fingerprint(target) in route.fingerprints:
+                since, seconds = route.held_at, HOLD_SECONDS
+            elif route.waited_at == route.held_at:
+                return True  # a new secret or a new endpoint: it was not this that was refused
+        waited = self._clock() - since
+        if waited < 0 < seconds:  # the clock went back: wait from now on, once
             self._store.restart_wait(route, self._clock())
-        return waited >= route.wait_seconds
+        return waited >= seconds
+
+    def _is_probe_due(self, route: Route) -> bool:
+        """Say whether spans that came since others were suspected are to be tried, for themselves.
+
+        At once, and where they are refused as well more and more rarely, over restarts too.
+        """
+        if not route.suspect_to:
+            return False
+        pause = 0.0
+        if route.attempts > 1:
+            first = self._settings.backoff_seconds[0]
+            pause = first * 4.0 ** min(route.attempts - 2, _MOST_DOUBLINGS)
+        is_time = self._clock() - route.waited_at >= min(pause, route.wait_seconds)
+        return is_time and self._store.newest_id(route.id) > route.suspect_to
 
     def is_in_trouble(self, route: str) -> bool:
         """Say whether a route waits, and the file could not take that."""
@@ -125,24 +148,34 @@ class Line:
         return route in self._failed
 
     def is_well(self, route: Route) -> bool:
-        """Say whether a route's last request was delivered, and nothing older waits."""
-        has_failed = route.attempts or route.fingerprints or self.is_in_trouble(route.name)
-        return not route.pending_spans and not has_failed
+        """Say whether a route can be sent from here, and its last request was delivered."""
+        target = self.target_of(route)
+        if target is None or route.attempts or self.is_in_trouble(route.name):
+            return False
+        return not route.fingerprints or self.fingerprint(target) not in route.fingerprints
 
-    def hold(self, route: Route, target: Target, outcome: Outcome) -> None:
-        """Keep a route's spans from this target: no backoff helps. Raises SpoolError."""
+    def hold(self, route: Route, target: Target, outcome: Outcome, suspect_to: int = 0) -> None:
+        """Keep a route's spans from this target: no backoff helps. Raises SpoolError.
+
+        With `suspect_to` those up to that id: perhaps it is they that are refused.
+        """
         self._complaints.say(f"route {route.name} is held", outcome.reason)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
-        fingerprint, now = self._fingerprint(target), self._clock()
+        fingerprint, now = self.fingerprint(target), self._clock()
         self._store.hold(route, fingerprint, HOLD_SECONDS, now, outcome.reason)
-        del self._troubles[route.name]
+        self._suspect(route, suspect_to)
 
-    def wait(self, route: Route, outcome: Outcome) -> None:
-        """Keep a route's spans for a later attempt. Raises SpoolError."""
+    def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
+        """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
         self._complaints.say(f"route {route.name} waits", outcome.reason)
         self._remember(route.name, route.attempts, delay)
         self._store.wait(route, delay, self._clock(), outcome.reason)
+        self._suspect(route, suspect_to)
+
+    def _suspect(self, route: Route, suspect_to: int) -> None:
+        if suspect_to:
+            self._store.suspect(route, suspect_to)
         del self._troubles[route.name]
 
     def wait_without_file(self, route: str, outcome: Outcome) -> None:
@@ -165,7 +198,8 @@ class Line:
             return max(outcome.retry_after, first)
         return backoff(self._attempts(route, attempts) + 1, first, largest)
 
-    def _fingerprint(self, target: Target) -> str:
+    def fingerprint(self, target: Target) -> str:
+        """Give what tells a target from others, and is no secret."""
         return target.fingerprint(self._store.salt())
 
     # How many at once, and the POST
@@ -186,10 +220,11 @@ class Line:
         try:
             outcome = self._send(sender, batches, timeout)
             left = end - time.monotonic()
-            if outcome.is_unread and sender.is_gzip and sender.may_lack_gzip and left > 0:
+            spans = sum(batch.spans for batch in batches)
+            if outcome.is_unread and sender.may_try_without_gzip(spans) and left > 0:
                 return self._send_uncompressed(sender, batches, left, outcome.reason)
         except PayloadError as error:
-            return Outcome(Verdict.SPLIT, str(error))
+            return Outcome(Verdict.SPLIT, str(error), is_damage=True)
         return outcome
 
     def _send_uncompressed(
@@ -203,6 +238,7 @@ class Line:
             self._complaints.say(trouble, f"it said {words}; it gets uncompressed requests now")
         else:
             sender.is_gzip = True
+            sender.vain_tries += 1
         return outcome
 
     def _send(self, sender: Sender, batches: Sequence[Batch], timeout: float) -> Outcome:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-# The largest row, before compression. A row is rewritten each time that a slow line cuts it.
+# The largest row, before compression. One that a slow line cannot take at once is divided.
 ROW_BYTES: Final = 2 << 20
 
 # request.resource_spans → ResourceSpans.scope_spans → ScopeSpans.spans: their field numbers in
@@ -121,6 +121,16 @@ def pieces(batch: Batch, max_bytes: int) -> list[Batch]:
     if batch.raw_bytes <= max_bytes or batch.spans == 1:
         return [batch]
     return [piece for half in cut(batch, batch.spans // 2) for piece in pieces(half, max_bytes)]
+
+
+def divide(batch: Batch, most: int) -> list[Batch]:
+    """Halve a batch until no part has more than so many spans. Raises PayloadError."""
+    if batch.spans <= most:
+        return [batch]
+    halves = cut(batch, batch.spans // 2)
+    if not halves[0].spans:
+        raise PayloadError("a stored payload holds less spans than it says")
+    return [part for half in halves for part in divide(half, most)]
 
 
 class _Field(NamedTuple):

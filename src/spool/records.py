@@ -32,13 +32,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """The oldest spans of a route, as one request: whole rows, the last of them perhaps cut.
+    """The oldest rows of a route, as one request.
 
     `salt` tells the file they are of: ids begin anew in another one. `packed` is the id up to which
     its rows were packed when they were taken.
 
-    `rest` is what stays of the last row where it was cut. A row that is damaged is taken alone, and
-    `damage` says in what way.
+    A row that is damaged is taken alone, and `damage` says in what way.
     """
 
     route_id: int
@@ -46,7 +45,6 @@ class Take:
     packed: int
     rows: tuple[Row, ...]
     batches: tuple[Batch, ...]
-    rest: Batch | None = None
     damage: str = ""
 
     def without_payloads(self) -> Take:
@@ -69,8 +67,9 @@ class Take:
 class Route:
     """One identity: what waits for it, and how its sending goes.
 
-    `fingerprints` are those of the targets that were refused since the last success (401, 403,
-    404, 405): with any there, the route is held. Times are seconds since 1970.
+    `fingerprints` are those of the targets that were refused since their last success, the last of
+    them `held_at`. Where single spans are under suspicion, what waits behind the id `suspect_to` is
+    not; 0 says that it is the receiver that is in trouble. Times are seconds since 1970.
     """
 
     id: int
@@ -84,6 +83,8 @@ class Route:
     waited_at: float
     wait_seconds: float
     fingerprints: tuple[str, ...]
+    held_at: float
+    suspect_to: int
     last_error: str
     last_success_at: float | None
     oldest_at: float | None
@@ -91,7 +92,12 @@ class Route:
     @classmethod
     def unknown(cls, name: str, endpoint: str, public_key: str | None) -> Route:
         """Make one of which the file knows nothing yet."""
-        return cls(0, name, endpoint, public_key, 0, 0, 0, 0, 0.0, 0.0, (), "", None, None)
+        return cls(0, name, endpoint, public_key, 0, 0, 0, 0, 0.0, 0.0, (), 0.0, 0, "", None, None)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a target was refused, and none was accepted since."""
+        return bool(self.attempts and self.fingerprints)
 
 
 @dataclass(frozen=True, slots=True)

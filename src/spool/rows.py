@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool import sql
 from spool.database import ID_BITS
-from spool.errors import PayloadError
-from spool.otlp import CODECS, Batch, cut
+from spool.otlp import CODECS, Batch
 from spool.records import Row, Take, checksum
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 LAST_ID: Final = (1 << 63) - 1
 # A request is made of so many rows at most, a pack too.
 MOST: Final = 4096
+# A row that is too large is divided into about so many parts, or all its spans.
+PARTS: Final = 256
 # So many rows are evicted or adopted at once.
 CHUNK: Final = 256
 
@@ -102,25 +103,32 @@ def fitting(rows: Iterable[Row], max_bytes: int, max_spans: int) -> list[Row]:
     return chosen
 
 
-def take_of(
-    route_id: int, mark: tuple[bytes, int], rows: list[Row], max_bytes: int, max_spans: int
-) -> Take:
-    """Make a request of rows; `mark` is the file's salt, and up to which id rows were packed.
-
-    A row that alone is too large is cut.
-    """
+def take_of(route_id: int, mark: tuple[bytes, int], rows: list[Row]) -> Take:
+    """Make a request of rows; `mark` is the file's salt, and up to which id rows were packed."""
     whole = Take(route_id, *mark, tuple(rows), tuple(row.batch for row in rows))
     if not rows[0].is_sound:
         return replace(whole, damage="its checksum does not match: it was damaged on disk")
-    first = rows[0].batch
-    spans = min(max_spans, max(1, first.spans * max_bytes // max(1, first.raw_bytes)))
-    if len(rows) > 1 or spans >= first.spans:
-        return whole
-    try:
-        head, rest = cut(first, spans)
-    except PayloadError as error:
-        return replace(whole, damage=str(error))
-    return replace(whole, batches=(head,), rest=rest)
+    return whole
+
+
+def divide(connection: sqlite3.Connection, row: Row, parts: Sequence[Batch]) -> None:
+    """Let parts of a row stand in its place, if it is still what was read.
+
+    Each has its first span's id. Where there are no such ids (a salvaged file may be old) all but
+    the first part go behind what waits.
+    """
+    first, rest = parts[0], parts[1:]
+    if connection.execute(sql.CUT, (*values(first), row.id, row.crc32)).rowcount != 1:
+        return
+    route_id, spans = row.id >> ID_BITS, sum(part.spans for part in rest)
+    end = id_range(route_id)[0] + connection.execute(sql.NEXT, (route_id,)).fetchone()[0]
+    (behind,) = connection.execute(sql.BEHIND, (row.id + 1, end)).fetchone()
+    has_room = row.id + first.spans + spans <= (behind or end)
+    next_id = row.id + first.spans if has_room else end
+    for part in rest:
+        connection.execute(sql.PIECE, (next_id, route_id, row.created_at, *values(part)))
+        next_id += part.spans
+    connection.execute(sql.DIVIDED, (spans, spans if has_room else 0, route_id))
 
 
 def run_of(rows: Iterable[Row], max_bytes: int) -> tuple[list[Row], bool]:
@@ -148,12 +156,8 @@ def sums(rows: Sequence[Row]) -> tuple[int, float, float]:
 
 def remove(connection: sqlite3.Connection, take: Take) -> int:
     """Remove what a request took; give the number of spans that were still there."""
-    before, packed = pending(connection, take.route_id)
     first = take.rows[0]
-    if take.rest is not None:
-        connection.execute(sql.CUT, (*values(take.rest), first.id, first.crc32))
-        return before - pending(connection, take.route_id)[0]
-    if packed == take.packed:
+    if pending(connection, take.route_id)[1] == take.packed:
         return take_out(connection, first.id, take.rows[-1].id)
     return sum(
         take_out(connection, row.id, row.id)

@@ -6,10 +6,12 @@ Within a major version migrations only add, so that an older writer goes on.
   `watched` is for the age limit; `evicted_at` and its kin tell when that happened last.
 - route: one row an identity, with its share of the ledger and its backoff. `named` tells who named
   its endpoint: a lower number never replaces what a higher one named. `next` counts the
-  batches it ever took in; the rows up to the id `packed` need no packing any more.
+  spans it ever took in; the rows up to the id `packed` need no packing any more. `held_at` is when
+  the targets with these `fingerprints` were refused last; `suspect_to` is the last id that waited
+  when single spans were refused or failed, 0 where it is the receiver that is in trouble.
 - batch: spans of one route that came together, as one request (its codec: `otlp.Codec`). Its id is
-  `route.id << 40 | number`: the rows of a route stand together in order, without an index, and an
-  id is never used twice.
+  `route.id << 40 | number`, the number of its first span: so the rows of a route stand together in
+  order, without an index, an id is never used twice, and a row can be divided in its place.
 - dead: the dead letters, with the receiver's words.
 - inbox: how far each inbox was moved into `batch`, in bytes, by the name of its file.
 - mark: for the age limit, how `watched` stood when no batch after an id had come yet.
@@ -47,6 +49,16 @@ def create_tables(db: Database) -> None:
 def tell_who_named_endpoints(db: Database) -> None:
     """Remember who named a route's endpoint (`settings.Named`): before, whoever came last."""
     db.execute("ALTER TABLE route ADD COLUMN named INTEGER NOT NULL DEFAULT 2")
+
+
+@migrations()
+def number_spans(db: Database) -> None:
+    """Give each span a number, so that rows can be divided; remember what is under suspicion."""
+    db.execute("ALTER TABLE route ADD COLUMN held_at REAL NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE route ADD COLUMN suspect_to INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE route SET held_at = waited_at WHERE fingerprints <> ''")
+    db.execute("DROP TRIGGER batch_in")
+    db.execute(_BATCH_IN.replace("next + 1", "next + NEW.spans"))
 
 
 _META = """
@@ -111,8 +123,7 @@ _INBOX = "CREATE TABLE inbox (name TEXT PRIMARY KEY, moved INTEGER NOT NULL) WIT
 
 _MARK = "CREATE TABLE mark (id INTEGER PRIMARY KEY, watched REAL NOT NULL)"
 
-_TRIGGERS = (
-    """
+_BATCH_IN = """
     CREATE TRIGGER batch_in AFTER INSERT ON batch BEGIN
         UPDATE route SET
             next = next + 1,
@@ -121,7 +132,10 @@ _TRIGGERS = (
             pending_batches = pending_batches + 1,
             pending_bytes = pending_bytes + NEW.raw_bytes
         WHERE id = NEW.route;
-    END""",
+    END"""
+
+_TRIGGERS = (
+    _BATCH_IN,
     """
     CREATE TRIGGER batch_cut AFTER UPDATE OF spans, raw_bytes ON batch BEGIN
         UPDATE route SET

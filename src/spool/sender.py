@@ -41,6 +41,7 @@ _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_ANSWER: Final = 1 << 20
 _LONGEST_REASON: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
+_MOST_VAIN_TRIES: Final = 5
 _SHORTEST_SECRET: Final = 4
 _UNREAD: Final = frozenset({400, 415})
 _SCHEMES: Final = frozenset({"Basic", "Bearer"})
@@ -59,7 +60,7 @@ class Verdict(Enum):
     DELIVERED = "delivered"
     WAIT = "wait"  # keep them, and try again after a backoff
     HOLD = "hold"  # keep them: the configuration is wrong, probe slowly
-    SPLIT = "split"  # never send just these again; one span alone is dead
+    SPLIT = "split"  # some span of it may be bad: search for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class Outcome:
 
     `reason` says why it was not delivered, or why the receiver rejected some of its spans.
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
-    `is_unread`: the receiver could not read the body, perhaps as it was encoded.
+    `is_too_large`: the server says so. `is_unread`: the receiver could not read the body, perhaps
+    as it was encoded. `is_damage`: it was not sent, its spans cannot be read.
     """
 
     verdict: Verdict
@@ -77,6 +79,8 @@ class Outcome:
     rejected: int = 0
     is_timeout: bool = False
     is_unread: bool = False
+    is_too_large: bool = False
+    is_damage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,18 @@ class Sender:
     ) -> None:
         self.target = target
         self.is_gzip = self.may_lack_gzip = settings.is_gzip
+        self.vain_tries = 0
         self._settings = settings
         self._connections = connections or Connections(settings)
         self._connection: Connection | None = None  # the one that is in use
+
+    def may_try_without_gzip(self, spans: int) -> bool:
+        """Say whether a request of so many spans, refused, should be sent once more without gzip.
+
+        The first should, and some of one span: a bad one would be refused without it as well.
+        """
+        is_worth_it = not self.vain_tries or (spans == 1 and self.vain_tries < _MOST_VAIN_TRIES)
+        return self.is_gzip and self.may_lack_gzip and is_worth_it
 
     def send(self, body: bytes, timeout: float) -> Outcome:
         """POST a body that is encoded as `is_gzip` says; `timeout` is the total, in seconds."""
@@ -192,14 +205,14 @@ def classify(answer: Answer, *, is_strict: bool = True) -> Outcome:
     reason = f"{status} {_words(answer)}".strip()
     if 200 <= status < 300:  # noqa: PLR2004 - success, RFC 9110, section 15.3
         return _read_success(answer, is_strict=is_strict)
-    if status == 413 or (status == 400 and answer.content_type != "text/html"):  # noqa: PLR2004
-        return Outcome(Verdict.SPLIT, reason)
+    if status in (400, 413, 422):
+        return Outcome(Verdict.SPLIT, reason, is_too_large=status == 413)  # noqa: PLR2004
     if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
         location = without_secrets(answer.headers.get("location", "").partition("?")[0])
         return Outcome(Verdict.WAIT, f"{status} redirect to {location!r}, which is not followed")
     if status in (408, 425, 429) or not 200 <= status < 500:  # noqa: PLR2004 - 1xx, server errors
         return Outcome(Verdict.WAIT, reason, _retry_after(answer.headers))
-    # 401, 403, 404, 405, an HTML page for a 400, and what else a client is to blame for.
+    # 401, 403, 404, 405, and what else a client is to blame for.
     return Outcome(Verdict.HOLD, reason)
 
 

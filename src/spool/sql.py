@@ -39,11 +39,19 @@ COUNT: Final = "UPDATE route SET {0} = {0} + ? WHERE id = ?"
 
 PENDING: Final = "SELECT pending_spans, packed FROM route WHERE id = ?"
 
+NEXT: Final = "SELECT next FROM route WHERE id = ?"
+
 CRC32: Final = "SELECT crc32 FROM batch WHERE id = ?"
 
-# Only of the row that was taken: another's cut, or a packing, may have come before.
+# Only of the row that was taken: another may have divided it, or packed it.
 CUT: Final = f"""
     UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ? AND crc32 = ?"""
+
+PIECE: Final = f"INSERT INTO batch (id, route, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+BEHIND: Final = "SELECT min(id) FROM batch WHERE id BETWEEN ? AND ?"
+
+DIVIDED: Final = "UPDATE route SET accepted = accepted - ?, next = next - ? WHERE id = ?"
 
 # A run of rows becomes one, with the first one's id: so it counts for all that waited for any.
 PACK: Final = f"UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ?"
@@ -53,25 +61,29 @@ PACKED: Final = "UPDATE route SET packed = ? WHERE id = ?"
 BURY: Final = f"""
     INSERT INTO dead (route, died_at, reason, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
-DELIVER: Final = """
-    UPDATE route SET delivered = delivered + ?, attempts = 0, wait_seconds = 0, fingerprints = ''
+# A target was accepted: it is not held any more; others that were refused are.
+SUCCEED: Final = """
+    UPDATE route SET
+        last_success_at = ?, last_error = '', attempts = 0, wait_seconds = 0, suspect_to = 0,
+        fingerprints = trim(replace(' ' || fingerprints || ' ', ' ' || ? || ' ', ' '))
     WHERE id = ?"""
 
 CREDIT: Final = """
     UPDATE route SET accepted = accepted + ?, delivered = delivered + ? WHERE name = ?"""
 
-SUCCEED: Final = "UPDATE route SET last_success_at = ?, last_error = '' WHERE id = ?"
-
 WAIT: Final = """
-    UPDATE route SET attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?
+    UPDATE route SET
+        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0
     WHERE id = ?"""
 
-HOLD: Final = "UPDATE route SET fingerprints = ? WHERE id = ?"
+SUSPECT: Final = "UPDATE route SET suspect_to = ? WHERE id = ?"
+
+HOLD: Final = "UPDATE route SET fingerprints = ?, held_at = ? WHERE id = ?"
 
 # The rows of a route that moves get ids behind those of the route that adopts them.
 ADOPT: Final = f"""
     INSERT INTO batch (id, route, {COLUMNS})
-    SELECT (r.id << {ID_BITS}) + r.next + row_number() OVER (ORDER BY b.id), r.id,
+    SELECT (r.id << {ID_BITS}) + r.next + 1 - b.spans + sum(b.spans) OVER (ORDER BY b.id), r.id,
            b.created_at, b.spans, b.raw_bytes, b.codec, b.crc32, b.payload
     FROM batch b, route r WHERE b.id BETWEEN ? AND ? AND r.name = ?"""
 
@@ -85,11 +97,10 @@ RETRY: Final = f"""
 NOT_ACCEPTED_AGAIN: Final = "UPDATE route SET accepted = accepted - ? WHERE {} = ?"
 
 ROUTES: Final = f"""
-    SELECT id, name, endpoint, public_key, pending_spans, pending_batches, pending_bytes, attempts,
-           waited_at, wait_seconds, fingerprints, last_error, last_success_at,
+    SELECT route.*,
            (SELECT created_at FROM batch
             WHERE batch.id > route.id << {ID_BITS} AND batch.id < route.id + 1 << {ID_BITS}
-            ORDER BY batch.id LIMIT 1)
+            ORDER BY batch.id LIMIT 1) AS oldest_at
     FROM route ORDER BY id"""
 
 LEDGER: Final = """
@@ -131,7 +142,9 @@ LETTER: Final = "SELECT spans, route FROM dead WHERE id = ?"
 
 DELETE_LETTER: Final = "DELETE FROM dead WHERE id = ?"
 
-RESTART_WAIT: Final = "UPDATE route SET waited_at = ? WHERE id = ?"
+RESTART_WAIT: Final = """
+    UPDATE route SET waited_at = min(waited_at, :now), held_at = min(held_at, :now)
+    WHERE id = :id"""
 
 # When what a person should look at happened last.
 

@@ -169,7 +169,7 @@ def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable
 
 
 def _state(route: Route, is_secret_known: bool, now: float) -> str:
-    if route.fingerprints:
+    if route.is_held:
         return "held"
     if route.attempts:
         return "waiting"

@@ -7,9 +7,9 @@ Invariants:
   that comes to the path after another one gets only what that one did not.
 - The ledger balances, in spans: accepted + imported = delivered + dead + evicted + purged +
   exported + damaged + pending. What leaves `pending` is counted in the same transaction.
-- The rows of a route are taken in the order of their ids, a row that is cut keeps its id, and rows
-  that are packed keep the first one's: so all that was accepted before a moment is settled when no
-  such id is pending.
+- A row's id is its first span's number. The rows of a route are taken in the order of their ids,
+  the parts of one that is divided stand in its place, and rows that are packed keep the first one's
+  id: so all that was accepted before a moment is settled when no such id is pending.
 - Settling ends only what was taken: nothing of a row that was packed with others meanwhile.
 - No wall clock decides on age: a span is as old as somebody watched it, by monotonic clocks.
 - Readers take one bounded page at a time.
@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool import frames, inbox, place, rows, sql
 from spool.database import ID_BITS, Database, in_transaction, live_bytes
-from spool.errors import SpoolFileError
+from spool.errors import PayloadError, SpoolFileError
 from spool.frames import identity_of
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
-from spool.otlp import Batch, merge
+from spool.otlp import Batch, divide, merge
 from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble
 from spool.turn import Turn
 
@@ -232,11 +232,20 @@ class Store:
 
     # Writing: the drainer
 
-    def settle(self, take: Take, now: float, *, dead: int = 0, reason: str = "") -> int:
+    def settle(
+        self,
+        take: Take,
+        now: float,
+        *,
+        dead: int = 0,
+        reason: str = "",
+        accepted_by: str | None = None,
+    ) -> int:
         """End a request: `dead` of its spans become a dead letter, the others are delivered.
 
-        Gives the number delivered. Only what was still there counts: a row that was evicted or
-        purged meanwhile is in the ledger already.
+        `accepted_by` is the fingerprint of the target that took it: the route is well then. None
+        where it was not sent, or refused. Gives the number delivered. Only what was still there
+        counts: a row that was evicted or purged meanwhile is in the ledger already.
         """
         with self.database.transaction() as connection:
             if rows.salt(connection) != take.salt:  # the file was moved: these rows went with it
@@ -252,9 +261,7 @@ class Store:
             if buried:
                 why = take.route_id, now, reason, take.rows[0].created_at
                 _bury(connection, why, take.batches, buried)
-            connection.execute(sql.DELIVER, (gone - buried, take.route_id))
-            if gone > buried:
-                connection.execute(sql.SUCCEED, (now, take.route_id))
+            _count_delivered(connection, take.route_id, gone - buried, now, accepted_by)
         return gone - buried
 
     def deliver(
@@ -274,15 +281,39 @@ class Store:
             if buried:
                 batches = [frame.batch for frame in chunk.frames]
                 _bury(connection, (route_id, now, reason, first.created_at), batches, buried)
-            connection.execute(sql.DELIVER, (spans - buried, route_id))
-            if spans > buried:
-                connection.execute(sql.SUCCEED, (now, route_id))
+            _count_delivered(connection, route_id, spans - buried, now, "")
         return True
+
+    def take(self, route_id: int, *, max_bytes: int, max_spans: int, after: int = 0) -> Take | None:
+        """Take the oldest rows, as `oldest`; one that alone is too large is divided first.
+
+        Its parts are small, so that nothing of it is written again each time that some of it goes.
+        """
+        while (
+            take := self.oldest(route_id, max_bytes=max_bytes, max_spans=max_spans, after=after)
+        ) is not None:
+            is_small = take.raw_bytes <= max_bytes and take.spans <= max_spans
+            if take.damage or is_small or take.spans == 1:
+                return take
+            row = take.rows[0]
+            try:
+                parts = divide(row.batch, -(-row.batch.spans // rows.PARTS))
+            except PayloadError as error:
+                return replace(take, damage=str(error))
+            with self.database.transaction() as connection:
+                if rows.salt(connection) == take.salt:
+                    rows.divide(connection, row, parts)
+        return None
 
     def wait(self, route: Route, seconds: float, now: float, reason: str) -> None:
         """Keep a route's spans for a later attempt, `seconds` from now."""
         with self.database.writing() as connection:
             connection.execute(sql.WAIT, (now, seconds, reason, route.id))
+
+    def suspect(self, route: Route, last_id: int) -> None:
+        """Note that what waits up to an id may itself be to blame: what comes is not."""
+        with self.database.writing() as connection:
+            connection.execute(sql.SUSPECT, (last_id, route.id))
 
     def hold(self, route: Route, fingerprint: str, seconds: float, now: float, reason: str) -> None:
         """Keep them, because the target with this fingerprint was refused: no backoff helps."""
@@ -290,12 +321,12 @@ class Store:
         known = " ".join([*others[-_KNOWN_FINGERPRINTS:], fingerprint])
         with self.database.transaction() as connection:
             connection.execute(sql.WAIT, (now, seconds, reason, route.id))
-            connection.execute(sql.HOLD, (known, route.id))
+            connection.execute(sql.HOLD, (known, now, route.id))
 
     def restart_wait(self, route: Route, now: float) -> None:
         """Let a wait begin now: the clock went back behind its beginning."""
         with self.database.writing() as connection:
-            connection.execute(sql.RESTART_WAIT, (now, route.id))
+            connection.execute(sql.RESTART_WAIT, {"now": now, "id": route.id})
 
     def pack(self, route_id: int, max_bytes: int) -> bool:
         """Make one row of the oldest rows that are not packed, deflated, if `max_bytes` wait.
@@ -371,7 +402,7 @@ class Store:
     def oldest(
         self, route_id: int, *, max_bytes: int, max_spans: int, after: int = 0
     ) -> Take | None:
-        """Take the oldest spans of a route, as many as fit, one at the least; None without any.
+        """Take the oldest rows of a route, as many as fit, one at the least; None without any.
 
         Rows up to the id `after` are passed over.
         """
@@ -384,7 +415,7 @@ class Store:
             if not found and not after and rows.is_hidden(connection, route_id):
                 raise sqlite3.DatabaseError("rows that are counted cannot be found")
             mark = rows.salt(connection), rows.pending(connection, route_id)[1]
-        return rows.take_of(route_id, mark, found, max_bytes, max_spans) if found else None
+        return rows.take_of(route_id, mark, found) if found else None
 
     def last_id(self, route: str) -> int:
         """Give the id of the last batch that a route took in; 0 for an unknown route."""
@@ -399,6 +430,18 @@ class Store:
             row = connection.execute(sql.IS_PENDING, (first, last_id)).fetchone()
         return row is None
 
+    def first_id(self, route_id: int, after: int = 0) -> int:
+        """Give the id of the first row of a route that is pending, behind another; 0 for none."""
+        first, last = rows.id_range(route_id)
+        with self.database.reading() as connection:
+            found = connection.execute(sql.BEHIND, (max(first, after + 1), last)).fetchone()
+        return int(found[0] or 0)
+
+    def newest_id(self, route_id: int) -> int:
+        """Give the id of the last row of a route that is pending; 0 for none."""
+        with self.database.reading() as connection:
+            return int(connection.execute(sql.NEWEST, rows.id_range(route_id)).fetchone()[0] or 0)
+
     def route(self, route_id: int) -> Route | None:
         """Give one route as it is now; None if there is none (any more)."""
         return next((route for route in self.routes() if route.id == route_id), None)
@@ -406,8 +449,9 @@ class Store:
     def routes(self) -> list[Route]:
         """Give every route, in the order of their first use."""
         with self.database.reading() as connection:
-            found = connection.execute(sql.ROUTES).fetchall()
-        return [_route(values) for values in found]
+            cursor = connection.execute(sql.ROUTES)
+            names = [column for column, *_ in cursor.description]
+            return [_route(dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
 
     def ledger(self) -> Ledger:
         """Give the totals, with what is in the inboxes."""
@@ -527,6 +571,14 @@ def _moved(connection: sqlite3.Connection, file: File) -> tuple[int, bool]:
     return max(begins_at, _offset(row[0]) if row else 0), row is not None
 
 
+def _count_delivered(
+    connection: sqlite3.Connection, route_id: int, spans: int, now: float, accepted_by: str | None
+) -> None:
+    connection.execute(sql.COUNT.format("delivered"), (spans, route_id))
+    if accepted_by is not None:
+        connection.execute(sql.SUCCEED, (now, accepted_by, route_id))
+
+
 def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     """Count spans that were damaged in an inbox: as those of the next one's route, or of any."""
     if chunk.frames:
@@ -588,6 +640,8 @@ def _letter(values: tuple[Any, ...]) -> DeadLetter:
     return DeadLetter(letter_id, route, died_at, reason, created_at, rows.batch_of(*batch)[0])
 
 
-def _route(values: tuple[Any, ...]) -> Route:
-    named = dict(zip(Route.__slots__, values, strict=True))
-    return Route(**{**named, "fingerprints": tuple(named["fingerprints"].split())})
+def _route(row: dict[str, Any]) -> Route:
+    """Make a route of its row; one that an older version wrote lacks what came later."""
+    known = {"held_at": 0.0, "suspect_to": 0, **row}
+    known["fingerprints"] = tuple(known["fingerprints"].split())
+    return Route(**{name: known[name] for name in Route.__slots__})

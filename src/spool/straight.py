@@ -83,7 +83,7 @@ class Straight:
 
     def _is_any_well(self) -> bool:
         line = self._line
-        return any(line.is_well(r) and line.target_of(r) is not None for r in self._store.routes())
+        return any(not r.pending_spans and line.is_well(r) for r in self._store.routes())
 
     def _send_in_turn(self) -> int | None:
         with self._store.turn.take(self._settings.timeout_seconds) as is_had:
@@ -111,7 +111,7 @@ class Straight:
         identity = claim.chunk.identity
         name = None if identity is None else identity_of(identity)[0]
         route = next((known for known in self._store.routes() if known.name == name), None)
-        if route is None or not self._line.is_well(route):
+        if route is None or route.pending_spans or not self._line.is_well(route):
             return None
         target, pace = self._line.target_of(route), self._line.pace(route.name)
         chunk = None if target is None else claim.chunk.head(pace.bytes, pace.spans)
@@ -120,7 +120,7 @@ class Straight:
         return replace(claim, chunk=chunk), route, target
 
     def _post(self, claim: Claim, route: Route, target: Target) -> Outcome | None:
-        """Send what was claimed; give the outcome if it ends the spans' stay."""
+        """Send what was claimed; give the outcome if it was delivered."""
         chunk, pace = claim.chunk, self._line.pace(route.name)
         timeout = self._settings.timeout_seconds
         started = time.monotonic()
@@ -129,8 +129,8 @@ class Straight:
             pace.rise(time.monotonic() - started, timeout)
             return outcome
         if outcome.verdict is Verdict.SPLIT:
-            pace.split(chunk.spans)
-            return replace(outcome, rejected=1) if chunk.spans == 1 else None
+            pace.refuse(chunk.spans, chunk.raw_bytes, is_too_large=outcome.is_too_large)
+            return None  # what is to blame is searched for among the rows
         if outcome.verdict is Verdict.HOLD:
             self._line.hold(route, target, outcome)
         else:

@@ -1,0 +1,269 @@
+"""The delivery of rows: take → one POST → settle, wait, hold, search or bury.
+
+Invariants:
+
+- A request that is refused is searched for the spans that are to blame: half of it is sent, and so
+  on. A span that is refused alone is set aside, and becomes a dead letter when the receiver accepts
+  others. Where it accepts none the route is held, and all of its spans stay.
+- What was delivered and cannot be settled, because the file refuses, is remembered and not sent
+  again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from spool.complaint import Complaints
+from spool.errors import SpoolError
+from spool.evidence import Refusals, Suspect, somewhere
+from spool.line import backoff
+from spool.sender import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spool.line import Line
+    from spool.records import Route, Take
+    from spool.settings import Settings, Target
+    from spool.store import Store
+
+_Sent = tuple["Take", Outcome, "Target | None"]
+
+
+class Delivery:
+    """Sends the rows of one store over one line; only for the holder of the turn."""
+
+    def __init__(
+        self, store: Store, settings: Settings, line: Line, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._line = line
+        self._clock = clock
+        self._unsettled: dict[str, list[_Sent]] = {}
+        self._suspects: dict[str, Suspect] = {}
+        self._refusals: dict[str, Refusals] = {}
+        self._complaints = Complaints()
+
+    def has_unsettled(self, route: str) -> bool:
+        """Say whether spans of a route were delivered, and the file refuses to settle that."""
+        return bool(self._unsettled.get(route))
+
+    def is_searching(self, route: Route) -> bool:
+        """Say whether spans of a route are under suspicion: their rows must stay as they are."""
+        refusals = self._refusals.get(route.name)
+        is_any_aside = refusals is not None and bool(refusals.words or refusals.again)
+        return bool(route.suspect_to) or is_any_aside or route.name in self._suspects
+
+    def send(
+        self, route_id: int, target: Target, timeout: float = math.inf, *, is_forced: bool = False
+    ) -> Verdict | None:
+        """Send one request of a route within `timeout` seconds, if it is due, or forced.
+
+        None where it is not due, where nothing waits, and where the caller's timeout has cut it:
+        that says nothing about the route. Raises SpoolError.
+        """
+        # Read again: another process may have had the turn, or the file may be another.
+        route = self._store.route(route_id)
+        if route is None or route.name != target.route:
+            return None
+        if is_forced:  # all of it, not what has come since some was suspected
+            route = replace(route, suspect_to=0)
+        elif not self._line.is_due(route, target):
+            return None
+        unsettled = self._settle_again(route.name)
+        take = self._next(route, max((sent.rows[-1].id for sent, *_ in unsettled), default=0))
+        if take is None:
+            return None
+        if take.damage:
+            self._bury(route.name, take, take.damage)
+            return Verdict.SPLIT
+        started = time.monotonic()
+        longest = self._settings.timeout_seconds
+        outcome = self._line.post(target, take.batches, min(timeout, longest))
+        if outcome.is_timeout and timeout < longest:
+            return None
+        return self._act(route, target, take, outcome, time.monotonic() - started)
+
+    # What is sent next
+
+    def _next(self, route: Route, after: int) -> Take | None:
+        """Take the head of the route, or what stands behind what is under suspicion."""
+        if route.suspect_to and (take := self._probe(route, after)) is not None:
+            return take
+        suspect = self._suspects.get(route.name)
+        is_time = suspect is None or time.monotonic() >= suspect.until
+        if suspect is None or (suspect.is_gone_around and not (suspect.proofs and is_time)):
+            behind = after if suspect is None else max(after, suspect.last_id)
+            if (take := self._unsuspected(route, behind)) is not None:
+                return take
+        if suspect is None or not is_time:
+            return None
+        suspect.is_gone_around = False
+        return self._take(route, after, suspect.spans)
+
+    def _probe(self, route: Route, after: int) -> Take | None:
+        """Take one span: of what has come since others were suspected, or of a held backlog."""
+        newest = self._store.newest_id(route.id)
+        if newest > max(after, route.suspect_to):
+            return self._take(route, newest - 1, spans=1)
+        return self._take_somewhere(route, after, route.attempts) if route.is_held else None
+
+    def _unsuspected(self, route: Route, after: int) -> Take | None:
+        """Take what stands behind the spans that were refused; one of them where nothing does."""
+        pace = self._line.pace(route.name)
+        refusals = self._refusals.setdefault(route.name, Refusals())
+        refusals.front = self._front(route, refusals, after)
+        if not refusals.words:
+            return self._take(route, after, pace.spans)
+        if refusals.is_elsewhere:
+            take = self._take_somewhere(route, refusals.front, refusals.tries)
+        else:
+            take = self._take(route, refusals.front, pace.spans)
+        if take is not None:
+            return take
+        refusals.words, refusals.front = {}, 0
+        return self._take(route, after, spans=1)
+
+    def _front(self, route: Route, refusals: Refusals, after: int) -> int:
+        """Give the id up to which all rows behind another were refused."""
+        front = max(after, refusals.front) if refusals.words else after
+        while (first := self._store.first_id(route.id, front)) in refusals.words:
+            front = first
+        return front
+
+    def _take_somewhere(self, route: Route, after: int, number: int) -> Take | None:
+        first, last = self._store.first_id(route.id, after), self._store.newest_id(route.id)
+        return self._take(route, somewhere(first, last, number) - 1, spans=1) if first else None
+
+    def _take(self, route: Route, after: int, spans: int) -> Take | None:
+        pace = self._line.pace(route.name)
+        return self._store.take(route.id, max_bytes=pace.bytes, max_spans=spans, after=after)
+
+    # What an outcome does
+
+    def _act(
+        self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
+    ) -> Verdict:
+        pace = self._line.pace(route.name)
+        if outcome.verdict is Verdict.DELIVERED:
+            if route.is_held:  # what was refused before was not too large
+                pace.reset()
+            pace.rise(seconds, self._settings.timeout_seconds)
+            self._settle(route.name, take, outcome, target)
+            if outcome.rejected < take.spans:
+                self._exonerate(route, take)
+                self._condemn(route, take)
+        elif outcome.verdict is Verdict.SPLIT:
+            return self._refuse(route, target, take, outcome)
+        elif outcome.verdict is Verdict.HOLD:
+            self._line.hold(route, target, outcome)
+        else:
+            if outcome.is_timeout:
+                pace.fall(take.raw_bytes)
+            return self._suspect(route, take, outcome)
+        return outcome.verdict
+
+    def _refuse(self, route: Route, target: Target, take: Take, outcome: Outcome) -> Verdict:
+        """Search a request for what is to blame: a span, or the receiver, which holds the route."""
+        pace = self._line.pace(route.name)
+        pace.refuse(take.spans, take.raw_bytes, is_too_large=outcome.is_too_large)
+        if take.spans > 1:
+            return Verdict.SPLIT
+        if outcome.is_damage:
+            self._bury(route.name, take, outcome.reason)
+            return Verdict.SPLIT
+        refusals = self._refusals.setdefault(route.name, Refusals())
+        if refusals.refuse(take.rows[0].id, outcome.reason):
+            self._bury(route.name, take, outcome.reason)
+            return Verdict.SPLIT
+        newest = self._store.newest_id(route.id)
+        refusals.front = self._front(route, refusals, refusals.front)
+        if not route.suspect_to and not refusals.is_enough and newest > refusals.front:
+            return Verdict.SPLIT
+        refusals.is_receiver_doubted = True
+        self._line.hold(route, target, outcome, suspect_to=newest)
+        return Verdict.HOLD
+
+    def _condemn(self, route: Route, accepted: Take) -> None:
+        """Bury what was refused alone, now that others were accepted."""
+        refusals = self._refusals.get(route.name)
+        for row_id, words in refusals.accept(accepted).items() if refusals else ():
+            take = self._store.oldest(route.id, max_bytes=1, max_spans=1, after=row_id - 1)
+            if take is not None and take.rows[0].id == row_id and take.spans == 1:
+                self._bury(route.name, take, take.damage or words)
+
+    def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
+        """Wait, unless only the head of the route fails: then go around it, and isolate it."""
+        suspect = self._suspects.get(route.name)
+        if suspect is not None and not suspect.is_gone_around and not suspect.is_of(take):
+            suspect = None
+            del self._suspects[route.name]
+        if suspect is not None and suspect.is_gone_around:  # others fail as well: it is the server
+            suspect.proofs, suspect.is_gone_around = 0, False
+        elif suspect is not None:
+            suspect.narrow(take)
+        elif route.attempts:
+            suspect = self._suspects[route.name] = Suspect(0, 0)
+            suspect.narrow(take)
+        if suspect is None or not suspect.proofs:
+            self._line.wait(route, outcome)
+            return Verdict.WAIT
+        self._complaints.say(
+            f"route {route.name} goes around spans that fail alone", outcome.reason
+        )
+        if suspect.is_proven:
+            self._bury(route.name, take, outcome.reason)
+            del self._suspects[route.name]
+            return Verdict.SPLIT
+        newest = self._store.newest_id(route.id)
+        if newest > suspect.last_id:
+            pause = backoff(suspect.failures, *self._settings.backoff_seconds)
+            suspect.until = time.monotonic() + pause
+            return Verdict.SPLIT
+        self._line.wait(route, outcome, suspect_to=newest)
+        return Verdict.WAIT
+
+    def _exonerate(self, route: Route, take: Take) -> None:
+        """Note a delivery: it proves that the server is well, or clears the suspect."""
+        suspect = self._suspects.get(route.name)
+        if suspect is None:
+            return
+        if not suspect.is_of(take):
+            suspect.proofs += 1
+        elif take.rows[-1].id >= suspect.last_id:
+            del self._suspects[route.name]
+        else:
+            suspect.failures = 0
+
+    def _bury(self, route: str, take: Take, reason: str) -> None:
+        self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans), None)
+
+    def _settle(self, route: str, take: Take, outcome: Outcome, target: Target | None) -> None:
+        self._line.count(route, take.spans, min(outcome.rejected, take.spans), outcome.reason)
+        self._unsettled.setdefault(route, []).append((take, outcome, target))
+        self._settle_again(route)
+
+    def _settle_again(self, route: str) -> list[_Sent]:
+        """Settle what was delivered; give what the file refuses to settle still."""
+        unsettled = self._unsettled.get(route, [])
+        try:
+            while unsettled:
+                take, outcome, target = unsettled[0]
+                self._store.settle(
+                    take,
+                    self._clock(),
+                    dead=outcome.rejected,
+                    reason=outcome.reason,
+                    accepted_by=self._line.fingerprint(target) if target else None,
+                )
+                del unsettled[0]
+        except SpoolError as error:
+            self._complaints.say(f"route {route}: delivered, but not settled", error)
+            take, outcome, target = unsettled[-1]
+            if not outcome.rejected:
+                unsettled[-1] = take.without_payloads(), outcome, target
+        return unsettled

@@ -1,0 +1,113 @@
+"""The evidence: whether spans are to blame for a failure, or their receiver. Lives with a drainer.
+
+Invariant: only what a receiver has accepted since speaks against a span that it refused, or that
+failed. It is found again within a few requests, so nothing of it is stored but since when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from spool.records import Take
+
+# So many spans that are refused one after the other are enough to doubt the receiver. Where it then
+# accepts others it gets more of them the next time.
+_FEW: Final = 4
+_MANY: Final = 512
+_MORE: Final = 4
+# Multiples of it, without their whole part, are spread evenly, however many there are.
+_GOLDEN: Final = 0.618034
+
+_ENOUGH_FAILURES: Final = 10
+_ENOUGH_PROOFS: Final = 3
+
+
+@dataclass(slots=True)
+class Refusals:
+    """The spans of a route that were refused alone, by their ids, with the receiver's words.
+
+    `words` are those since it last accepted any; what waits up to the id `front` is gone around.
+    `tries` counts the refusals in a row. Where there were so many that the receiver was doubted, it
+    may have changed its mind: then each of them is tried `again`.
+    """
+
+    words: dict[int, str] = field(default_factory=dict)
+    again: set[int] = field(default_factory=set)
+    front: int = 0
+    tries: int = 0
+    patience: int = _FEW
+    is_receiver_doubted: bool = False
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the next try is of a span anywhere: the head of a backlog may be bad as such."""
+        return self.tries >= self.patience // 2
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it is the receiver that refuses."""
+        return self.tries >= self.patience
+
+    def refuse(self, row_id: int, reason: str) -> bool:
+        """Note that a span was refused alone; say whether that is known not to be the receiver."""
+        if row_id in self.again:
+            self.again.discard(row_id)
+            return True
+        self.words[row_id] = reason
+        self.tries += 1
+        return False
+
+    def accept(self, take: Take) -> dict[int, str]:
+        """Note that others were accepted; give the words about those that are proven bad."""
+        accepted = {row.id for row in take.rows}
+        guilty = {id_: said for id_, said in self.words.items() if id_ not in accepted}
+        self.again -= accepted
+        if self.is_receiver_doubted:
+            self.again.update(guilty)
+            guilty = {}
+        self.patience = min(_MORE * self.patience, _MANY) if self.tries else _FEW
+        self.words, self.front, self.tries, self.is_receiver_doubted = {}, 0, 0, False
+        return guilty
+
+
+def somewhere(first: int, last: int, number: int) -> int:
+    """Choose an id between two, another one for each number."""
+    return first + int((last - first + 1) * (number * _GOLDEN % 1.0))
+
+
+@dataclass(slots=True)
+class Suspect:
+    """The rows at the head of a route that failed twice running: perhaps they alone do.
+
+    Others go around them. When those are delivered, the server is well and the head is poison: it
+    is tried in smaller and smaller parts, until one span has failed alone often enough.
+
+    `last_id` ends the suspected rows, `spans` is how many the next try holds, `failures` counts
+    those of one span alone, `proofs` the requests that went around and were delivered, and `until`
+    is the monotonic time of the next try.
+    """
+
+    last_id: int
+    spans: int
+    failures: int = 0
+    proofs: int = 0
+    until: float = 0.0
+    is_gone_around: bool = True
+
+    def narrow(self, take: Take) -> None:
+        """Suspect a part that has failed, and try less of it next time."""
+        self.last_id = take.rows[-1].id
+        self.spans = max(1, take.spans // 2)
+        self.failures += take.spans == 1
+        self.is_gone_around = True
+
+    def is_of(self, take: Take) -> bool:
+        """Say whether it is one of these rows: not when its own have left in another way."""
+        return take.rows[0].id <= self.last_id
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether one span has failed alone often enough while others were delivered."""
+        return self.failures >= _ENOUGH_FAILURES and self.proofs >= _ENOUGH_PROOFS

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from spool.evidence import Refusals, Suspect, somewhere
+from spool.otlp import Batch
+from spool.records import Row, Take
+
+
+def take_of(spans: int, row_id: int = 7) -> Take:
+    batch = Batch(b"", spans, 100)
+    return Take(1, b"salt", 0, (Row(row_id, 1.0, batch),), (batch,))
+
+
+def test_a_suspect_is_proven_only_alone_and_only_while_others_are_delivered() -> None:
+    suspect = Suspect(0, 0)
+    for _ in range(100):
+        suspect.narrow(take_of(2))
+    assert (suspect.last_id, suspect.spans, suspect.failures) == (7, 1, 0)
+    for _ in range(100):
+        suspect.narrow(take_of(1))
+    assert not suspect.is_proven
+    suspect.proofs = 3
+    assert suspect.is_proven
+
+
+def test_only_others_that_are_accepted_prove_that_a_span_is_bad() -> None:
+    refusals = Refusals(words={7: "400 no", 8: "413"}, tries=2)
+    assert refusals.accept(take_of(1, row_id=7)) == {8: "413"}
+    assert refusals.accept(take_of(1, row_id=9)) == {}
+
+
+def test_what_a_receiver_in_doubt_has_refused_is_tried_again() -> None:
+    refusals = Refusals(words={7: "400", 8: "400"}, is_receiver_doubted=True)
+    assert refusals.accept(take_of(1, row_id=9)) == {}
+    assert refusals.accept(take_of(1, row_id=7)) == {}
+    assert not refusals.refuse(7, "400")
+    assert refusals.refuse(8, "400")
+
+
+def test_the_more_spans_are_proven_bad_the_more_may_follow() -> None:
+    refusals = Refusals()
+    allowed = []
+    for _ in range(12):
+        allowed.append(0)
+        while not refusals.is_enough:
+            refusals.tries += 1
+            allowed[-1] += 1
+        refusals.accept(take_of(1))
+    assert allowed[:3] == [4, 16, 64]
+    assert max(allowed) == 512
+    refusals.accept(take_of(1))
+    assert refusals.patience == 4
+
+
+def test_what_is_chosen_from_a_backlog_is_spread_over_it() -> None:
+    chosen = [somewhere(1, 100, number) for number in range(20)]
+    assert all(1 <= one <= 100 for one in chosen)
+    assert all(any(low < one <= low + 20 for one in chosen) for low in range(0, 100, 20))
