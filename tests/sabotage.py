@@ -158,22 +158,22 @@ SABOTAGES = [
     Sabotage(
         "connections cross a fork",
         "database.py",
-        "    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child",
+        "    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_frozen.clear",
         "    before=lambda: None",
         "test_mutex.py",
     ),
     Sabotage(
         "locks cross a fork",
-        "lock.py",
-        "os.register_at_fork(after_in_child=_forget_in_child)",
+        "fork.py",
+        "os.register_at_fork(after_in_child=_start_over)",
         "",
         "test_lock.py",
     ),
     Sabotage(
         "the file at the path is not compared with the one that is open",
         "database.py",
-        "            elif self._writer.identity == identity:\n",
-        "            elif True:\n",
+        "            if use.writer.identity == identity:\n",
+        "            if True:\n",
         "test_database.py",
     ),
     Sabotage(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -142,7 +144,8 @@ def test_exceptions_out_of_signal_handlers_leave_no_transaction_open(store: Stor
         signal.signal(signal.SIGALRM, before)
     store.append(MINE, batch("b"), now=1.0)
     assert store.ledger().pending == 2
-    for connection in (store.database._reader, store.database._writer):
+    own = store.database._own.get()
+    for connection in (own.reader, own.writer):
         assert connection is not None
         assert not connection.sqlite.in_transaction
 
@@ -203,8 +206,8 @@ def test_the_mutex_bounds_how_long_an_append_waits(store: Store, path: Path) -> 
     other.close()
 
 
-def test_a_stopped_peer_that_holds_the_mutex_does_not_hold_us(store: Store, path: Path) -> None:
-    store.register(MINE)
+@contextlib.contextmanager
+def stopped_holder_of_the_mutex(path: Path) -> Iterator[None]:
     code = (
         "import sys, time; from pathlib import Path; from spool.store import Store\n"
         f"with Store(Path({str(path)!r})).database.writing():\n"
@@ -214,9 +217,14 @@ def test_a_stopped_peer_that_holds_the_mutex_does_not_hold_us(store: Store, path
         assert peer.stdout is not None
         peer.stdout.readline()
         os.kill(peer.pid, signal.SIGSTOP)
-        with pytest.raises(SpoolBusyError):
-            store.append(MINE, batch("a"), now=1.0)
+        yield
         peer.kill()
+
+
+def test_a_stopped_peer_that_holds_the_mutex_does_not_hold_us(store: Store, path: Path) -> None:
+    store.register(MINE)
+    with stopped_holder_of_the_mutex(path), pytest.raises(SpoolBusyError):
+        store.append(MINE, batch("a"), now=1.0)
     store.append(MINE, batch("a"), now=1.0)
     assert store.ledger().pending == 1
 
@@ -341,6 +349,64 @@ print("done", flush=True)
     store = Store(path)
     assert store.ledger().pending == 1 + lines.count("appended\n") + 10
     store.close()
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
+@pytest.mark.parametrize("use", ["reading", "writing"])
+def test_a_fork_does_not_wait_for_another_threads_use_nor_does_its_child(
+    store: Store, fork: Callable[[], int], use: str
+) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    is_used, is_over = threading.Event(), threading.Event()
+
+    def use_it() -> None:
+        with getattr(store.database, use)() as connection:
+            is_used.set()
+            assert is_over.wait(60)
+            assert connection.execute("SELECT count(*) FROM batch").fetchone() == (1,)
+
+    user = threading.Thread(target=use_it)
+    user.start()
+    assert is_used.wait(60)
+    started = time.monotonic()
+    if (pid := fork()) == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            assert store.ledger().pending == 1
+            store.append(MINE, batch("child"), now=2.0, patience=60)
+            code = 0
+        os._exit(code)
+    seconds = time.monotonic() - started
+    is_over.set()
+    user.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert seconds < 2, "a fork waits 100 ms for that, at most"
+    store.append(MINE, batch("after"), now=3.0)
+    assert store.ledger().pending == 3
+
+
+def test_a_fork_does_not_wait_for_a_stopped_peer_that_has_the_mutex(
+    store: Store, path: Path
+) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    is_over = threading.Event()
+
+    def wait_for_the_mutex() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(SpoolBusyError):
+                store.append(MINE, batch("a"), 1.0, patience=60)
+
+    with stopped_holder_of_the_mutex(path):
+        waiting = threading.Thread(target=wait_for_the_mutex)
+        waiting.start()
+        started = time.monotonic()
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        seconds = time.monotonic() - started
+        assert os.waitpid(pid, 0)[1] == 0
+        assert seconds < 2, "as above"
+        is_over.set()
+    waiting.join()
 
 
 def test_threads_append_side_by_side(store: Store) -> None:

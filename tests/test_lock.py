@@ -313,7 +313,7 @@ def test_freezing_keeps_threads_and_other_processes_out_until_the_thaw(
     lock: FileLock, lock_path: Path
 ) -> None:
     other = make(lock_path)
-    lock.freeze(1)
+    assert lock.freeze(time.monotonic() + 1)
     assert not in_a_thread(lambda: can_hold(lock))
     assert not can_hold(other)
     lock.thaw()
@@ -326,13 +326,13 @@ def test_freezing_goes_on_without_the_other_processes_if_they_do_not_let_go(
     lock: FileLock, processes: Processes
 ) -> None:
     processes.start_holder()
-    lock.freeze(0.05)
+    assert lock.freeze(time.monotonic() + 0.05)
     lock.thaw()
     assert not can_hold(lock)
 
 
 def test_freezing_can_leave_the_file_alone(lock: FileLock, lock_path: Path) -> None:
-    lock.freeze(None)
+    assert lock.freeze(time.monotonic() + 1, ask_others=False)
     assert not lock_path.exists()
     assert not in_a_thread(lambda: can_hold(lock))
     lock.thaw()

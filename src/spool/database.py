@@ -12,7 +12,9 @@ Invariants:
 - The file at the path is the file we write: device and inode of it and of its WAL are compared
   under the mutex before each write. One that was moved is left complete, and never closed: that
   would unlink the WAL that now stands at the path.
-- No connection crosses a fork: both are closed before it and opened again when they are needed.
+- No connection is used across a fork: both are closed before it and opened again when they are
+  needed. A fork waits for nobody longer than `BRIEFLY`: a connection that another thread has in use
+  longer than that, or that a fork in C takes along, is left alone by the child.
 - Nothing of a file that is not ours is changed, and nothing is created beside it.
 - A damaged file is kept aside with its WAL before anything else is done about it. At every moment
   a crash leaves the damaged file at the path with its WAL, or the salvaged one, or no file there
@@ -28,12 +30,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import place, version
 from spool.complaint import logger
 from spool.errors import SpoolDamagedError, SpoolFileError, SpoolUnavailableError
+from spool.fork import PerProcess
 from spool.lock import BRIEFLY, PATIENTLY, FileLock, ownership
 from spool.version import pragma
 from spool.wake import Wake
@@ -69,8 +72,24 @@ _Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
 class _Connection:
     sqlite: sqlite3.Connection
     identity: _Identity
-    pid: int
     is_alone: bool = False
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one process has open; the writer is for the holder of the mutex."""
+
+    # Re-entrant: a signal handler may read while its thread reads.
+    reader_lock: threading.RLock = field(default_factory=threading.RLock)
+    reader: _Connection | None = None
+    writer: _Connection | None = None
+
+    def leak(self) -> None:
+        """Let go of both without closing them."""
+        for connection in (self.reader, self.writer):
+            if connection is not None:
+                _leak(connection.sqlite)
+        self.reader = self.writer = None
 
 
 class Database:
@@ -91,9 +110,7 @@ class Database:
         self._salvaging = place.beside(path, ".salvaging"), place.beside(path, ".grafted")
         self._mutex = FileLock(place.beside(path, ".lock"), self.create_beside)
         self._sync_each_commit = sync_each_commit
-        self._writer: _Connection | None = None
-        self._reader: _Connection | None = None
-        self._reader_lock = threading.RLock()  # a signal handler may read while its thread reads
+        self._own = PerProcess(_Use, _Use.leak)
         self._are_names_synced = False
         # Which main file is at the path, and which one was found to be damaged.
         self._main: tuple[int, int] | None = None
@@ -132,9 +149,10 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give the reading connection; all that a block reads is of one moment."""
-        is_nested = ownership(self._reader_lock)()  # in a signal's handler
-        with self.file_errors(), self._reader_lock:
-            connection = self._current_reader()
+        use = self._own.get()
+        is_nested = ownership(use.reader_lock)()  # in a signal's handler
+        with self.file_errors(), use.reader_lock:
+            connection = self._current_reader(use)
             if is_nested and connection.in_transaction:
                 yield connection
                 return
@@ -147,8 +165,11 @@ class Database:
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
-        self._freeze(BRIEFLY)
-        self._thaw()
+        end = time.monotonic() + PATIENTLY  # for our own threads; others are asked only briefly
+        while time.monotonic() < end:
+            if self._freeze(time.monotonic() + BRIEFLY):
+                self._thaw()
+                break
         self._mutex.close()
 
     def repair(self) -> None:
@@ -236,18 +257,16 @@ class Database:
         if self._is_read_only:
             self._close_connections()
             self._is_read_only = False
-        if self._writer is not None:
+        use = self._own.get()
+        if use.writer is not None:
             identity = self._identity()
-            if self._writer.pid != os.getpid():  # a fork that ran no handlers (in C, say)
-                _leak(self._writer.sqlite)
-            elif self._writer.identity == identity:
-                return self._writer.sqlite
-            else:
-                self._leave(self._writer, identity)
-            self._writer = None
-        self._writer = self._open_writer()
+            if use.writer.identity == identity:
+                return use.writer.sqlite
+            self._leave(use.writer, identity)
+            use.writer = None
+        use.writer = self._open_writer()
         self._are_names_synced = False
-        return self._writer.sqlite
+        return use.writer.sqlite
 
     def _leave(self, old: _Connection, identity: _Identity) -> None:
         """Leave the files that an old connection uses complete, now that others are at the path."""
@@ -266,26 +285,23 @@ class Database:
             )
         old.sqlite.close()
 
-    def _current_reader(self) -> sqlite3.Connection:
-        if self._reader is not None:
-            if self._reader.pid != os.getpid():  # as above
-                _leak(self._reader.sqlite)
-            elif self._can_go_on(self._reader):
-                return self._reader.sqlite
-            else:
-                self._reader.sqlite.close()  # reads only: its close never checkpoints
-            self._reader = None
+    def _current_reader(self, use: _Use) -> sqlite3.Connection:
+        if use.reader is not None:
+            if self._can_go_on(use.reader):
+                return use.reader.sqlite
+            use.reader.sqlite.close()  # reads only: its close never checkpoints
+            use.reader = None
         self._check_owner()
         main = self._identity()[0]
         try:
-            self._reader = self._checked(connect(self.path, "ro"), main)
+            use.reader = self._checked(connect(self.path, "ro"), main)
         except sqlite3.OperationalError as error:
             if str(error) not in _WORDS_OF_A_DISK:
                 raise
             # The disk takes no -shm, so nobody else can have opened the file. Only for one use.
             sqlite = connect_alone(self.path, has_wal=self.wal_bytes() > 0)
-            self._reader = replace(self._checked(sqlite, main), is_alone=True)
-        return self._reader.sqlite
+            use.reader = replace(self._checked(sqlite, main), is_alone=True)
+        return use.reader.sqlite
 
     def _can_go_on(self, reader: _Connection) -> bool:
         if reader.is_alone:
@@ -307,7 +323,7 @@ class Database:
             raise SpoolUnavailableError(
                 f"{self.path}: it was replaced while it was opened; try again"
             )
-        return _Connection(sqlite, identity, os.getpid())
+        return _Connection(sqlite, identity)
 
     def _identity(self) -> _Identity:
         """Tell which files are at the paths now; point out a WAL that has become large."""
@@ -375,7 +391,8 @@ class Database:
             raise SpoolDamagedError(f"{self.path}: SQLite's message cannot be read") from error
         except sqlite3.Error as error:
             # SQLite's corruption codes have no class of their own; all else has.
-            is_alone = self._reader is not None and self._reader.is_alone
+            reader = self._own.get().reader
+            is_alone = reader is not None and reader.is_alone
             if type(error) is sqlite3.DatabaseError and not is_alone:
                 self._damaged = self._main
                 self.written.set()
@@ -418,11 +435,9 @@ class Database:
 
     def _leak_connections(self) -> None:
         """Let go of a damaged file: to close it would write to it."""
-        with self._reader_lock:
-            for connection in (self._reader, self._writer):
-                if connection is not None:
-                    _leak(connection.sqlite)
-            self._reader = self._writer = None
+        use = self._own.get()
+        with use.reader_lock:
+            use.leak()
 
     def _salvage(self) -> None:
         from spool.salvage import salvage  # noqa: PLC0415 - rarely needed
@@ -469,21 +484,29 @@ class Database:
 
     # Forks
 
-    def _freeze(self, patience: float | None) -> None:
-        """Close both connections, and keep every thread from opening another.
+    def _freeze(self, deadline: float, *, ask_others: bool = True) -> bool:
+        """Close both connections, and keep every thread from opening another until `_thaw`.
 
-        Others are kept out of the file too, if `patience` seconds suffice for that; with None this
-        process holds the mutex already, by another use of the same file.
+        Others are kept out of the file too, if the time until the monotonic `deadline` suffices;
+        unless `ask_others` this process holds the mutex already, by another use of the same file.
+        False where one of its threads uses a connection all that time.
         """
+        use = self._own.get()
         # In this order: a writer that repairs takes the reader's lock while it holds the mutex.
-        self._mutex.freeze(None if self._writer is None else patience)
-        self._reader_lock.acquire()
+        ask_others = ask_others and use.writer is not None
+        if not self._mutex.freeze(deadline, ask_others=ask_others):
+            return False
+        if not use.reader_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._mutex.thaw()
+            return False
         self._close_connections()
+        return True
 
     def _close_connections(self) -> None:
-        with self._reader_lock:
-            reader, writer = self._reader, self._writer
-            self._reader = self._writer = None
+        use = self._own.get()
+        with use.reader_lock:
+            reader, writer = use.reader, use.writer
+            use.reader = use.writer = None
         # The reader first: the last one to close checkpoints, which is for the mutex's holder.
         if reader is not None:
             reader.sqlite.close()
@@ -500,11 +523,8 @@ class Database:
                 self._leave(writer, identity)
 
     def _thaw(self) -> None:
-        self._reader_lock.release()
+        self._own.get().reader_lock.release()
         self._mutex.thaw()
-
-    def _start_in_child(self) -> None:
-        self._reader_lock = threading.RLock()
 
 
 def live_bytes(sqlite: sqlite3.Connection) -> int:
@@ -596,10 +616,11 @@ _frozen: list[Database] = []
 
 
 def _before_fork() -> None:
+    deadline = time.monotonic() + BRIEFLY
     for database in sorted(_all_databases, key=id):
-        is_held = any(database.path == frozen.path for frozen in _frozen)
-        database._freeze(None if is_held else PATIENTLY)  # noqa: SLF001 - this module's own class
-        _frozen.append(database)
+        is_ours = any(database.path == frozen.path for frozen in _frozen)
+        if database._freeze(deadline, ask_others=not is_ours):  # noqa: SLF001 - this module's own class
+            _frozen.append(database)
 
 
 def _after_in_parent() -> None:
@@ -607,13 +628,6 @@ def _after_in_parent() -> None:
         _frozen.pop()._thaw()  # noqa: SLF001 - as above
 
 
-def _after_in_child() -> None:
-    _frozen.clear()
-    for database in list(_all_databases):
-        database._start_in_child()  # noqa: SLF001 - as above
-
-
-# The locks' own handler was registered before: in the child it runs first.
 os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_frozen.clear
 )

@@ -4,9 +4,11 @@ Invariants:
 
 - At most one thread of one process holds a lock. `flock` belongs to the open file, so two threads
   that share a descriptor would both hold it: a `threading.Lock` is always taken first.
-- Waiting is bounded: `flock` is polled without blocking, with short sleeps.
+- Waiting is bounded: `flock` is polled without blocking, with short sleeps. Who waits for another
+  process keeps no thread of its own from a fork meanwhile.
 - A forked child never holds, keeps alive or frees its parent's lock: it closes the inherited
-  descriptor without unlocking. (LOCK_UN on it would free the parent's lock.)
+  descriptor without unlocking. (LOCK_UN on it would free the parent's lock.) Nor does it wait for
+  a thread that only the parent has.
 - The lock file is never renamed or unlinked by us. When somebody else did, the next holder notices
   by device and inode, and opens the file that is there now.
 """
@@ -18,7 +20,7 @@ import errno
 import os
 import threading
 import time
-import weakref
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 try:
@@ -30,6 +32,7 @@ except ImportError as error:  # pragma: no cover - Windows
 
 from spool import place
 from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError
+from spool.fork import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,8 +50,6 @@ _TOKEN_BYTES = 8
 _SIGNATURE_BYTES = 64
 _PROBES = 3
 
-_all_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
 
 class FileLock:
     """A lock on one file, between the threads of this process and all other processes.
@@ -61,21 +62,16 @@ class FileLock:
         self.path = path
         self._create = create
         self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._fd: int | None = None
-        self._identity = (0, 0)
-        self._thread_lock = ThreadLock()
-        _all_locks.add(self)
+        self._own = PerProcess(_Use, _Use.close)
 
     def prepare(self) -> None:
         """Create the file now: later the disk may take nothing more.
 
         Raises SpoolFileError, SpoolBusyError.
         """
-        try:
-            with self._thread_lock.hold(PATIENTLY):
-                self._fd = self._open() if self._fd is None else self._fd
-        except OSError as error:
-            raise place.unusable(self.path, error) from error
+        use = self._own.get()
+        with self._file_errors(), use.threads.hold(PATIENTLY):
+            self._open(use)
 
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
@@ -85,111 +81,121 @@ class FileLock:
 
     def is_ours(self) -> bool:
         """Say whether this thread has it."""
-        return self._thread_lock.is_ours()
+        return self._own.get().threads.is_ours()
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock within `timeout` seconds; say whether it was had. Raises SpoolFileError."""
-        deadline = time.monotonic() + timeout
-        if self.is_ours():  # a signal handler, in the middle of its thread's own use
+        use, deadline, sleep = self._own.get(), time.monotonic() + timeout, _SHORTEST_SLEEP
+        if use.threads.is_ours():  # a signal handler, in the middle of its thread's own use
             return False
-        if not self._thread_lock.acquire(max(0.0, timeout)):
-            return False
+        while True:
+            if not use.threads.acquire(max(0.0, deadline - time.monotonic())):
+                return False
+            if self._flock_or_release(use):
+                return True
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            time.sleep(min(sleep, left))
+            sleep = min(2 * sleep, _LONGEST_SLEEP)
+
+    def _flock_or_release(self, use: _Use) -> bool:
         is_had = False
         try:
-            is_had = self._poll(deadline)
-        except OSError as error:
-            raise place.unusable(self.path, error) from error
+            with self._file_errors():
+                is_had = self._try_flock(use)
         finally:
             if not is_had:
-                self.release()
+                use.threads.release()
         return is_had
 
     def release(self) -> None:
         """Free the lock for the next one, if this thread holds it."""
-        if not self.is_ours():
+        use = self._own.get()
+        if not use.threads.is_ours():
             return
         try:
-            if self._fd is not None:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            if use.fd is not None:
+                fcntl.flock(use.fd, fcntl.LOCK_UN)
         finally:
-            self._thread_lock.release()
+            use.threads.release()
 
     def sign(self) -> None:
         """Leave a new signature of this process in the file. Only for the holder."""
-        if self._fd is not None:
+        use = self._own.get()
+        if use.fd is not None:
             signed = f"{os.getpid():<{_PID_WIDTH}}{os.urandom(_TOKEN_BYTES).hex()}"
             with contextlib.suppress(OSError):  # a full disk: then it is seen a little later
-                os.pwrite(self._fd, signed.encode(), 0)
+                os.pwrite(use.fd, signed.encode(), 0)
 
-    def freeze(self, timeout: float | None) -> None:
-        """Keep all threads of this process out while it forks or closes the file.
+    def freeze(self, deadline: float, *, ask_others: bool = True) -> bool:
+        """Keep all threads of this process out while it forks or closes the file; then `thaw`.
 
-        Other processes too, if `timeout` seconds suffice for that; with None they are not asked.
+        Other processes too, if `ask_others`, and the time suffices for that. Says whether this
+        process's threads were to be kept out by the monotonic time `deadline`.
         """
-        self._thread_lock.freeze()
-        if timeout is not None:
+        use = self._own.get()
+        is_nested = use.threads.is_ours()  # in a signal handler, in the middle of its own use
+        if not use.threads.acquire(max(0.0, deadline - time.monotonic())):
+            return False
+        use.is_nested = is_nested
+        if ask_others and not is_nested:
             # Without the file there is nobody to keep out.
             with contextlib.suppress(OSError, SpoolError):
-                self._poll(time.monotonic() + timeout)
+                while not self._try_flock(use) and time.monotonic() < deadline:
+                    time.sleep(_LONGEST_SLEEP)
+        return True
 
     def thaw(self) -> None:
-        """End a `freeze`; a forked child has a lock of its own."""
-        self.release()
+        """End a `freeze`, in the parent."""
+        use = self._own.get()
+        if use.is_nested:
+            use.is_nested = False
+            use.threads.release()
+        else:
+            self.release()
 
-    def _poll(self, deadline: float) -> bool:
-        sleep = _SHORTEST_SLEEP
-        while True:
-            if self._try_flock():
-                return True
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return False
-            time.sleep(min(sleep, remaining))
-            sleep = min(2 * sleep, _LONGEST_SLEEP)
-
-    def _try_flock(self) -> bool:
-        fd = self._open() if self._fd is None else self._fd
+    def _try_flock(self, use: _Use) -> bool:
+        fd = self._open(use)
         try:
             fcntl.flock(fd, self._operation | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
                 return False
             raise
-        if self._is_at_path():
+        if self._is_at_path(use):
             return True
-        self._close()
+        use.close()
         return False
 
-    def _open(self) -> int:
-        fd = self._create(self.path)
-        status = os.fstat(fd)
-        self._fd, self._identity = fd, (status.st_dev, status.st_ino)
-        return fd
+    def _open(self, use: _Use) -> int:
+        if use.fd is None:
+            fd = self._create(self.path)
+            status = os.fstat(fd)
+            use.fd, use.identity = fd, (status.st_dev, status.st_ino)
+        return use.fd
 
-    def _is_at_path(self) -> bool:
+    def _is_at_path(self, use: _Use) -> bool:
         try:
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return (status.st_dev, status.st_ino) == self._identity
-
-    def _close(self) -> None:
-        """Close without unlocking: a descriptor that a fork left elsewhere keeps its lock."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        return (status.st_dev, status.st_ino) == use.identity
 
     def close(self) -> None:
         """Give the descriptor back, unless it is in use; the next `acquire` opens it again."""
-        if self._thread_lock.acquire(0):
+        use = self._own.get()
+        if use.threads.acquire(0):
             try:
-                self._close()
+                use.close()
             finally:
-                self._thread_lock.release()
+                use.threads.release()
 
-    def _forget(self) -> None:
-        self._close()
-        self._thread_lock = ThreadLock()
+    @contextlib.contextmanager
+    def _file_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise place.unusable(self.path, error) from error
 
 
 class ThreadLock:
@@ -218,13 +224,21 @@ class ThreadLock:
         with _held(self, timeout, "another thread of this process had it"):
             yield
 
-    def freeze(self) -> None:
-        """Keep all other threads out while this one forks."""
-        self._lock.acquire()
 
-    def thaw(self) -> None:
-        """End a `freeze`, in the parent."""
-        self._lock.release()
+@dataclass(slots=True)
+class _Use:
+    """What one process has of a lock: the one between its threads, and the open file."""
+
+    threads: ThreadLock = field(default_factory=ThreadLock)
+    fd: int | None = None
+    identity: tuple[int, int] = (0, 0)
+    is_nested: bool = False
+
+    def close(self) -> None:
+        """Close without unlocking: a descriptor that a fork left elsewhere keeps its lock."""
+        if self.fd is not None:
+            fd, self.fd = self.fd, None
+            os.close(fd)
 
 
 def ownership(lock: threading.RLock) -> Callable[[], bool]:
@@ -289,11 +303,3 @@ def signature(path: Path, spool: Path) -> tuple[int, str] | None:
     except (OSError, SpoolStrangerError, UnicodeDecodeError):
         return None
     return (int(pid), token.strip()) if pid.isdecimal() else None
-
-
-def _forget_in_child() -> None:
-    for lock in list(_all_locks):
-        lock._forget()  # noqa: SLF001 - this module's own class
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
