@@ -102,7 +102,7 @@ class Line:
             if (credential := self._credentials.of(route)) is not None:
                 return credential.target_of(route, self._settings.named_endpoint), ""
         except SettingsError as error:
-            self._complaints.say(f"route {route.name} waits for its secret", error)
+            self._complaints.say("routes wait for their secrets", f"{route.name}: {error}")
             return None, str(error)
         return None, f"run a drainer with its keys, or `python -m spool adopt {route.name}`"
 
