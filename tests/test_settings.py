@@ -5,12 +5,11 @@ import dataclasses
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -183,15 +182,19 @@ def test_a_path_may_be_of_any_language_and_as_long_as_is_said(tmp_path: Path) ->
         assert read({"SPOOL_PATH": str(tmp_path / name)}).path == tmp_path / name
 
 
-@only_root
-def test_without_a_home_spool_path_must_be_set() -> None:
-    said = subprocess.run(
-        ["setpriv", "--reuid=54321", "--clear-groups", sys.executable, "-c",
-         "from spool.settings import Settings\nSettings.from_env(environ={})"],
-        env={"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    words = "SPOOL_PATH must be set: the home directory of user 54321 is not known"
-    assert said.stderr.splitlines()[-1] == f"spool.errors.SettingsError: {words}"
+def test_without_a_home_and_with_an_unknown_user_spool_path_must_be_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    words = f"SPOOL_PATH must be set: the home directory of user {os.getuid()} is not known"
+    with pytest.raises(SettingsError, match=f"^{words}$"):
+        Settings.from_env(environ={})
+    assert read().path == Path("/spool/file.db")
 
 
 @pytest.mark.parametrize("variable", ["LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"])
