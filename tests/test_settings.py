@@ -630,6 +630,12 @@ def test_nothing_secret_is_left_of_a_url_that_is_none(url: str, shown: str) -> N
     assert without_secrets(url) == shown
 
 
+@pytest.mark.parametrize("at", ["more/s3cret", "more?s3cret", "1/s3cret", "1?s3cret", "1#s3cret"])
+def test_a_password_that_should_be_encoded_is_told_so(at: str) -> None:
+    with pytest.raises(SettingsError, match="must be a URL with %40, %2F and %3F for the @, / and"):
+        Target.otlp(f"https://user:{at}@host/v1/traces", {})
+
+
 def test_the_fingerprint_changes_with_secret_and_endpoint_and_salt_only() -> None:
     langfuse = Target.langfuse("pk", "sk", "https://a.example")
     same = Target.langfuse("pk", "sk", "a.example")

@@ -7,7 +7,7 @@ import ipaddress
 import urllib.parse
 from typing import TYPE_CHECKING
 
-from spool.settings import basic
+from spool.settings import basic, has_stray_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,9 +57,8 @@ def _taken_apart(text: str) -> urllib.parse.SplitResult | None:
     url = text if "://" in text else f"http://{text}"
     with contextlib.suppress(ValueError):
         proxy = urllib.parse.urlsplit(url)
-        # Behind the host an `@` means that part of the password passes for it.
-        is_whole = "@" not in url.partition("://")[2].removeprefix(proxy.netloc)
-        if proxy.scheme == "http" and proxy.hostname and proxy.port != 0 and is_whole:
+        is_usable = proxy.scheme == "http" and proxy.hostname and proxy.port != 0
+        if is_usable and not has_stray_at(url):
             return proxy
     return None
 

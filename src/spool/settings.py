@@ -150,12 +150,18 @@ def check_url(variable: str, url: str, said: str) -> urllib.parse.SplitResult:
         url.encode("ascii")
     except ValueError:
         usable = None
-    if usable and "@" in url.partition("://")[2].removeprefix(parts.netloc):
+    if has_stray_at(url):
         allowed = "a URL with %40, %2F and %3F for the @, / and ? of user and password"
         _refuse(variable, without_secrets(said), allowed)
     if not usable or re.search(r"[\x00-\x20\x7f]", url):
         _refuse(variable, without_secrets(said), f"a URL such as https://host{LANGFUSE_PATH}")
     return parts
+
+
+def has_stray_at(url: str) -> bool:
+    """Say whether an `@` stands behind what would be the host."""
+    _, *behind = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
+    return any("@" in rest for rest in behind)
 
 
 def _is_header_value(value: str) -> bool:
