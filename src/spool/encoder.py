@@ -5,6 +5,10 @@ faster and without importing either. What is not known here goes through them, t
 odd span is never worse off. So nothing is guessed: a type counts as known if it is the exact one,
 and every exception means "not known".
 
+One thing is done otherwise: text that is not Unicode, with a lone surrogate in it (a cut emoji, an
+undecodable file name), is mended. OpenTelemetry's encoder leaves out an attribute that has such
+text, and refuses the whole call where a name or a status has it.
+
 Only public names of the SDK are read: private ones would save about a tenth. The caches are
 bounded and work without locks: two threads may encode the same thing, and either result is right.
 What they hold by identity is immutable by its contract, and is held strongly: its id is nobody
@@ -199,7 +203,33 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> bytes:
 def _encode_officially(spans: Sequence[ReadableSpan]) -> bytes:
     from opentelemetry.exporter.otlp.proto.common import trace_encoder  # noqa: PLC0415 - rarely needed
 
-    return trace_encoder.encode_spans(spans).SerializeToString()
+    try:
+        return trace_encoder.encode_spans(spans).SerializeToString()
+    except UnicodeEncodeError:
+        mended = [_mended_span(span) for span in spans]
+        return trace_encoder.encode_spans(mended).SerializeToString()
+
+
+def _mended_span(span: ReadableSpan) -> ReadableSpan:
+    """Copy a span, with text that can be encoded where the official encoder insists on it."""
+    from opentelemetry.sdk.trace import Event, ReadableSpan  # noqa: PLC0415 - rarely needed
+    from opentelemetry.trace import Status  # noqa: PLC0415 - as above
+
+    code, words = span.status.status_code, span.status.description
+    return ReadableSpan(
+        _mended(span.name),
+        span.get_span_context(),
+        span.parent,
+        span.resource,
+        span.attributes,
+        [Event(_mended(event.name), event.attributes, event.timestamp) for event in span.events],
+        span.links,
+        span.kind,
+        instrumentation_scope=span.instrumentation_scope,
+        status=Status(code, words and _mended(words)),
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
 
 
 # Everything is a list of pieces, which are joined once, at the end or where a length is needed.
@@ -265,10 +295,22 @@ def _field(tag: bytes, content: bytes) -> bytes:
 
 def _text(tag: bytes, text: str | None) -> bytes:
     if type(text) is str:
-        return _field(tag, text.encode()) if text else b""
+        return _field(tag, _utf8(text)) if text else b""
     if text is None:
         return b""
     raise _UnfamiliarError
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _mended(text).encode()
+
+
+def _mended(text: str) -> str:
+    """Join surrogates that are pairs, and put U+FFFD for those that stand alone."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _count(tag: bytes, count: int) -> bytes:
@@ -425,7 +467,10 @@ def _add_attributes(pieces: list[bytes], tag: bytes, attributes: Any) -> None:
     for key, value in attributes.copy().items():
         name = keys[key]
         if type(value) is str:
-            content = value.encode()
+            try:  # as `_utf8`, but quicker
+                content = value.encode()
+            except UnicodeEncodeError:
+                content = _mended(value).encode()
             size = len(content)
             prefix = _STRING_PREFIXES[size] if size < _TABLED else _string_prefix(size)
             size += len(name) + len(prefix)
@@ -500,7 +545,7 @@ def _delimited(content: bytes) -> bytes:
 
 
 def _string(value: str) -> bytes:
-    content = value.encode()
+    content = _utf8(value)
     size = len(content)
     return (_STRING_PREFIXES[size] if size < _TABLED else _string_prefix(size)) + content
 
