@@ -189,7 +189,7 @@ def test_one_span_that_cannot_be_encoded_does_not_take_the_others_along(
     settings: Settings, path: Path
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    bad = span("half a surrogate pair: \ud83d")
+    bad = span(7)  # type: ignore[arg-type]  # a name that is no text
     assert exporter.export([span("a"), bad, span("b")]) is SpanExportResult.FAILURE
     exporter.shutdown()
     other = Store(path)

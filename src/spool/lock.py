@@ -65,13 +65,15 @@ class FileLock:
         self._own = PerProcess(_Use, _Use.close)
 
     def prepare(self) -> None:
-        """Create the file now: later the disk may take nothing more.
-
-        Raises SpoolFileError, SpoolBusyError.
-        """
+        """Create the file now: later the disk may take nothing more. Raises SpoolFileError."""
         use = self._own.get()
-        with self._file_errors(), use.threads.hold(PATIENTLY):
-            self._open(use)
+        # Where another thread has it, the file is there: it may have it for a whole request.
+        if use.fd is None and use.threads.acquire(0):
+            try:
+                with self._file_errors():
+                    self._open(use)
+            finally:
+                use.threads.release()
 
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
