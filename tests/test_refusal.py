@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -401,3 +404,120 @@ def test_a_process_at_its_limit_goes_on(
             duplicates=sum(arrived.values()) - len(arrived),
         )
     )
+
+
+# Disks that refuse from the start
+
+
+@contextlib.contextmanager
+def refusing_disk(trouble: str, path: Path, *, is_there: bool) -> Iterator[None]:
+    """Mount a disk that takes nothing new, with a spool on it that holds one span, or none."""
+    directory = path.parent
+    with small_disk(directory, 4 << 20):
+        if is_there:
+            command = [sys.executable, "-c", WRITER]
+            with subprocess.Popen(command, env={**os.environ, "SPOOL_PATH": str(path)}) as writer:
+                pass
+            assert writer.returncode == -signal.SIGKILL  # its WAL and its inbox stay
+            beside(path, "-shm").unlink()
+        if trouble == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", directory], check=True)
+        elif trouble == "no inodes":
+            used = 1 + len(list(directory.iterdir()))
+            options = f"remount,nr_inodes={used}"
+            subprocess.run(["mount", "-o", options, directory], check=True)
+        else:
+            fill_disk(directory / "ballast")
+        yield
+
+
+WRITER = """
+import os, signal
+from spans import batch
+from spool.settings import Target
+from spool.store import Store
+from pathlib import Path
+store = Store(Path(os.environ["SPOOL_PATH"]))
+target = Target.langfuse("pk-lf-test", "sk-lf-test", os.environ["LANGFUSE_HOST"])
+store.append(target, batch("a row"), 1.0)
+store.accept(target, batch("in the inbox"), 2.0)
+store.turn.prepare()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+WORDS = {
+    "read-only": "Read-only file system",
+    "no inodes": "no inodes are left",
+    "full": "make room there",
+}
+
+
+@pytest.fixture
+def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name spool and stand-in as a user would."""
+    for name, value in environment_of(path, langfuse).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+
+
+@needs_mounts
+@pytest.mark.parametrize("is_there", [True, False], ids=["a spool", "no spool"])
+@pytest.mark.parametrize("trouble", WORDS)
+def test_a_program_that_starts_on_a_disk_that_refuses_goes_on_and_its_spans_are_sent(
+    environment: None,
+    settings: Settings,
+    path: Path,
+    langfuse: StandIn,
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+    is_there: bool,
+) -> None:
+    with refusing_disk(trouble, path, is_there=is_there):
+        with shut_down(SpoolSpanExporter(settings=settings)) as exporter:
+            assert exporter.export([span("held")]) is FAILURE
+            langfuse.wait_for(lambda server: "held" in server.names(), timeout=30)
+            if is_there:  # it can be read, and what was sent is not sent again
+                langfuse.wait_for(lambda server: "a row" in server.names(), timeout=30)
+        assert WORDS[trouble] in caplog.text
+    assert langfuse.names()["held"] == 1
+
+
+@needs_mounts
+@pytest.mark.parametrize("trouble", WORDS)
+def test_a_spool_on_a_disk_that_refuses_can_be_read(
+    environment: None, path: Path, trouble: str
+) -> None:
+    with refusing_disk(trouble, path, is_there=True):
+        before = {file.name: file.stat().st_size for file in path.parent.iterdir()}
+        command = [sys.executable, "-m", "spool", "--path", str(path)]
+        status = subprocess.run([*command, "status", "--json"], capture_output=True, check=False)
+        peek = subprocess.run([*command, "peek", "--json"], capture_output=True, check=False)
+        after = {file.name: file.stat().st_size for file in path.parent.iterdir()}
+    assert status.stdout, status.stderr
+    assert json.loads(status.stdout)["pending"]["spans"] == 2
+    assert {shown["name"] for shown in json.loads(peek.stdout)} == {"a row", "in the inbox"}
+    assert after.items() >= before.items()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EDQUOT, "raise the quota"),
+        (errno.EROFS, "mount it for writing"),
+        (errno.EMFILE, "raise the limit of open files"),
+        (errno.EIO, "see to the disk"),
+    ],
+)
+def test_what_the_disk_has_against_us_is_said_and_no_error_of_the_constructor(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    words: str,
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("spool.place.create", refuse)
+    with shut_down(SpoolSpanExporter(settings=replace(settings, drain=False))):
+        assert words in caplog.text
+        assert os.strerror(code) in caplog.text
