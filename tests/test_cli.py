@@ -199,7 +199,7 @@ def test_status_tells_of_a_route_in_backoff(filled: Store, langfuse: StandIn) ->
 
 def test_status_tells_of_a_missing_secret(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-other")
-    assert "wait for its secret" in spool("status", code=1).stdout
+    assert "wait: its secret is not known here" in spool("status", code=1).stdout
 
 
 def test_status_tells_of_dead_letters(filled: Store, langfuse: StandIn) -> None:

@@ -134,7 +134,7 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
 def _explain(spool: _Spool) -> None:
     for route in spool.store.routes():
         if route.pending_spans and (missing := spool.drainer.line.missing(route)):
-            _note(route, f"its secret is not known here; {missing}")
+            _note(route, missing)
         elif route.pending_spans and route.last_error:
             _note(route, route.last_error)
     if spool.drainer.line.tally.dead:

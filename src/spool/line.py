@@ -104,7 +104,8 @@ class Line:
         except SettingsError as error:
             self._complaints.say("routes wait for their secrets", f"{route.name}: {error}")
             return None, str(error)
-        return None, f"run a drainer with its keys, or `python -m spool adopt {route.name}`"
+        adopt = f"`python -m spool adopt {route.name}`"
+        return None, f"its secret is not known here; run a drainer with its keys, or {adopt}"
 
     # When
 

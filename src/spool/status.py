@@ -133,7 +133,7 @@ class Report:
             return f"route {route.name} is held: {route.last_error}; correct the keys or the host"
         if state == "no-secret":
             spans = route.pending_spans
-            return f"route {route.name}: {spans} spans wait for its secret; {missing}"
+            return f"route {route.name}: {spans} spans wait: {missing}"
         age, silence = _age(route, self.now), self._since(route.last_success_at)
         if age is not None and age > max_age and (silence is None or silence > max_age):
             why = f": {route.last_error}" if route.last_error else ""
