@@ -12,6 +12,8 @@ from spans import batch
 from spool import intake, sql
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp import Batch, Codec, divide, join, merge
+from spool.otlp import Batch, Codec, join, merge
+from spool.place import beside
 from spool.records import Ledger, Route, Take, Trouble
 from spool.settings import Named, Target
 from spool.store import Store
@@ -268,6 +270,20 @@ def test_no_secret_is_stored_with_a_route(store: Store, path: Path) -> None:
     assert b"host.example" in content
     assert b"hunter2" not in content
     assert b"abc123" not in content
+
+
+def test_adopting_takes_no_other_routes_spans_where_another_file_has_come_to_the_path(
+    store: Store, path: Path
+) -> None:
+    store.append(OTHERS, batch("stranded"), 1.0)
+    stranded = route_of(store, OTHERS)
+    for suffix in ("", "-wal", "-shm"):
+        beside(path, suffix).rename(beside(path, f".aside{suffix}"))
+    store.append(MINE, batch("not stranded"), 1.0)
+    assert route_of(store).id == stranded.id
+    new = Target.langfuse("pk-lf-new", "sk-lf-new", "https://langfuse.example")
+    assert store.adopt(stranded, new, sending=2) == 0
+    assert route_of(store).pending_spans == 1
 
 
 def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:

@@ -13,7 +13,7 @@ from spool.errors import SpoolFileError
 from spool.schema import _BATCH_IN, migrate
 from spool.settings import Target
 from spool.store import Store
-from spool.version import has_sound_schema
+from spool.version import check_ours, has_sound_schema
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 
@@ -29,6 +29,12 @@ def test_another_applications_database_is_refused_and_untouched(store: Store, pa
         store.open()
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["spool.db"]
+
+
+def test_what_is_moved_away_while_it_is_looked_at_is_nothing(tmp_path: Path) -> None:
+    check_ours(tmp_path / "gone.db")
+    with pytest.raises(SpoolFileError, match="unable to open"):
+        check_ours(tmp_path)
 
 
 def test_a_file_that_is_no_database_is_refused_and_untouched(store: Store, path: Path) -> None:

@@ -362,7 +362,6 @@ class Store:
         In the turn, so that none is being sent meanwhile. `sending` is how many seconds a request
         can last at most.
         """
-        self.register(target)
         moved = 0
         while True:
             with self.turn.take(sending, patience=BRIEFLY) as is_had:
@@ -373,7 +372,12 @@ class Store:
 
     def _adopt_chunk(self, stranded: Route, target: Target) -> int:
         with self.database.transaction() as connection:
-            oldest = (*rows.id_range(stranded.id), rows.CHUNK)
+            connection.execute(sql.REGISTER, frames.identity(target))
+            # By its name: the file may be another one by now, and have the id for another route.
+            known = connection.execute(sql.ROUTE_ID, (stranded.name,)).fetchone()
+            if known is None or stranded.name == target.route:
+                return 0
+            oldest = (*rows.id_range(known[0]), rows.CHUNK)
             found = connection.execute(sql.OLDEST, oldest).fetchall()
             if not found:
                 return 0

@@ -26,9 +26,13 @@ def check_ours(path: Path) -> None:
 
     No lock is taken and no WAL is read, so nothing is created beside another's file.
     """
-    with contextlib.closing(
-        sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
-    ) as sqlite:
+    try:
+        opened = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    except sqlite3.OperationalError as error:
+        if not path.exists():  # it was moved away meanwhile
+            return
+        raise SpoolFileError(f"{path}: SQLite says: {error}") from error
+    with contextlib.closing(opened) as sqlite:
         try:
             is_ours = pragma(sqlite, "application_id") == _APPLICATION_ID
         except sqlite3.DatabaseError:
