@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from spool import version
+from spool import inbox, version
 from spool.errors import SpoolError
 
 _CALLS = {
@@ -45,6 +45,7 @@ _TICK = 1e-5  # what a call takes, in seconds
 _SHORTEST_SLEEP = 5e-3  # who polls does it as on a busy machine, so it is done sooner
 _MOST_CALLS = 100_000
 _FOR_EVER = 1e6
+_PATIENCE = 120  # seconds, for one schedule
 
 _here = threading.local()
 
@@ -164,7 +165,8 @@ class Machine:
         threads = [task.thread for task in self.tasks]
         if self.tasks:
             self._next().gate.release()
-            self._is_over.acquire()
+            is_over = self._is_over.acquire(timeout=_PATIENCE)
+            assert is_over, "a lock that the shims do not know is waited for"
         for thread in threads:
             thread.join()
         if self.trouble:
@@ -253,14 +255,14 @@ class RLock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         task = _task()
         me = task or threading.get_ident()
-        if task is not None and not task.process.is_dead:
+        if task is not None:
             task.call()
             end = task._machine.now + (timeout if timeout >= 0 else _FOR_EVER)
             while self._owner not in (None, me):
                 if not blocking or task._machine.now >= end:
                     return False
                 task.sleep(_SHORTEST_SLEEP)
-        assert self._owner in (None, me) or task is None or task.process.is_dead
+        assert self._owner in (None, me)
         self._owner = me
         self._count += 1
         return True
@@ -398,15 +400,14 @@ def _shim_descriptors(replace: _Replace) -> None:
 
     made = sqlite3.connect(":memory:", isolation_level=None)
     version.migrate(made)
-    script = "\n".join(made.iterdump())
-    marks = [f"PRAGMA {name} = {version.pragma(made, name)}" for name in _MARKS]
+    marks = [f"PRAGMA {name} = {version.pragma(made, name)};" for name in _MARKS]
+    *script, commit = made.iterdump()
     made.close()
+    statements = "\n".join([*script, *marks, "UPDATE meta SET salt = randomblob(16);", commit])
 
     def migrate(sqlite: sqlite3.Connection) -> None:
-        """Do what the real one does, in a tenth of the time."""
-        sqlite.executescript(script)
-        for statement in (*marks, "UPDATE meta SET salt = randomblob(16)"):
-            sqlite.execute(statement)
+        """Do what the real one does, in a tenth of the time, and at once."""
+        sqlite.executescript(statements)
 
     real_open = replace(os, "open", opened)
     replace(os, "close", close)
@@ -447,3 +448,10 @@ def _shim_the_rest(replace: _Replace) -> None:
     real_time = replace(time, "time", now)
     real_sleep = replace(time, "sleep", sleep)
     replace(threading, "RLock", RLock)
+
+    class Files(inbox._Files):
+        def __init__(self, *how: Any, **more: Any) -> None:
+            super().__init__(*how, **more)
+            self.lock = RLock()  # type: ignore[assignment]  # its shape
+
+    replace(inbox, "_Files", Files)

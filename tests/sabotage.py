@@ -75,7 +75,7 @@ SABOTAGES = [
         "store.py",
         "                file.note(salt, chunk.end)\n",
         "                pass\n",
-        "test_intake.py",
+        "test_intake.py test_interleavings.py",
     ),
     Sabotage(
         "what is being sent becomes rows as well",

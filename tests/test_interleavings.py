@@ -42,7 +42,7 @@ from trouble import Trouble
 
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(7200)]
 
-FEW, MANY = 1_500, 100_000
+FEW, MANY = 1_000, 100_000
 MOST_SPANS = 60
 TARGETS = [
     Target.langfuse(f"pk-lf-{number}", f"sk-lf-{number}", "https://langfuse.example")

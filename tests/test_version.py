@@ -33,7 +33,7 @@ def test_another_applications_database_is_refused_and_untouched(store: Store, pa
 
 def test_what_is_moved_away_while_it_is_looked_at_is_nothing(tmp_path: Path) -> None:
     check_ours(tmp_path / "gone.db")
-    with pytest.raises(SpoolFileError, match="unable to open"):
+    with pytest.raises(SpoolFileError, match="SQLite says"):
         check_ours(tmp_path)
 
 
