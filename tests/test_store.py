@@ -12,7 +12,6 @@ from spans import batch
 from spool import intake, sql
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp import Batch, Codec, divide, join, merge
-from spool.otlp import Batch, Codec, join, merge
 from spool.place import beside
 from spool.records import Ledger, Route, Take, Trouble
 from spool.settings import Named, Target
