@@ -386,11 +386,14 @@ def _shim_descriptors(replace: _Replace) -> None:
             task.process.fds.discard(fd)
         Machine.real["close"](fd)
 
-    def open_file(file: Any, *how: Any, **more: Any) -> Any:
-        if (task := _task()) is not None:
-            task.call()
-            task.process.fds.discard(file)  # it is the file object's now
-        return real_open_file(file, *how, **more)
+    def given(real: Callable[..., Any]) -> Callable[..., Any]:
+        def open_file(file: Any, *how: Any, **more: Any) -> Any:
+            if (task := _task()) is not None:
+                task.call()
+                task.process.fds.discard(file)  # it is the file object's now
+            return real(file, *how, **more)
+
+        return open_file
 
     def connect(*how: Any, **more: Any) -> Any:
         task = _task()
@@ -411,7 +414,8 @@ def _shim_descriptors(replace: _Replace) -> None:
 
     real_open = replace(os, "open", opened)
     replace(os, "close", close)
-    real_open_file = replace(builtins, "open", open_file)
+    replace(builtins, "open", given(builtins.open))
+    replace(os, "fdopen", given(os.fdopen))
     real_connect = replace(sqlite3, "connect", connect)
     replace(version, "migrate", migrate)
 
