@@ -106,6 +106,13 @@ SABOTAGES = [
         "test_inbox.py",
     ),
     Sabotage(
+        "threads are begun in a process that uWSGI has still to fork",
+        "shared.py",
+        "        if fork.is_to_come():\n            return\n",
+        "",
+        "test_fork.py",
+    ),
+    Sabotage(
         "a file counts as final while somebody appends to it",
         "inbox.py",
         "return self.is_left and not self.pins",

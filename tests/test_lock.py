@@ -342,6 +342,26 @@ def test_freezing_can_leave_the_file_alone(lock: FileLock, lock_path: Path) -> N
 # The file
 
 
+def test_preparing_a_lock_makes_its_file_and_waits_for_nobody_who_has_it(
+    lock: FileLock, lock_path: Path
+) -> None:
+    lock.prepare()
+    assert lock_path.exists()
+    held, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock.hold(1):
+            held.set()
+            may_end.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    lock.prepare()  # at once: only after it the other one lets go
+    may_end.set()
+    thread.join()
+
+
 def test_a_lock_file_that_was_unlinked_is_noticed(lock: FileLock, lock_path: Path) -> None:
     assert can_hold(lock)
     lock_path.unlink()

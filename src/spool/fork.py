@@ -5,11 +5,14 @@ Invariants:
 - A child begins anew at its first use, whether the fork ran Python's handlers or not (uWSGI forks
   in C): so no lock that another thread of the parent held is ever waited for.
 - What was the parent's is let go of once, by one thread.
+- No thread is begun in a process that uWSGI has still to fork: it does that without Python's own
+  lock, and a worker whose parent had another thread run Python just then waits for that for ever.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -47,6 +50,12 @@ class PerProcess(Generic[_State]):
 
 
 _everything: Final[weakref.WeakSet[PerProcess[Any]]] = weakref.WeakSet()
+
+
+def is_to_come() -> bool:
+    """Say whether this process is uWSGI's, before it forks its workers."""
+    uwsgi: Any = sys.modules.get("uwsgi")  # its own module, which nobody else can have
+    return hasattr(uwsgi, "worker_id") and not (uwsgi.worker_id() or uwsgi.mule_id())
 
 
 def _start_over() -> None:

@@ -23,7 +23,7 @@ import time
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
-from spool import intake
+from spool import fork, intake
 from spool.complaint import Complaint, logger
 from spool.drainer import Drainer
 from spool.ending import Ending
@@ -164,7 +164,7 @@ class SharedSpool:
             self._check_version()
         except SpoolUnavailableError as error:
             self._holding.say(error)
-        with contextlib.suppress(SpoolUnavailableError, SpoolBusyError):  # who takes it says so
+        with contextlib.suppress(SpoolUnavailableError):  # who takes it says so
             self.store.turn.prepare()
 
     def _check_version(self) -> None:
@@ -286,6 +286,8 @@ class SharedSpool:
         self.stop()
 
     def _run(self) -> None:
+        if fork.is_to_come():
+            return
         with self._lock:
             if self._is_running:
                 return

@@ -44,10 +44,7 @@ class Turn:
         self._had_seconds = 0.0
 
     def prepare(self) -> None:
-        """Create its files now: later the disk may take nothing more.
-
-        Raises SpoolFileError, SpoolBusyError.
-        """
+        """Create its files now: later the disk may take nothing more. Raises SpoolFileError."""
         self._turn.prepare()
         self._deputy.prepare()
 
