@@ -521,3 +521,25 @@ def test_what_the_disk_has_against_us_is_said_and_no_error_of_the_constructor(
     with shut_down(SpoolSpanExporter(settings=replace(settings, drain=False))):
         assert words in caplog.text
         assert os.strerror(code) in caplog.text
+
+
+@needs_mounts
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_drain_on_a_disk_that_takes_nothing_sends_what_it_can_and_says_so(
+    environment: None, path: Path, langfuse: StandIn, trouble: str
+) -> None:
+    command = [sys.executable, "-m", "spool", "--path", str(path), "drain", "--json"]
+    with refusing_disk(trouble, path, is_there=True):
+        drained = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert drained.stdout, drained.stderr
+        result = json.loads(drained.stdout)
+        assert (drained.returncode, result["delivered"], result["pending"]) == (1, 2, 2)
+        assert langfuse.names() == {"a row": 1, "in the inbox": 1}
+        assert "not settled" in drained.stderr
+        assert WORDS[trouble] in drained.stderr
+        if trouble == "full":
+            (path.parent / "ballast").unlink()
+        else:
+            subprocess.run(["mount", "-o", "remount,rw", path.parent], check=True)
+        again = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert json.loads(again.stdout)["pending"] == 0

@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from spool import intake
+from spool import intake, rescue
+from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.sender import Verdict
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
     store, settings = drainer.store, drainer.settings
     end = math.inf if timeout is None else time.monotonic() + timeout
     sending = settings.timeout_seconds
-    intake.take_in_all(store, compress=settings.is_gzip, sending=sending, end=end)
+    is_refused = not _is_taken_in(drainer, sending, end)
     limit = _FEW_FAILURES if timeout is None else math.inf
     errands = {
         route.id: _Errand(target, store.last_id(route.name), limit)
@@ -75,6 +76,20 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
         rest = min((errand.not_before for errand in errands.values()), default=0.0)
         if (seconds := min(rest, end) - time.monotonic()) > 0:
             time.sleep(seconds)
+    if is_refused:
+        rescue.send_inboxes(drainer, end, progress)
+
+
+def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
+    """Move what waits in the inboxes into rows; say whether the file takes that."""
+    compress = drainer.settings.is_gzip
+    try:
+        intake.take_in_all(drainer.store, compress=compress, sending=sending, end=end)
+    except SpoolDamagedError:
+        raise
+    except SpoolUnavailableError:  # what cannot be settled, either, says why
+        return False
+    return True
 
 
 def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
@@ -83,7 +98,8 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
     with drainer.store.turn.take(drainer.settings.timeout_seconds) as is_had:
         if is_had and (left := end - time.monotonic()) > 0:
             verdict = delivery.send(route_id, errand.target, left, is_forced=True)
-    if delivery.has_unsettled(errand.target.route):  # the file refuses: to send on is no help
+    if verdict is not Verdict.DELIVERED and delivery.has_unsettled(errand.target.route):
+        # All was sent that can be, and the file refuses to settle it.
         errand.failures += 1
         errand.not_before = time.monotonic() + drainer.settings.backoff_seconds[0]
     elif verdict is None:  # another process sends, or the file is another by now

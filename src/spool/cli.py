@@ -19,7 +19,13 @@ import click
 
 from spool import __version__, by_hand, intake
 from spool.drainer import Drainer
-from spool.errors import SettingsError, SpoolBusyError, SpoolDamagedError, SpoolError
+from spool.errors import (
+    SettingsError,
+    SpoolBusyError,
+    SpoolDamagedError,
+    SpoolError,
+    SpoolUnavailableError,
+)
 from spool.keeper import Keeper
 from spool.line import Tally
 from spool.otlp import unpack
@@ -48,7 +54,7 @@ def main() -> None:
     """Run a command and exit with its code; an error is one line on standard error."""
     try:
         commands(prog_name="spool")
-    except (SpoolBusyError, SpoolDamagedError) as error:
+    except (SpoolBusyError, SpoolUnavailableError) as error:
         _fail(error, 1)
     except SpoolError as error:
         _fail(error, 2)
@@ -165,7 +171,12 @@ def _kept(spool: _Spool) -> Iterator[None]:
             yield
     finally:
         keeper.stop(_SETTLED)
-    Keeper(spool.store, spool.settings).keep()
+    try:
+        Keeper(spool.store, spool.settings).keep()
+    except SpoolDamagedError:
+        raise
+    except SpoolUnavailableError as error:  # what could be sent was sent
+        _say(f"spool: {error}", err=True)
 
 
 @commands.command()
