@@ -15,7 +15,6 @@ which need processes of their own (see `test_mutex` and `test_lock`).
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import fcntl
 import os
@@ -61,7 +60,8 @@ class Process:
         self.pid = pid
         self.is_dead = False
         self.stopped_until = 0.0
-        self.fds: set[int] = set()
+        # With what they are: a file object closes its own unseen, and the number is used again.
+        self.fds: dict[int, tuple[int, int]] = {}
         self.connections: set[Connection] = set()
         self.calls = 0
         self._machine = machine
@@ -73,11 +73,23 @@ class Process:
     def die(self) -> None:
         """Take back what the process had."""
         self.is_dead = True
-        for fd in self.fds:
-            self._machine.real["close"](fd)
-        self.fds.clear()
+        self.close()
         for connection in self.connections:
             connection.abandon()
+
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        for fd, identity in self.fds.items():
+            with contextlib.suppress(OSError):
+                if _identity(fd) == identity:
+                    Machine.real["close"](fd)
+        self.fds.clear()
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = Machine.real["fstat"](fd)
+    return status.st_dev, status.st_ino
 
 
 class Task:
@@ -229,8 +241,7 @@ class Machine:
     def close(self) -> None:
         """Close what is open still."""
         for process in self.processes:
-            for fd in process.fds:
-                self.real["close"](fd)
+            process.close()
             for connection in process.connections:
                 connection.real.close()
 
@@ -360,7 +371,7 @@ def shims() -> Iterator[None]:
             patches.enter_context(mock.patch.object(module, name, shim))
             return real
 
-        Machine.real = {"close": os.close, "rename": os.rename}
+        Machine.real = {"close": os.close, "fstat": os.fstat, "rename": os.rename}
         for module, names in _CALLS.items():
             for name in names:
                 replace(module, name, _shim(getattr(module, name)))
@@ -377,23 +388,14 @@ def _shim_descriptors(replace: _Replace) -> None:
         _call()
         fd: int = real_open(*how, **more)
         if (task := _task()) is not None:
-            task.process.fds.add(fd)
+            task.process.fds[fd] = _identity(fd)
         return fd
 
     def close(fd: int) -> None:
         if (task := _task()) is not None:
             task.call()
-            task.process.fds.discard(fd)
+            task.process.fds.pop(fd, None)
         Machine.real["close"](fd)
-
-    def given(real: Callable[..., Any]) -> Callable[..., Any]:
-        def open_file(file: Any, *how: Any, **more: Any) -> Any:
-            if (task := _task()) is not None:
-                task.call()
-                task.process.fds.discard(file)  # it is the file object's now
-            return real(file, *how, **more)
-
-        return open_file
 
     def connect(*how: Any, **more: Any) -> Any:
         task = _task()
@@ -414,8 +416,6 @@ def _shim_descriptors(replace: _Replace) -> None:
 
     real_open = replace(os, "open", opened)
     replace(os, "close", close)
-    replace(builtins, "open", given(builtins.open))
-    replace(os, "fdopen", given(os.fdopen))
     real_connect = replace(sqlite3, "connect", connect)
     replace(version, "migrate", migrate)
 
