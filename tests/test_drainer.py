@@ -605,7 +605,8 @@ def test_a_route_of_another_file_is_never_sent_with_these_credentials(
     path.rename(path.with_name("moved.db"))
     store.append(theirs, batch("theirs"), clock.now)
     assert store.routes()[0].id == routes[0].id
-    assert drainer.delivery.send(routes[0].id, target) is None
+    with store.turn.take(60):
+        assert drainer.delivery.send(routes[0].id, target) is None
     assert langfuse.requests == []
 
 
@@ -614,7 +615,8 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
 ) -> None:
     route = route_of(store)
     store.wait(route, 60, clock.now, "503")
-    assert drainer.delivery.send(route.id, drainer.line.targets[route.name]) is None
+    with store.probe_turn.take(60):
+        assert drainer.delivery.send(route.id, drainer.line.targets[route.name]) is None
     assert langfuse.requests == []
 
 

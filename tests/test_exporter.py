@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,10 @@ import standin
 from chaos import no_room
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
-from spool.otlp import Codec
+from spool.otlp import Batch, Codec
 from spool.overflow import Overflow
 from spool.records import Ledger
+from spool.sender import Outcome
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
@@ -463,15 +464,15 @@ def test_its_own_requests_are_hidden_from_instrumentation(
     provider.get_tracer("x").start_span("a").end()
     drainer = exporter._spool._drainer
     assert drainer is not None
-    send_due = drainer.send_due
+    post = drainer.line.post
 
-    def spying() -> bool:
+    def spying(target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
         seen.append(context.get_value("suppress_instrumentation"))
-        return send_due()
+        return post(target, batches, timeout)
 
-    drainer.send_due = spying  # type: ignore[method-assign]  # to look from within its thread
-    assert exporter.force_flush(10_000)
-    langfuse.wait_for(lambda _: bool(seen))
+    drainer.line.post = spying  # type: ignore[method-assign]  # to look from within its thread
+    provider.get_tracer("x").start_span("b").end()
+    assert exporter.force_flush(30_000)
     assert seen[0] is True
     provider.shutdown()
 

@@ -95,7 +95,9 @@ def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
 def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
     """Send one request of an errand, and see what is left of its patience."""
     delivery, verdict = drainer.delivery, None
-    with drainer.store.turn.take(drainer.settings.timeout_seconds) as is_had:
+    known = drainer.store.route(route_id)
+    turn = drainer.store.turn if known is None else drainer.store.turn_of(known)
+    with turn.take(drainer.settings.timeout_seconds) as is_had:
         if is_had and (left := end - time.monotonic()) > 0:
             verdict = delivery.send(route_id, errand.target, left, is_forced=True)
     if verdict is not Verdict.DELIVERED and delivery.has_unsettled(errand.target.route):

@@ -66,6 +66,13 @@ class Credentials:
         self._seen: tuple[int, ...] = ()
         self._found: dict[str, Credential] = {}
 
+    def state(self) -> tuple[int, ...]:
+        """Give what is different after each change of the file. Raises OSError."""
+        if self._path is None:
+            return ()
+        status, owner = os.stat(self._path), place.owner_of(self._spool)[0]
+        return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size, owner
+
     def of(self, route: Route) -> Credential | None:
         """Give what the file has for a route's public key; None for nothing. Raises SettingsError.
 
@@ -74,13 +81,12 @@ class Credentials:
         if self._path is None or route.public_key is None:
             return None
         try:
-            status, owner = os.stat(self._path), place.owner_of(self._spool)[0]
+            state = self.state()
         except OSError as error:
             raise SettingsError(f"SPOOL_CREDENTIALS_FILE={self._path}: {error.strerror}") from error
-        seen = status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size, owner
-        if seen != self._seen:
-            self._found = read_credentials(self._path, owner)
-            self._seen = seen
+        if state != self._seen:
+            self._found = read_credentials(self._path, state[-1])
+            self._seen = state
         return self._found.get(route.public_key)
 
 

@@ -163,6 +163,11 @@ class Database:
             finally:
                 _end_transaction(connection)
 
+    def state(self) -> object:
+        """Give what is different after each commit of any process, and for another file. Cheap."""
+        with self.reading() as connection:
+            return id(connection), self._main, pragma(connection, "data_version")
+
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
         end = time.monotonic() + PATIENTLY  # for our own threads; others are asked only briefly

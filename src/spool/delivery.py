@@ -34,7 +34,7 @@ _Sent = tuple["Take", Outcome, "Target | None"]
 
 
 class Delivery:
-    """Sends the rows of one store over one line; only for the holder of the turn."""
+    """Sends the rows of one store over one line; only for the holder of a route's turn."""
 
     def __init__(
         self, store: Store, settings: Settings, line: Line, clock: Callable[[], float]
@@ -52,6 +52,14 @@ class Delivery:
         """Say whether spans of a route were delivered, and the file refuses to settle that."""
         return bool(self._unsettled.get(route))
 
+    def next_due(self) -> float:
+        """Tell in how many seconds there is something to do that no row tells; else infinity."""
+        if any(list(self._unsettled.values())):
+            return 0.0
+        suspects = list(self._suspects.values())
+        untils = [suspect.until - time.monotonic() for suspect in suspects]
+        return max(0.0, min(untils, default=math.inf))
+
     def is_searching(self, route: Route) -> bool:
         """Say whether spans of a route are under suspicion: their rows must stay as they are."""
         refusals = self._refusals.get(route.name)
@@ -66,9 +74,8 @@ class Delivery:
         None where it is not due, where nothing waits, and where the caller's timeout has cut it:
         that says nothing about the route. Raises SpoolError.
         """
-        # Read again: another process may have had the turn, or the file may be another.
-        route = self._store.route(route_id)
-        if route is None or route.name != target.route:
+        route = self._in_turn(route_id, target)
+        if route is None:
             return None
         if is_forced:  # all of it, not what has come since some was suspected
             route = replace(route, suspect_to=0)
@@ -87,6 +94,17 @@ class Delivery:
         if outcome.is_timeout and timeout < longest:
             return None
         return self._act(route, target, take, outcome, time.monotonic() - started)
+
+    def _in_turn(self, route_id: int, target: Target) -> Route | None:
+        """Read a route again; None where it is not this thread's to send.
+
+        Another process may have had the turn, its trouble may have begun or ended, or the file may
+        be another.
+        """
+        route = self._store.route(route_id)
+        if route is None or route.name != target.route:
+            return None
+        return route if self._store.turn_of(route).is_ours() else None
 
     # What is sent next
 

@@ -2,10 +2,11 @@
 
 Invariants:
 
-- Only the holder of the turn sends, for one request; then others get theirs. So a take is a plain
-  read of the oldest rows, and a process that alone has a route's secret gets its turn.
+- Only the holder of the turn of a route's lane sends it, so a take is a plain read of the oldest
+  rows. Routes in trouble are sent by a thread of their own, which ends when none is due.
 - Nothing makes it give up: spans leave by delivery, or one by one as dead letters.
-- Rows go before what is sent straight from the inbox.
+- Between two requests of rows goes one straight from the inbox: fresh spans wait for no backlog.
+- While nothing is to be done only the states of files are looked at, and that rarely.
 - While a route cannot be sent there is time to pack its rows; never those that are suspects, or
   delivered and not settled.
 """
@@ -13,23 +14,24 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context
 
-from spool import intake
 from spool.complaint import Complaints, logger
 from spool.delivery import Delivery
 from spool.errors import SpoolError
+from spool.lane import Lane
 from spool.line import Line
-from spool.lock import BRIEFLY
+from spool.neighbours import Neighbours
 from spool.otlp import ROW_BYTES
 from spool.sender import Verdict
 from spool.straight import Straight
 from spool.wake import Wake
+from spool.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,24 +47,11 @@ _Result = TypeVar("_Result")
 
 # How often a drainer looks: so long a span waits at most before it is sent, in company.
 TICK: Final = 0.5
+# So often it does when nothing has come for a while: then somebody else's may wait longer.
+_LONGEST_PAUSE: Final = 2.0
 _ROWS_BETWEEN_PACKS: Final = 64
 # Packing takes at most one part of the time in so many.
 _PACK_SHARE: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Miss:
-    """A route's turn that was not to be had, while the last request of anybody's was the same.
-
-    `since` is monotonic time.
-    """
-
-    sent: tuple[float | None, int]
-    since: float
-
-    def is_old(self) -> bool:
-        """Say whether nobody seems to send the route."""
-        return time.monotonic() - self.since > TICK
 
 
 class Drainer:
@@ -84,13 +73,17 @@ class Drainer:
         self._straight = Straight(store, settings, self.line, clock)
         self._overflow = overflow
         self._unpacked: dict[str, int] = {}
-        self._missed: dict[str, _Miss] = {}
+        sending = settings.timeout_seconds
+        self._well = Lane(store.turn, self.line, self._send, sending, is_troubled=False)
+        self._troubled = Lane(store.probe_turn, self.line, self._send, sending, is_troubled=True)
+        self._neighbours = Neighbours(store, settings)
+        self._watch = Watch(store, self.line)
         self._complaints = Complaints()
-        self._took_over_at = -TICK
         self._idle: tuple[dict[str, float], list[tuple[File, int]]] | None = None
         self._awake = Wake()
         self._stopping = Wake()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
+        self._prober: threading.Thread | None = None
 
     # The thread
 
@@ -101,11 +94,12 @@ class Drainer:
     def wake(self) -> None:
         """Look at once whether there is something to send."""
         self._awake.set()
+        self.store.come.set()
 
     def stop(self, timeout: float) -> None:
         """End after the request in flight; wait `timeout` seconds for that."""
         self._stopping.set()
-        self._awake.set()
+        self.wake()
         self._thread.join(timeout)
 
     def has_prospects(self) -> bool:
@@ -128,19 +122,78 @@ class Drainer:
         """Give the routes that have something to send now, and their targets. Raises SpoolError."""
         return [
             (route, target)
-            for route in self.store.routes()
+            for route in self.store.waiting()
             if (target := self._sendable(route)) is not None
         ]
 
     def _run(self) -> None:
         with hidden_from_instrumentation(), self.store.present():
             while not self._stopping.is_set():
+                self._awake.clear()
+                self.store.come.clear()
+                self._watch.begin()
                 if not self._safely(self._send_somehow, otherwise=False):
-                    self._awake.wait(self._safely(self._pack, otherwise=TICK))
-                    self._awake.clear()
-                    self.line.connections.close_unusable()
+                    self._rest()
         self._straight.stop()
         self.line.connections.close()
+
+    def _rest(self) -> None:
+        """Pack, or sleep until there may be something to do."""
+        if pause := self._safely(self._pack, otherwise=0.0):
+            self._awake.wait(pause)
+            return
+        self._watch.rest(self._safely(self._next_due, otherwise=0.0))
+        pause = TICK
+        while not self.store.come.wait(pause):
+            self.line.connections.close_unusable()
+            self._safely(self._look_around, otherwise=None)
+            if self._watch.is_over():
+                return
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        self._awake.wait(TICK)  # what comes now goes in company
+
+    def _next_due(self) -> float:
+        """Tell in how many seconds there is something to do, if nothing changes."""
+        is_something_left = (
+            bool(self._overflow)
+            or self._straight.is_unsettled
+            or self._well.has_missed
+            or self._troubled.has_missed
+            or self._is_probing()
+        )
+        waiting = self.store.waiting()
+        if is_something_left or any(self._sendable(route) is not None for route in waiting):
+            return 0.0
+        return min(self.line.next_due(waiting), self.delivery.next_due())
+
+    # Beside it: the routes in trouble
+
+    def _start_probe(self, due: list[tuple[Route, Target]]) -> None:
+        """Let routes in trouble that are due be sent, beside those that are well."""
+        if self._is_probing() or not self._troubled.mine(due):
+            return
+        self._prober = threading.Thread(
+            target=self._probe, args=(due,), name="spool-prober", daemon=True
+        )
+        try:
+            self._prober.start()
+        except RuntimeError:  # no more threads are to be had: they are sent here
+            self._prober = None
+            self._troubled.send(due)
+
+    def _probe(self, due: list[tuple[Route, Target]]) -> None:
+        is_more = True
+        with hidden_from_instrumentation():
+            while is_more and not self._stopping.is_set():
+                is_more = self._safely(functools.partial(self._troubled.send, due), otherwise=False)
+                due = self._safely(self.due, otherwise=[])
+        self.store.probe_turn.close()
+        self.wake()
+        if self._stopping.is_set():
+            self.line.connections.close()
+
+    def _is_probing(self) -> bool:
+        return self._prober is not None and self._prober.is_alive()
 
     def _safely(self, work: Callable[[], _Result], *, otherwise: _Result) -> _Result:
         try:
@@ -152,14 +205,17 @@ class Drainer:
         return otherwise
 
     def _pack(self) -> float:
-        """Pack once, if there is something to pack; give the seconds to rest after it."""
+        """Pack once, if there is something to pack; give the seconds to rest after it, or 0."""
         started = time.monotonic()
         is_packed = self.pack_idle()
-        return (time.monotonic() - started) * (_PACK_SHARE - 1) if is_packed else TICK
+        return (time.monotonic() - started) * (_PACK_SHARE - 1) if is_packed else 0.0
 
     def _send_somehow(self) -> bool:
         try:
-            is_more = self.send_due()
+            self._look_around()
+            due = self.due()
+            self._start_probe(due)
+            is_more = self._send_well(due)
         except SpoolError as error:
             self._complaints.say("the spool file", error)
             return self._send_overflow()
@@ -174,46 +230,22 @@ class Drainer:
 
         Raises SpoolError when the file does not do its part.
         """
-        self._take_over()
-        missed, self._missed = self._missed, {}
-        verdicts = [
-            self._send_in_turn(route, target, missed.get(route.name))
-            for route, target in self.due()
-        ]
-        is_more = self._straight.send() or any(miss.is_old() for miss in self._missed.values())
-        return is_more or Verdict.DELIVERED in verdicts or Verdict.SPLIT in verdicts
+        self._look_around()
+        due = self.due()
+        is_more = self._send_well(due)
+        return self._troubled.send(due) or is_more
 
-    def _send_in_turn(self, route: Route, target: Target, missed: _Miss | None) -> Verdict | None:
-        """Send one request of a route, in its turn; remember the turn that was missed.
+    def _send(self, route_id: int, target: Target) -> Verdict | None:
+        self._unpacked.pop(target.route, None)
+        return self.delivery.send(route_id, target)
 
-        Where nobody else sends the route, it looks for the turn all the time.
-        """
-        sent = route.last_success_at, route.attempts
-        if missed is None or missed.sent != sent:
-            missed = _Miss(sent, time.monotonic())
-        patience = TICK if missed.is_old() else 0.0
-        with self.store.turn.take(self.settings.timeout_seconds, patience) as is_had:
-            if is_had:
-                self._unpacked.pop(route.name, None)
-                return self.delivery.send(route.id, target)
-        self._missed[route.name] = missed
-        return None
+    def _send_well(self, due: list[tuple[Route, Target]]) -> bool:
+        is_more = self._well.send(due)
+        return self._straight.send() or is_more
 
-    def _take_over(self) -> None:
-        """Move what dead processes left, and stopped ones hold."""
-        if time.monotonic() - self._took_over_at < TICK:
-            return
-        self._took_over_at = time.monotonic()
-        try:
-            self._forget_targets()
-            intake.take_in_others(
-                self.store,
-                compress=self.settings.is_gzip,
-                sending=self.settings.timeout_seconds,
-                timeout=BRIEFLY,
-            )
-        except SpoolError as error:  # what is in the file can be sent all the same
-            self._complaints.say("inboxes of other processes", error)
+    def _look_around(self) -> None:
+        self._neighbours.look()
+        self._forget_targets()
 
     def _forget_targets(self) -> None:
         """Forget targets that calls brought, when nothing of them can wait any more."""
@@ -223,7 +255,7 @@ class Drainer:
             return
         idle, mark = self._idle
         if self.store.inbox.is_past(mark):
-            pending = {route.name for route in self.store.routes() if route.pending_spans}
+            pending = {route.name for route in self.store.waiting()}
             held = self._overflow.routes() if self._overflow is not None else ()
             self.line.targets.forget(idle, pending.union(target.route for target in held))
             self._idle = None
@@ -235,7 +267,7 @@ class Drainer:
         """
         return any(
             self._pack_in_turn(route)
-            for route in self.store.routes()
+            for route in self.store.waiting()
             if route.pending_batches > self._unpacked.get(route.name, 1)
             and self._sendable(route) is None
             and not self.delivery.is_searching(route)
@@ -244,8 +276,10 @@ class Drainer:
 
     def _pack_in_turn(self, route: Route) -> bool:
         max_bytes = min(ROW_BYTES, self.settings.max_request_bytes)
-        with self.store.turn.take(self.settings.timeout_seconds) as is_had:
-            if not is_had:
+        turn = self.store.turn_of(route)
+        with turn.take(self.settings.timeout_seconds) as is_had:
+            fresh = self.store.route(route.id) if is_had else None
+            if fresh is None or self.store.turn_of(fresh) is not turn:
                 return False
             is_packed = self.store.pack(route.id, max_bytes)
         if not is_packed:

@@ -111,7 +111,8 @@ class Ending:
 
     def _send(self, route: Route, target: Target) -> bool:
         """Send one request of a route; say whether there may be more, of whoever sends it now."""
-        with self._store.turn.take(self._settings.timeout_seconds, _POLL) as is_had:
+        turn = self._store.turn_of(route)
+        with turn.take(self._settings.timeout_seconds, _POLL) as is_had:
             if not is_had:
                 return True
             verdict = self._drainer.delivery.send(route.id, target, self._left())

@@ -98,24 +98,26 @@ def take_in_all(store: Store, *, compress: bool, sending: float, end: float = ma
         time.sleep(_PAUSE)
 
 
-def take_in_others(
+def take_in_others(  # noqa: PLR0913 - each is a caller's choice, by name
     store: Store,
     *,
     compress: bool,
     sending: float,
     everything: bool = False,
+    only_unmoved: bool = False,
     timeout: float = math.inf,
 ) -> bool:
     """Move the inboxes of dead and of stopped processes, or of all, within `timeout` seconds.
 
-    One is open at a time; those that cannot be read are noted in `store.unreadable`. Says whether
+    One is open at a time, with `only_unmoved` just those that hold something still; those that
+    cannot be read are noted in `store.unreadable`. Says whether
     all was done: what living ones have, only who has the turn moves. `sending` is how many seconds
     a request can last at most. Raises SpoolError.
     """
     end = time.monotonic() + timeout
     with store.database.file_errors(), store.inbox.moving.hold(min(timeout, PATIENTLY)):
         others = _Others(store, end, compress=compress, everything=everything)
-        is_whole = others.look()
+        is_whole = others.look(only_unmoved=only_unmoved)
         with store.turn.take(sending) if others.living else contextlib.nullcontext(True) as is_had:
             if is_had:
                 others.move_living()
@@ -143,9 +145,11 @@ class _Others:
         self._others = [path for path in there if path not in own]
         self._gone = self._known.keys() - {path.name for path in there}
 
-    def look(self) -> bool:
+    def look(self, *, only_unmoved: bool) -> bool:
         """Move what dead ones left, and find what living ones have; say whether time sufficed."""
         for path in self._others:
+            if only_unmoved and not self._is_unmoved(path):
+                continue
             if time.monotonic() >= self._end:
                 return False
             with inbox.passing_over(path, self.unreadable), inbox.opened(path, self._spool) as file:
@@ -157,6 +161,12 @@ class _Others:
                 elif file.unmoved_bytes and (self._everything or _is_stale(file)):
                     self.living.append(path)
         return True
+
+    def _is_unmoved(self, path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            size = os.stat(path, follow_symlinks=False).st_size
+            return size > self._known.get(path.name, frames.NOTE_BYTES)
+        return False
 
     def move_living(self) -> None:
         """Move what living ones have. Only for who has the turn."""

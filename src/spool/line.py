@@ -10,6 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -23,14 +25,16 @@ from spool.pace import Pace
 from spool.sender import Outcome, Sender, Verdict
 from spool.settings import Named, Target
 from spool.shown import without_secrets
+from spool.silence import Hosts
 from spool.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from spool.otlp import Batch
     from spool.records import Route
     from spool.settings import Settings
+    from spool.silence import Silence
     from spool.store import Store
 
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
@@ -72,6 +76,8 @@ class Line:
         self._settings = settings
         self._clock = clock
         self.connections = Connections(settings)
+        self.hosts = Hosts()
+        self._unanswered: dict[str, tuple[str, float]] = {}
         self._senders: dict[str, Sender] = {}
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, _Trouble] = {}
@@ -88,6 +94,12 @@ class Line:
     def target_of(self, route: Route) -> Target | None:
         """Give the target that a route's spans go to; None where its secret is not known."""
         return self._find(route)[0]
+
+    def credentials_state(self) -> object:
+        """Give what is different after each change of the credentials file."""
+        with contextlib.suppress(OSError):
+            return self._credentials.state()
+        return None
 
     def missing(self, route: Route) -> str:
         """Say what is missing for sending a route from here; nothing where it can be sent."""
@@ -132,12 +144,30 @@ class Line:
         """
         if not route.suspect_to:
             return False
-        pause = 0.0
-        if route.attempts > 1:
-            first = self._settings.backoff_seconds[0]
-            pause = first * 4.0 ** min(route.attempts - 2, _MOST_DOUBLINGS)
-        is_time = self._clock() - route.waited_at >= min(pause, route.wait_seconds)
+        is_time = self._clock() - route.waited_at >= self._probe_pause(route)
         return is_time and self._store.newest_id(route.id) > route.suspect_to
+
+    def _probe_pause(self, route: Route) -> float:
+        if route.attempts <= 1:
+            return 0.0
+        first = self._settings.backoff_seconds[0]
+        pause = first * 4.0 ** min(route.attempts - 2, _MOST_DOUBLINGS)
+        return min(pause, route.wait_seconds)
+
+    def next_due(self, routes: Iterable[Route]) -> float:
+        """Tell in how many seconds the next of these waits is over; infinity for none."""
+        now = self._clock()
+        waits = [
+            at - now
+            for route in routes
+            for at in (
+                route.waited_at + route.wait_seconds,
+                route.held_at + HOLD_SECONDS,
+                route.waited_at + self._probe_pause(route),
+            )
+        ]
+        troubles = [one.until - time.monotonic() for one in list(self._troubles.values())]
+        return min((left for left in (*waits, *troubles) if left > 0), default=math.inf)
 
     def is_in_trouble(self, route: str) -> bool:
         """Say whether a route waits, and the file could not take that."""
@@ -170,6 +200,8 @@ class Line:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
         self._complaints.say(f"route {route.name} waits", outcome.reason)
+        if outcome.is_unanswered and (asked := self._unanswered.pop(route.name, None)):
+            self.hosts.mute(*asked, delay, outcome.reason)
         self._remember(route.name, route.attempts, delay)
         self._store.wait(route, delay, self._clock(), outcome.reason)
         self._suspect(route, suspect_to)
@@ -178,6 +210,19 @@ class Line:
         if suspect_to:
             self._store.suspect(route, suspect_to)
         del self._troubles[route.name]
+
+    def put_off(self, routes: Sequence[Route], silence: Silence) -> None:
+        """Keep the spans of routes whose host is silent until that is tried next.
+
+        For no longer than if a request of their own had failed. Raises SpoolError.
+        """
+        first, largest = self._settings.backoff_seconds
+        left = max(silence.until - time.monotonic(), 0.0)
+        waits = [
+            (route, min(left, largest, first * 2.0 ** min(route.attempts, _MOST_DOUBLINGS)))
+            for route in routes
+        ]
+        self._store.put_off(waits, self._clock(), silence.reason)
 
     def wait_without_file(self, route: str, outcome: Outcome) -> None:
         """Remember that a route waits: the file takes nothing."""
@@ -246,12 +291,17 @@ class Line:
         """Send one request. Raises PayloadError."""
         body = join(batches, compress=sender.is_gzip)
         self.tally.requests += 1
+        target, asked_at = sender.target, time.monotonic()
         outcome = sender.send(body, timeout)
+        if outcome.is_unanswered:
+            self._unanswered[target.route] = target.endpoint, asked_at
+        else:
+            self.hosts.answered(target.endpoint)
         logger.debug(
             "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
             sum(batch.spans for batch in batches),
             len(body),
-            without_secrets(sender.target.endpoint),
+            without_secrets(target.endpoint),
             outcome.verdict.value,
             outcome.reason,
         )

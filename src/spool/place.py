@@ -55,7 +55,9 @@ _REMEDIES: Final = {
 _SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SQLITES: Final = ("-wal", "-shm", "-journal")
 # What we open beside the main file, by name.
-_COMPANIONS: Final = r"(-(wal|shm|journal)|\.(lock|turn|deputy|drainer|inbox-\d+-[0-9a-f]{12}))"
+_COMPANIONS: Final = (
+    r"(-(wal|shm|journal)|(\.probe)?\.(turn|deputy)|\.(lock|drainer|inbox-\d+-[0-9a-f]{12}))"
+)
 
 
 def beside(path: Path, suffix: str) -> Path:

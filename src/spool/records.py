@@ -89,6 +89,11 @@ class Route:
     last_success_at: float | None
     oldest_at: float | None
 
+    @property
+    def is_troubled(self) -> bool:
+        """Whether something of it has failed since its last delivery."""
+        return self.attempts > 0
+
     @classmethod
     def unknown(cls, name: str, endpoint: str, public_key: str | None) -> Route:
         """Make one of which the file knows nothing yet."""

@@ -69,8 +69,9 @@ class Outcome:
 
     `reason` says why it was not delivered, or why the receiver rejected some of its spans.
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
-    `is_too_large`: the server says so. `is_unread`: the receiver could not read the body, perhaps
-    as it was encoded. `is_damage`: it was not sent, its spans cannot be read.
+    `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
+    the server says so. `is_unread`: the receiver could not read the body, perhaps as it was
+    encoded. `is_damage`: it was not sent, its spans cannot be read.
     """
 
     verdict: Verdict
@@ -78,6 +79,7 @@ class Outcome:
     retry_after: float | None = None
     rejected: int = 0
     is_timeout: bool = False
+    is_unanswered: bool = False
     is_unread: bool = False
     is_too_large: bool = False
     is_damage: bool = False
@@ -135,11 +137,14 @@ class Sender:
         except TimeoutError as error:
             self._abort()
             reason = f"no complete answer within {timeout:g} s"
-            return Outcome(Verdict.WAIT, f"{reason} ({error})", is_timeout=True)
+            reason = f"{reason} ({error})"
+            return Outcome(Verdict.WAIT, reason, is_timeout=True, is_unanswered=True)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: a proxy or a host whose name or port is none.
             self._abort()
-            outcome = Outcome(Verdict.WAIT, f"{type(error).__name__}: {error}")
+            is_unanswered = isinstance(error, OSError)
+            reason = f"{type(error).__name__}: {error}"
+            outcome = Outcome(Verdict.WAIT, reason, is_unanswered=is_unanswered)
         else:
             outcome = classify(answer, is_strict=self.target.public_key is not None)
             outcome = replace(outcome, is_unread=answer.status in _UNREAD)

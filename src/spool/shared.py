@@ -166,6 +166,8 @@ class SharedSpool:
             self._holding.say(error)
         with contextlib.suppress(SpoolUnavailableError):  # who takes it says so
             self.store.turn.prepare()
+            self.store.probe_turn.prepare()
+            self.store.probe_turn.close()  # it is opened when there is trouble
 
     def _check_version(self) -> None:
         with contextlib.suppress(SpoolUnavailableError):
@@ -216,7 +218,7 @@ class SharedSpool:
         if not self.overflow.add(target, batch, now):
             return False
         self._holding.say(reason)
-        self.store.database.written.set()
+        self.store.rouse()
         return True
 
     def refuse(self, spans: int) -> None:

@@ -78,6 +78,12 @@ WAIT: Final = """
 
 SUSPECT: Final = "UPDATE route SET suspect_to = ? WHERE id = ?"
 
+# Only what nobody has changed meanwhile.
+PUT_OFF: Final = """
+    UPDATE route SET
+        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0
+    WHERE id = ? AND name = ? AND attempts = ?"""
+
 HOLD: Final = "UPDATE route SET fingerprints = ?, held_at = ? WHERE id = ?"
 
 # The rows of a route that moves get ids behind those of the route that adopts them.
@@ -102,6 +108,12 @@ ROUTES: Final = f"""
             WHERE batch.id > route.id << {ID_BITS} AND batch.id < route.id + 1 << {ID_BITS}
             ORDER BY batch.id LIMIT 1) AS oldest_at
     FROM route ORDER BY id"""
+
+# How old its oldest span is takes a look at its rows each.
+ROUTE: Final = "SELECT route.*, NULL AS oldest_at FROM route WHERE id = ?"
+
+WAITING: Final = """
+    SELECT route.*, NULL AS oldest_at FROM route WHERE pending_spans <> 0 ORDER BY id"""
 
 LEDGER: Final = """
     SELECT total(accepted), total(imported), total(delivered), total(dead), total(evicted),

@@ -32,6 +32,7 @@ from spool.lock import BRIEFLY, PATIENTLY, FileLock, is_held
 from spool.otlp import Batch, divide, merge
 from spool.records import DeadLetter, Ledger, Route, Row, Take, Trouble
 from spool.turn import Turn
+from spool.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -49,11 +50,12 @@ _KNOWN_FINGERPRINTS: Final = 15
 class Store:
     """The spool as one process uses it: safe between threads and across forks.
 
-    `inbox` takes what the application's threads bring. `turn` is held by the process that sends,
-    for one turn; `presence` by every process that has a drainer. While it `is_full`, or the disk
-    `is_cramped`, nothing is accepted. `unreadable` are the inboxes that were passed over when they
-    were read last, and why. All methods raise SpoolFileError, those that write to the
-    file SpoolBusyError too.
+    `inbox` takes what the application's threads bring, and `come` is set by that. `turn` is held by
+    the process that sends, for one turn, and `probe_turn` by the one that sends a route in trouble;
+    `presence` by every process that has a drainer. While it `is_full`, or the disk `is_cramped`,
+    nothing is accepted. `unreadable` are the inboxes that were passed over when they were read
+    last, and why. All methods raise SpoolFileError, those that write to the file SpoolBusyError
+    too.
     """
 
     def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
@@ -61,7 +63,9 @@ class Store:
         create = self.database.create_beside
         self.inbox = inbox.Inbox(path, create, sync_each_append=sync_each_commit)
         self.turn = Turn(path, create)
+        self.probe_turn = Turn(path, create, kind=".probe")
         self.presence = FileLock(place.beside(path, ".drainer"), create, shared=True)
+        self.come = Wake()
         self.is_full = False
         self.is_cramped = False
         self.unreadable: dict[Path, str] = {}
@@ -83,6 +87,7 @@ class Store:
         self.inbox.close()
         self.database.close()
         self.turn.close()
+        self.probe_turn.close()
         self.presence.close()
 
     # Writing: the application's threads
@@ -94,8 +99,14 @@ class Store:
         """
         self._check_room()
         self.inbox.append(target, batch, now)
+        self.rouse()
+
+    def rouse(self) -> None:
+        """Let keeper and drainer see that something has come."""
         if not self.database.written.is_set():
             self.database.written.set()
+        if not self.come.is_set():
+            self.come.set()
 
     def register(self, target: Target, patience: float = PATIENTLY) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
@@ -315,6 +326,15 @@ class Store:
         with self.database.writing() as connection:
             connection.execute(sql.SUSPECT, (last_id, route.id))
 
+    def put_off(self, waits: Iterable[tuple[Route, float]], now: float, reason: str) -> None:
+        """Let routes wait, each for so many seconds, which were not tried themselves.
+
+        Only for who has their turn. Not one that another has tried since it was read.
+        """
+        values = [(now, s, reason, route.id, route.name, route.attempts) for route, s in waits]
+        with self.database.transaction() as connection:
+            connection.executemany(sql.PUT_OFF, values)
+
     def hold(self, route: Route, fingerprint: str, seconds: float, now: float, reason: str) -> None:
         """Keep them, because the target with this fingerprint was refused: no backoff helps."""
         others = [known for known in route.fingerprints if known != fingerprint]
@@ -359,12 +379,16 @@ class Store:
     def adopt(self, stranded: Route, target: Target, sending: float) -> int:
         """Give a route's pending spans to the target's route; give their number.
 
-        In the turn, so that none is being sent meanwhile. `sending` is how many seconds a request
+        In both turns, so that none is being sent meanwhile. `sending` is how many seconds a request
         can last at most.
         """
         moved = 0
         while True:
-            with self.turn.take(sending, patience=BRIEFLY) as is_had:
+            with (
+                self.turn.take(sending, patience=BRIEFLY) as is_one_had,
+                self.probe_turn.take(sending, patience=BRIEFLY) as is_other_had,
+            ):
+                is_had = is_one_had and is_other_had
                 chunk = self._adopt_chunk(stranded, target) if is_had else 0
             if is_had and not chunk:
                 return moved
@@ -447,15 +471,29 @@ class Store:
             return int(connection.execute(sql.NEWEST, rows.id_range(route_id)).fetchone()[0] or 0)
 
     def route(self, route_id: int) -> Route | None:
-        """Give one route as it is now; None if there is none (any more)."""
-        return next((route for route in self.routes() if route.id == route_id), None)
+        """Give one route as it is now, not since when; None if there is none (any more)."""
+        return next(iter(self._routes(sql.ROUTE, route_id)), None)
+
+    def turn_of(self, route: Route) -> Turn:
+        """Give the turn in which a route is sent, as it is now."""
+        return self.probe_turn if route.is_troubled else self.turn
+
+    def waiting(self) -> list[Route]:
+        """Give the routes with something pending, in the order of their first use.
+
+        Not since when: so it costs little, however many there are.
+        """
+        return self._routes(sql.WAITING)
 
     def routes(self) -> list[Route]:
         """Give every route, in the order of their first use."""
+        return self._routes(sql.ROUTES)
+
+    def _routes(self, statement: str, *values: object) -> list[Route]:
         with self.database.reading() as connection:
-            cursor = connection.execute(sql.ROUTES)
+            cursor = connection.execute(statement, values)
             names = [column for column, *_ in cursor.description]
-            return [_route(dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+            return [_route(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 
     def ledger(self) -> Ledger:
         """Give the totals, with what is in the inboxes."""

@@ -1,6 +1,6 @@
 """Straight from the inbox: claim → line (one POST) → settle, and no row is ever made.
 
-So goes what comes to this process while its route is well and nothing older waits.
+So goes what comes to this process while its route is well, between requests of older rows.
 
 Invariants:
 
@@ -54,8 +54,13 @@ class Straight:
         self._unsettled: tuple[Claim, Outcome] | None = None
         self._complaints = Complaints()
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether something was delivered that the file refuses to settle."""
+        return self._unsettled is not None
+
     def send(self) -> bool:
-        """Send one request, where no rows wait; say whether there may be more at once.
+        """Send one request, if the route is well; say whether there may be more at once.
 
         As long as that works the keeper leaves the inbox to it. Raises SpoolError.
         """
@@ -83,7 +88,7 @@ class Straight:
 
     def _is_any_well(self) -> bool:
         line = self._line
-        return any(not r.pending_spans and line.is_well(r) for r in self._store.routes())
+        return any(line.is_well(r) for r in self._store.routes())
 
     def _send_in_turn(self) -> int | None:
         with self._store.turn.take(self._settings.timeout_seconds) as is_had:
@@ -111,7 +116,7 @@ class Straight:
         identity = claim.chunk.identity
         name = None if identity is None else identity_of(identity)[0]
         route = next((known for known in self._store.routes() if known.name == name), None)
-        if route is None or route.pending_spans or not self._line.is_well(route):
+        if route is None or not self._line.is_well(route):
             return None
         target, pace = self._line.target_of(route), self._line.pace(route.name)
         chunk = None if target is None else claim.chunk.head(pace.bytes, pace.spans)

@@ -33,12 +33,12 @@ _LONG: Final = 0.25
 
 
 class Turn:
-    """The turn of one spool, as one process takes it."""
+    """A turn of one spool, as one process takes it. `kind` tells it from another of the spool's."""
 
-    def __init__(self, path: Path, create: Callable[[Path], int]) -> None:
+    def __init__(self, path: Path, create: Callable[[Path], int], kind: str = "") -> None:
         self._spool = path
-        self._turn = FileLock(place.beside(path, ".turn"), create)
-        self._deputy = FileLock(place.beside(path, ".deputy"), create)
+        self._turn = FileLock(place.beside(path, f"{kind}.turn"), create)
+        self._deputy = FileLock(place.beside(path, f"{kind}.deputy"), create)
         self._seen: tuple[int, str] | None = None
         self._seen_at = self._looked_at = -_SOON
         self._had_seconds = 0.0
@@ -65,6 +65,10 @@ class Turn:
                 self._had_seconds += time.monotonic() - began_at
             if lock is self._deputy:
                 self._looked_at = time.monotonic()  # what is stopped was so all the time
+
+    def is_ours(self) -> bool:
+        """Say whether this thread has it."""
+        return self._turn.is_ours() or self._deputy.is_ours()
 
     def pid(self) -> int | None:
         """Give the pid of the last process that had the turn; None for none."""
