@@ -77,7 +77,6 @@ class Process:
         for connection in self.connections:
             connection.abandon()
 
-
     def close(self) -> None:
         """Close its descriptors."""
         for fd, identity in self.fds.items():

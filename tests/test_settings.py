@@ -585,6 +585,7 @@ def test_nothing_secret_is_left_of_an_endpoint_that_is_stored() -> None:
         },
         {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://h/v1/traces?token=s3cret"},
         {"HTTPS_PROXY": "http://user:s3cret@proxy"},
+        {"LANGFUSE_HOST": "https://user:s3cret@host"},
     ],
 )
 def test_no_secret_is_in_the_repr_of_settings_and_target(environ: dict[str, str]) -> None:

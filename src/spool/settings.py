@@ -210,7 +210,7 @@ class Settings:
     timeout_seconds: float = 10.0
     shutdown_seconds: float = 2.0
     credentials_file: Path | None = None
-    host: str | None = None
+    host: str | None = field(default=None, repr=False)  # it may hold a password
     compression: Literal["gzip", "none"] = "gzip"
     certificate: Path | None = None
     client_certificate: Path | None = None

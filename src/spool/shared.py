@@ -54,7 +54,7 @@ _STOP_SECONDS: Final = 0.05
 # So often what is refused after the end is written down, without waiting for anybody.
 _COUNT_SECONDS: Final = 1.0
 # What every exporter has for itself, and what is agreed on.
-_NOT_SHARED: Final = ("path", "target", "drain")
+_NOT_SHARED: Final = ("path", "target", "host", "drain")
 
 _open_spools: dict[Path, SharedSpool] = {}
 # Closed ones that have refused spans since.
