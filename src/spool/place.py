@@ -87,28 +87,33 @@ def check(path: Path) -> os.stat_result | None:
 
     Raises SpoolFileError, OSError.
     """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        status = None
+    directory, status = _status(path.parent, follow=True), _status(path)
+    if directory is None:
+        return None
     if status is not None and stat.S_ISLNK(status.st_mode):
         raise SpoolFileError(f"{path}: it is a symlink; set SPOOL_PATH to the file itself")
-    with contextlib.suppress(FileNotFoundError):
-        _check_directory(path, os.stat(path.parent), status)
-    owner = owner_of(path)[0] if os.path.lexists(path.parent) else os.geteuid()
+    _check_directory(path, directory, status)
+    owner = owner_of(path)[0]
     if status is not None and (why := _strangeness(status, owner)):
         raise SpoolFileError(f"{path}: {why}; run as its owner, or set SPOOL_PATH to another file")
     for suffix in _SQLITES:
-        companion = beside(path, suffix)
-        with contextlib.suppress(FileNotFoundError):
-            _refuse_stranger(companion, os.lstat(companion), owner)
+        if (found := _status(beside(path, suffix))) is not None:
+            _refuse_stranger(beside(path, suffix), found, owner)
     return status
+
+
+def _status(path: Path, *, follow: bool = False) -> os.stat_result | None:
+    try:
+        return os.stat(path, follow_symlinks=follow)
+    except FileNotFoundError:
+        return None
 
 
 def _check_directory(path: Path, directory: os.stat_result, found: os.stat_result | None) -> None:
     if not directory.st_mode & stat.S_IWOTH:
         return
-    own = f"set SPOOL_PATH to a file in a directory of your own, such as {path.parent / 'spool'}"
+    such_as = path.parent / "spool" / path.name
+    own = f"set SPOOL_PATH to a file in a directory of your own, such as {such_as}"
     if not directory.st_mode & stat.S_ISVTX:
         raise SpoolFileError(
             f"{path.parent}: every user may put files in the spool's place there, as it has no "
