@@ -6,6 +6,7 @@ import pytest
 
 import standin
 from drains import Clock, refuse_to_settle, route_of
+from manners import each_manner
 from spans import batch
 from spool import by_hand
 from spool.drainer import Drainer
@@ -21,6 +22,7 @@ def drain(drainer: Drainer, timeout: float | None = None) -> int:
     return drainer.line.tally.requests - before
 
 
+@each_manner
 def test_a_backoff_is_ignored(
     drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
 ) -> None:

@@ -27,8 +27,9 @@ from drains import (
     refuse_to_settle,
     route_of,
 )
+from manners import each_manner, each_manner_with_gzip
 from spans import batch
-from spool import inbox
+from spool import inbox, intake
 from spool.drainer import TICK, Drainer
 from spool.errors import SpoolFileError
 from spool.line import HOLD_SECONDS
@@ -51,6 +52,7 @@ def test_what_waits_is_sent_in_one_request_and_settled(
     assert request.headers["x-langfuse-sdk-name"] == "langfuse-spool"
 
 
+@each_manner
 def test_the_bytes_of_a_span_never_change(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -108,6 +110,7 @@ def test_no_answer_loses_a_span(
     assert route_of(store).attempts == 0
 
 
+@each_manner_with_gzip
 def test_a_request_that_was_accepted_unanswered_is_sent_again_as_it_was(
     drainer: Drainer, store: Store, langfuse: StandIn, clock: Clock
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_request_that_was_accepted_unanswered_is_sent_again_as_it_was(
     assert langfuse.requests[0].body == langfuse.requests[1].body
 
 
+@each_manner
 @pytest.mark.parametrize("packing", ["a row a span", "one row"])
 def test_only_the_one_bad_span_is_dead_with_the_servers_words(
     packing: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
@@ -137,6 +141,7 @@ def test_only_the_one_bad_span_is_dead_with_the_servers_words(
     assert len(langfuse.requests) < 20
 
 
+@each_manner
 def test_a_request_that_is_too_large_is_split_until_it_fits(
     drainer: Drainer, store: Store, langfuse: StandIn
 ) -> None:
@@ -145,6 +150,7 @@ def test_a_request_that_is_too_large_is_split_until_it_fits(
     assert_nothing_lost(store, langfuse)
 
 
+@each_manner
 def test_a_single_span_that_is_too_large_is_dead(
     drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
 ) -> None:
@@ -166,6 +172,7 @@ def test_spans_that_a_receiver_rejects_in_part_are_dead_letters_and_not_sent_aga
     assert store.dead_letters()[0].reason == "too old"
 
 
+@each_manner
 def test_a_collectors_protobuf_answer_settles(
     drainer: Drainer, store: Store, langfuse: StandIn
 ) -> None:
@@ -269,6 +276,7 @@ def test_what_is_held_in_memory_goes_out_while_the_turn_is_waited_for(
     other.close()
 
 
+@each_manner
 def test_an_adopted_backlog_is_sent_with_the_current_credentials(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -301,6 +309,7 @@ def test_what_is_being_sent_is_not_adopted_meanwhile(
     assert_nothing_lost(store, langfuse)
 
 
+@each_manner
 def test_a_row_that_was_damaged_on_disk_is_a_dead_letter_and_the_others_flow(
     drainer: Drainer, store: Store, langfuse: StandIn
 ) -> None:
@@ -312,6 +321,7 @@ def test_a_row_that_was_damaged_on_disk_is_a_dead_letter_and_the_others_flow(
     assert "checksum" in store.dead_letters()[0].reason
 
 
+@each_manner
 def test_a_payload_that_cannot_be_read_is_a_dead_letter_and_the_others_flow(
     drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
 ) -> None:
@@ -322,6 +332,7 @@ def test_a_payload_that_cannot_be_read_is_a_dead_letter_and_the_others_flow(
     assert langfuse.names()["after"] == 1
 
 
+@each_manner_with_gzip
 def test_what_was_delivered_but_not_settled_is_not_sent_again(
     drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +353,7 @@ def test_what_was_delivered_but_not_settled_is_not_sent_again(
     assert len(langfuse.requests) == 1
 
 
+@each_manner_with_gzip
 def test_while_the_file_refuses_to_settle_all_that_waits_is_sent_once(
     drainer: Drainer,
     store: Store,
@@ -373,6 +385,7 @@ def many(store: Store, target: Target, names: list[str]) -> None:
         store.append(target, batch(name, size=1000), 1.0)
 
 
+@each_manner_with_gzip
 def test_while_a_route_waits_its_rows_are_packed_and_then_sent_as_they_are(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -395,6 +408,25 @@ def test_while_a_route_waits_its_rows_are_packed_and_then_sent_as_they_are(
     assert all(first_member(body) == gzip.decompress(body) for body in sent)
 
 
+@each_manner
+def test_what_an_older_version_packed_is_delivered_whole(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    names = [f"n{number}" for number in range(30)]
+    for first in range(0, 30, 3):
+        one = batch(*names[first : first + 3])
+        older = Batch(gzip.compress(one.payload), 3, one.raw_bytes, Codec.GZIP)
+        if first < 15:
+            store.append(target, older, clock.now)  # a row of it
+        else:
+            store.accept(target, older, clock.now)  # a frame of it
+    drainer = drainer_of(store, settings, target, clock)
+    intake.take_in(store, compress=True)
+    drain_all(drainer)
+    assert langfuse.names() == Counter(names)
+    assert (store.ledger().delivered, store.ledger().pending) == (30, 0)
+
+
 def test_a_stranded_backlog_is_packed_too(
     store: Store, settings: Settings, target: Target, clock: Clock
 ) -> None:
@@ -403,6 +435,7 @@ def test_a_stranded_backlog_is_packed_too(
     assert drainer.pack_idle()
 
 
+@each_manner
 def test_what_is_delivered_but_not_settled_is_not_packed(
     store: Store,
     settings: Settings,
@@ -456,6 +489,7 @@ def test_nobody_packs_while_another_process_sends(
     assert drainer.pack_idle()
 
 
+@each_manner
 def test_one_routes_outage_does_not_keep_another_from_going_out(
     drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -502,6 +536,7 @@ def drain_with_time(drainer: Drainer, clock: Clock, until: Callable[[], bool]) -
     raise AssertionError("it never came to hold")
 
 
+@each_manner
 @pytest.mark.parametrize("packing", ["a row a span", "one row"])
 @pytest.mark.parametrize("name", ["s0", "s7", "s19"])
 def test_a_span_that_alone_gets_5xx_for_ever_is_gone_around_and_then_a_dead_letter(
@@ -534,6 +569,7 @@ def test_a_span_that_alone_gets_5xx_for_ever_is_gone_around_and_then_a_dead_lett
     assert langfuse.names()[name] == 1
 
 
+@each_manner
 def test_what_stands_behind_poison_keeps_flowing(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -580,6 +616,7 @@ def test_an_outage_however_long_makes_no_dead_letters(
     assert store.ledger().delivered == 320
 
 
+@each_manner
 def test_what_was_sent_from_a_file_that_was_moved_is_not_settled_in_the_new_one(
     drainer: Drainer, store: Store, target: Target, path: Path, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -637,6 +674,7 @@ def test_overlapping_requests_make_no_negative_dead_letters(
 # Inboxes
 
 
+@each_manner
 def test_it_takes_over_what_a_dead_process_left(
     store: Store, settings: Settings, target: Target, path: Path, langfuse: StandIn, clock: Clock
 ) -> None:
@@ -649,6 +687,7 @@ def test_it_takes_over_what_a_dead_process_left(
     assert inbox.paths(path) == []
 
 
+@each_manner
 def test_an_inbox_that_cannot_be_read_keeps_nothing_else_back(
     drainer: Drainer,
     langfuse: StandIn,

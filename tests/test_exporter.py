@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 import standin
 from chaos import no_room
+from manners import each_manner
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
 from spool.otlp import Batch, Codec
@@ -198,6 +199,7 @@ def test_one_span_that_cannot_be_encoded_does_not_take_the_others_along(
     other.close()
 
 
+@each_manner
 def test_force_flush_waits_for_what_was_accepted_before(
     settings: Settings, langfuse: StandIn
 ) -> None:
@@ -324,6 +326,7 @@ def test_shutdown_can_be_called_twice_and_exports_fail_after_it(settings: Settin
     assert not exporter.force_flush()
 
 
+@each_manner
 def test_shutdown_delivers_what_a_healthy_endpoint_takes(
     settings: Settings, langfuse: StandIn
 ) -> None:
@@ -414,6 +417,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     exporter.shutdown()
 
 
+@each_manner
 def test_it_serves_a_batch_span_processor_too(settings: Settings, langfuse: StandIn) -> None:
     exporter = SpoolSpanExporter(settings=settings)
     provider = TracerProvider(shutdown_on_exit=False)

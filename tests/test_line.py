@@ -15,7 +15,7 @@ from drains import (
     drainer_of,
     route_of,
 )
-from manners import MANNERS
+from manners import NO_GZIP
 from spans import batch
 from spool.drainer import Drainer
 from spool.errors import SpoolFileError
@@ -209,8 +209,6 @@ def test_a_retry_after_of_nothing_still_backs_off(
 
 
 # Whether a receiver knows gzip
-
-NO_GZIP = [manner for manner in MANNERS if manner.name.endswith("to gzip")]
 
 
 def encodings(langfuse: StandIn) -> list[str | None]:

@@ -18,6 +18,7 @@ from drains import (
     refuse_to_settle,
     route_of,
 )
+from manners import each_manner, each_manner_with_gzip
 from spans import batch
 from spool import by_hand, intake
 from spool.database import ID_BITS
@@ -57,6 +58,7 @@ def assert_delivered(store: Store, langfuse: StandIn, *names: str) -> None:
     assert store.ledger() == Ledger(accepted=len(names), delivered=len(names))
 
 
+@each_manner_with_gzip
 def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
     fresh: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -70,6 +72,7 @@ def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
     assert (spans_in_rows(store), route_of(store).last_success_at) == (0, clock.now)
 
 
+@each_manner
 def test_the_keeper_leaves_the_inbox_to_a_drainer_that_sends(
     fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
@@ -96,6 +99,7 @@ def test_a_request_holds_no_more_of_the_inbox_than_a_row(
     assert store.ledger() == Ledger(accepted=43, delivered=43)
 
 
+@each_manner_with_gzip
 def test_rows_that_wait_go_before_what_is_in_the_inbox(
     drainer: Drainer, store: Store, target: Target, langfuse: StandIn
 ) -> None:
@@ -106,6 +110,7 @@ def test_rows_that_wait_go_before_what_is_in_the_inbox(
     assert store.ledger() == Ledger(accepted=21, delivered=21)
 
 
+@each_manner
 def test_what_was_sent_from_the_inbox_in_vain_becomes_rows_and_waits(
     fresh: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -134,6 +139,7 @@ def test_a_route_whose_key_is_refused_is_held(
     assert store.ledger() == Ledger(accepted=3, pending=3)
 
 
+@each_manner
 def test_a_bad_span_in_the_inbox_is_found_among_rows(
     fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
 ) -> None:
@@ -176,6 +182,7 @@ def test_what_several_routes_have_in_the_inbox_becomes_rows_of_each(
     assert len(langfuse.requests) == 2
 
 
+@each_manner_with_gzip
 def test_a_part_of_the_inbox_that_makes_a_request_is_sent_and_the_rest_at_once(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -203,6 +210,7 @@ def test_the_keeper_helps_where_much_is_in_the_inbox(
     assert store.ledger() == Ledger(accepted=63, delivered=63)
 
 
+@each_manner
 def test_what_another_process_has_moved_and_sent_is_not_sent_again(
     fresh: Drainer,
     store: Store,
@@ -236,6 +244,7 @@ def test_a_route_that_another_process_has_put_off_meanwhile_is_not_sent(
     assert not langfuse.requests
 
 
+@each_manner
 def test_between_requests_from_the_inbox_another_process_gets_its_turn(
     fresh: Drainer, store: Store, target: Target, path: Path, langfuse: StandIn
 ) -> None:
@@ -264,6 +273,7 @@ def test_between_requests_from_the_inbox_another_process_gets_its_turn(
     assert is_had.is_set()
 
 
+@each_manner
 def test_a_spool_that_is_closed_while_it_sends_still_settles(
     fresh: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
@@ -285,6 +295,7 @@ def test_a_spool_that_is_closed_while_it_sends_still_settles(
     assert not file.path.exists()
 
 
+@each_manner
 def test_one_bad_span_alone_in_the_inbox_holds_its_route_until_others_are_accepted(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
@@ -309,6 +320,7 @@ def test_one_bad_span_alone_in_the_inbox_holds_its_route_until_others_are_accept
     assert drainer.line.tally == Tally(delivered=1, requests=4, dead=1)
 
 
+@each_manner
 def test_a_delivery_leaves_the_endpoint_that_another_process_has_registered(
     fresh: Drainer, store: Store, target: Target, langfuse: StandIn
 ) -> None:
@@ -319,6 +331,7 @@ def test_a_delivery_leaves_the_endpoint_that_another_process_has_registered(
     assert route_of(store).endpoint == endpoint
 
 
+@each_manner
 def test_a_route_without_a_target_keeps_its_spans_until_they_are_rows(
     fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn
 ) -> None:
@@ -330,6 +343,7 @@ def test_a_route_without_a_target_keeps_its_spans_until_they_are_rows(
     assert store.ledger() == Ledger(accepted=4, delivered=3, pending=1)
 
 
+@each_manner
 def test_a_damaged_inbox_is_not_sent_as_it_is(
     fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
@@ -375,6 +389,7 @@ def test_a_small_spool_sends_only_rows(
     assert route_of(store).pending_spans == 1
 
 
+@each_manner_with_gzip
 def test_what_is_being_sent_is_not_moved_meanwhile(
     fresh: Drainer, store: Store, settings: Settings, path: Path, langfuse: StandIn
 ) -> None:
@@ -397,6 +412,7 @@ def test_what_is_being_sent_is_not_moved_meanwhile(
     assert spans_in_rows(store) == 0
 
 
+@each_manner
 def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
     fresh: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
@@ -417,6 +433,7 @@ def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
     assert store.ledger() == Ledger(accepted=3, delivered=3)
 
 
+@each_manner_with_gzip
 def test_what_was_delivered_from_the_inbox_and_cannot_be_settled_is_not_sent_again(
     fresh: Drainer,
     store: Store,
