@@ -214,8 +214,8 @@ SABOTAGES = [
     Sabotage(
         "who reads no gzip is sent nothing else",
         "line.py",
-        "if outcome.is_unread and sender.may",
-        "if outcome.is_timeout and sender.may",
+        "            if not is_doubtful or",
+        "            if not is_doubtful or spans or",
         "test_line.py",
     ),
     Sabotage(

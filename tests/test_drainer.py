@@ -138,7 +138,9 @@ def test_only_the_one_bad_span_is_dead_with_the_servers_words(
     (letter,) = store.dead_letters()
     assert letter.reason == "400 cannot take the span s13"
     assert drainer.line.tally.dead == 1
-    assert len(langfuse.requests) < 20
+    # To who reads no gzip some go twice, until that is known.
+    requests = [one for one in langfuse.requests if one.status != 415]
+    assert len(requests) < (25 if "gzip" in langfuse.manner.name else 20)
 
 
 @each_manner

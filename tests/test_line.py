@@ -245,11 +245,11 @@ def test_a_bad_request_to_who_took_gzip_is_not_sent_uncompressed(
     assert set(encodings(langfuse)) == {"gzip"}
 
 
-def test_who_refuses_both_is_asked_with_gzip_again(
+def test_whom_nothing_is_known_of_is_asked_with_gzip_again(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
     line = drainer_of(store, settings, target, clock).line
-    replies = [standin.status(415), standin.status(503)]
+    replies = [standin.status(400), standin.status(503)]
     langfuse.behave(standin.sequence([*replies, *replies, None]))
     for _ in range(2):
         outcome = line.post(target, [batch("a")], 10)

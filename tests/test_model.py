@@ -21,6 +21,7 @@ from decoders import first_member
 from drains import evict
 from spans import batch
 from spool.drainer import Drainer
+from spool.encoding import Encoding
 from spool.errors import SpoolFileError
 from spool.otlp import merge, unpack
 from spool.records import Take
@@ -58,11 +59,9 @@ def names_in(payload: bytes) -> list[str]:
 class Receiver:
     """Stands for the sender and the server behind it: answers as told, and remembers."""
 
-    is_gzip = True
-    may_lack_gzip = False
-
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.encoding = Encoding(is_gzip=True)
         self.trouble = "none"
         self.arrived: set[str] = set()
 

@@ -262,34 +262,26 @@ class Line:
         sender = self._senders.get(target.route)
         if sender is None or sender.target != target:
             sender = self._senders[target.route] = Sender(target, self._settings, self.connections)
-        end = time.monotonic() + timeout
+        end, encoding = time.monotonic() + timeout, sender.encoding
+        spans = sum(batch.spans for batch in batches)
         try:
-            outcome = self._send(sender, batches, timeout)
-            left = end - time.monotonic()
-            spans = sum(batch.spans for batch in batches)
-            if outcome.is_unread and sender.may_try_without_gzip(spans) and left > 0:
-                return self._send_uncompressed(sender, batches, left, outcome.reason)
+            outcome = self._send(sender, join(batches, compress=encoding.is_gzip), spans, timeout)
+            is_doubtful = encoding.is_doubtful(outcome, spans, self._clock())
+            if not is_doubtful or (left := end - time.monotonic()) <= 0:
+                return outcome
+            body = join(batches, compress=False)
         except PayloadError as error:
             return Outcome(Verdict.SPLIT, str(error), is_damage=True)
+        encoding.is_gzip = False
+        refused, outcome = outcome, self._send(sender, body, spans, left)
+        encoding.learn(refused, outcome, self._clock())
+        if not encoding.is_gzip:
+            trouble = f"route {target.route} reads no gzip"
+            said = f"it said {refused.reason}; it gets uncompressed requests now"
+            self._complaints.say(trouble, said)
         return outcome
 
-    def _send_uncompressed(
-        self, sender: Sender, batches: Sequence[Batch], timeout: float, words: str
-    ) -> Outcome:
-        """Send once without gzip; where that is delivered, all that follows goes so."""
-        sender.is_gzip = False
-        outcome = self._send(sender, batches, timeout)
-        if outcome.verdict is Verdict.DELIVERED:
-            trouble = f"route {sender.target.route} reads no gzip"
-            self._complaints.say(trouble, f"it said {words}; it gets uncompressed requests now")
-        else:
-            sender.is_gzip = True
-            sender.vain_tries += 1
-        return outcome
-
-    def _send(self, sender: Sender, batches: Sequence[Batch], timeout: float) -> Outcome:
-        """Send one request. Raises PayloadError."""
-        body = join(batches, compress=sender.is_gzip)
+    def _send(self, sender: Sender, body: bytes, spans: int, timeout: float) -> Outcome:
         self.tally.requests += 1
         target, asked_at = sender.target, time.monotonic()
         outcome = sender.send(body, timeout)
@@ -299,7 +291,7 @@ class Line:
             self.hosts.answered(target.endpoint)
         logger.debug(
             "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
-            sum(batch.spans for batch in batches),
+            spans,
             len(body),
             without_secrets(target.endpoint),
             outcome.verdict.value,

@@ -20,13 +20,14 @@ import http.client
 import json
 import re
 import urllib.parse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from spool import __version__
 from spool.connections import Connections
+from spool.encoding import Encoding
 from spool.proxy import secrets
 from spool.shown import without_secrets
 from spool.wire import Deadline
@@ -41,9 +42,7 @@ _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_ANSWER: Final = 1 << 20
 _LONGEST_REASON: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
-_MOST_VAIN_TRIES: Final = 5
 _SHORTEST_SECRET: Final = 4
-_UNREAD: Final = frozenset({400, 415})
 _SCHEMES: Final = frozenset({"Basic", "Bearer"})
 _LONGEST_BLANK: Final = 1024  # in front of a page
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
@@ -69,9 +68,14 @@ class Outcome:
 
     `reason` says why it was not delivered, or why the receiver rejected some of its spans.
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
+<<<<<<< HEAD
     `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
     the server says so. `is_unread`: the receiver could not read the body, perhaps as it was
     encoded. `is_damage`: it was not sent, its spans cannot be read.
+=======
+    `is_too_large`: the server says so. `is_damage`: it was not sent, its spans cannot be read.
+    `status` is that of the answer, 0 where there was none.
+>>>>>>> 5a250d0 (A receiver that reads no gzip is found out beside bad spans and failures, too)
     """
 
     verdict: Verdict
@@ -80,9 +84,14 @@ class Outcome:
     rejected: int = 0
     is_timeout: bool = False
     is_unanswered: bool = False
-    is_unread: bool = False
     is_too_large: bool = False
     is_damage: bool = False
+    status: int = field(default=0, compare=False)
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the receiver has accepted the request."""
+        return self.verdict is Verdict.DELIVERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +117,20 @@ class Answer:
 class Sender:
     """Sends one target's requests, one at a time, over `connections` that are kept open.
 
-    `is_gzip` says how bodies must be encoded. Whether a receiver knows gzip shows with the first
-    delivery: it `may_lack_gzip` until then. That is forgotten with the process, and found again.
+    `encoding` says how bodies must be encoded.
     """
 
     def __init__(
         self, target: Target, settings: Settings, connections: Connections | None = None
     ) -> None:
         self.target = target
-        self.is_gzip = self.may_lack_gzip = settings.is_gzip
-        self.vain_tries = 0
+        self.encoding = Encoding(is_gzip=settings.is_gzip)
         self._settings = settings
         self._connections = connections or Connections(settings)
         self._connection: Connection | None = None  # the one that is in use
 
-    def may_try_without_gzip(self, spans: int) -> bool:
-        """Say whether a request of so many spans, refused, should be sent once more without gzip.
-
-        The first should, and some of one span: a bad one would be refused without it as well.
-        """
-        is_worth_it = not self.vain_tries or (spans == 1 and self.vain_tries < _MOST_VAIN_TRIES)
-        return self.is_gzip and self.may_lack_gzip and is_worth_it
-
     def send(self, body: bytes, timeout: float) -> Outcome:
-        """POST a body that is encoded as `is_gzip` says; `timeout` is the total, in seconds."""
+        """POST a body that is encoded as `encoding` says; `timeout` is the total, in seconds."""
         try:
             answer = self._post(body, Deadline(timeout))
         except TimeoutError as error:
@@ -147,9 +146,9 @@ class Sender:
             outcome = Outcome(Verdict.WAIT, reason, is_unanswered=is_unanswered)
         else:
             outcome = classify(answer, is_strict=self.target.public_key is not None)
-            outcome = replace(outcome, is_unread=answer.status in _UNREAD)
-            if outcome.verdict is Verdict.DELIVERED and self.is_gzip:
-                self.may_lack_gzip = False
+            outcome = replace(outcome, status=answer.status)
+            if outcome.is_delivered:
+                self.encoding.accept()
         # Cut last: half a secret would not be found.
         return replace(outcome, reason=_shortened(self._without_secrets(outcome.reason)))
 
@@ -192,7 +191,7 @@ class Sender:
 
     def _headers(self, connection: Connection) -> dict[str, str]:
         headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT}
-        if self.is_gzip:
+        if self.encoding.is_gzip:
             headers["content-encoding"] = "gzip"
         if self.target.public_key is not None:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"
