@@ -68,14 +68,9 @@ class Outcome:
 
     `reason` says why it was not delivered, or why the receiver rejected some of its spans.
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
-<<<<<<< HEAD
     `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
-    the server says so. `is_unread`: the receiver could not read the body, perhaps as it was
-    encoded. `is_damage`: it was not sent, its spans cannot be read.
-=======
-    `is_too_large`: the server says so. `is_damage`: it was not sent, its spans cannot be read.
-    `status` is that of the answer, 0 where there was none.
->>>>>>> 5a250d0 (A receiver that reads no gzip is found out beside bad spans and failures, too)
+    the server says so. `is_damage`: it was not sent, its spans cannot be read. `status` is that of
+    the answer, 0 where there was none.
     """
 
     verdict: Verdict
