@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 
 from spool.encoding import Encoding
@@ -15,7 +13,8 @@ def said(status: int) -> Outcome:
     return Outcome(verdict, status=status)
 
 
-@pytest.mark.parametrize(("refused", "plain"), product([400, 415], [200, 400, 413, 415, 503, 0]))
+@pytest.mark.parametrize("refused", [400, 415])
+@pytest.mark.parametrize("plain", [200, 400, 413, 415, 503, 0])
 def test_gzip_is_given_up_where_the_same_spans_are_read_without_it(
     refused: int, plain: int
 ) -> None:
