@@ -39,6 +39,7 @@ PAGES: Final = [
     ROOT / "scripts" / "README.md",
     ROOT / ".github" / "CONTRIBUTING.md",
 ]
+SCRIPT: Final = ROOT / "scripts" / "test"
 MOST_LINES: Final = 250
 
 needs_litellm = pytest.mark.skipif(
@@ -193,6 +194,15 @@ def test_the_two_commands_are_there() -> None:
     assert [line.split()[0] for line in lines] == ["scripts/demo", "scripts/test"]
     for line in lines:
         assert os.access(ROOT / line.split()[0], os.X_OK)
+
+
+def test_the_tests_run_on_the_pythons_that_the_package_names() -> None:
+    project, workflow = ROOT / "pyproject.toml", ROOT / ".github" / "workflows" / "test.yml"
+    named = re.findall(r'"Programming Language :: Python :: ([\d.]+)"', project.read_text())
+    (tried,) = re.findall(r"^for version in ([\d. ]+); do$", SCRIPT.read_text(), re.MULTILINE)
+    assert sorted(tried.split()) == sorted(named)
+    assert re.findall(r"^ +(3\.\d+)$", workflow.read_text(), re.MULTILINE) == named
+    assert "scripts/test\n" in workflow.read_text()
 
 
 @needs_litellm
@@ -397,7 +407,7 @@ def test_the_states_are_those_of_the_code() -> None:
 
 
 def test_every_concern_of_status_is_in_the_readme_and_the_reverse() -> None:
-    is_concern = re.compile(r".*\w+ \w+ \w+").match
+    is_concern = re.compile(r".*\w+ \w+").match
     concerns = texts(status.Report.concerns) + texts(status.Report._concern)
     concerns = [said for said in concerns if is_concern(said)]
     shown = {said for said in shown_by_status() if " " in said} | {"is held"}
