@@ -96,6 +96,16 @@ def test_drain_tries_on_until_its_timeout(filled: Store, langfuse: StandIn) -> N
     assert "delivered 10 spans" in spool("drain", "--timeout", "60").stdout
 
 
+def test_a_program_that_names_no_host_does_not_take_a_backlog_elsewhere(
+    filled: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.register(Target.langfuse("pk-lf-test", "sk-lf-test"))
+    filled.close()
+    monkeypatch.delenv("LANGFUSE_HOST")
+    assert "delivered 10 spans" in spool("drain").stdout
+    assert langfuse.accepted == 10
+
+
 def test_drain_ignores_a_backoff_that_is_running(
     filled: Store, store: Store, langfuse: StandIn
 ) -> None:

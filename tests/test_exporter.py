@@ -110,6 +110,30 @@ def test_two_programs_with_one_endpoint_and_two_keys_never_send_each_others_span
     store.close()
 
 
+def test_two_exporters_with_one_endpoint_and_two_keys_send_each_their_own_spans(
+    path: Path, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.status(200, body=b"{}"))
+    exporters = {
+        key: SpoolSpanExporter(
+            path=path, endpoint=f"{langfuse.url}/v1/traces", headers={"x-api-key": key}
+        )
+        for key in ("key-of-a", "key-of-b")
+    }
+    for _ in range(3):
+        for key, exporter in exporters.items():
+            exporter.export([span(f"of {key}")])
+    for exporter in exporters.values():
+        assert exporter.force_flush(30_000)
+        exporter.shutdown()
+    sent = [
+        (request.headers["x-api-key"], one.name)
+        for request in langfuse.requests
+        for one in standin.spans_of(standin.parse(request))
+    ]
+    assert sorted(sent) == 3 * [("key-of-a", "of key-of-a")] + 3 * [("key-of-b", "of key-of-b")]
+
+
 def test_missing_credentials_are_told_where_the_exporter_is_made(path: Path) -> None:
     with pytest.raises(
         SettingsError, match="LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set"

@@ -75,9 +75,10 @@ def test_a_directory_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path)
     assert names(tmp_path / "a" / "b") == []
 
 
-def test_a_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mask", [0, 0o22, 0o777])
+def test_a_file_is_made_for_its_owner_alone(tmp_path: Path, mask: int) -> None:
     path = tmp_path / "file"
-    with umask(0):
+    with umask(mask):
         os.close(create(path, path))
     assert mode(path) == 0o600
 

@@ -97,7 +97,7 @@ def test_what_stands_in_place_of_the_spools_files_is_named_and_waited_for_by_nob
     found = Report.of(store, Drainer(store, settings).line, 1 << 30, now=NOW)
     assert (found.is_running, found.ledger.pending) == (False, 1)
     assert [said for said in found.concerns(3600) if "passed over" in said] == [
-        f"passed over, as it is none of the spool's: {path}{suffix}: it is {what}"
+        f"passed over, as it is none of the spool's: {path}{suffix}: it is {what}; remove it"
         for suffix, what in [
             (".drainer", "not a regular file"),
             (".inbox-1-0123456789ab", "not a regular file"),

@@ -117,7 +117,9 @@ class Report:
             )
         if self.is_disk_cramped:
             found.append("the disk is almost full: spans are held in memory; make room there")
-        found += [f"passed over, as it is none of the spool's: {one}" for one in self.strangers]
+        found += [
+            f"passed over, as it is none of the spool's: {one}; remove it" for one in self.strangers
+        ]
         found += [
             f"an inbox cannot be read, what it holds is in no count: {one}; see to the disk"
             for one in self.unreadable
