@@ -312,8 +312,8 @@ def test_another_users_file_is_not_used_whatever_its_rights(
 
 
 @only_root
-@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-def test_what_another_user_lays_beside_a_file_for_sqlite_is_refused(
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal", ".salvaged", ".grafted"])
+def test_what_another_user_lays_beside_a_file_is_neither_replayed_nor_put_in_its_place(
     shared_directory: Path, suffix: str
 ) -> None:
     path = shared_directory / "spool.db"

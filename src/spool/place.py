@@ -54,10 +54,10 @@ _REMEDIES: Final = {
 
 _SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SQLITES: Final = ("-wal", "-shm", "-journal")
-# What we open beside the main file, by name.
-_COMPANIONS: Final = (
-    r"(-(wal|shm|journal)|(\.probe)?\.(turn|deputy)|\.(lock|drainer|inbox-\d+-[0-9a-f]{12}))"
-)
+# What a salvage makes, see `database`.
+_SALVAGES: Final = (".salvaged", ".salvaging", ".grafted")
+# What else we open beside the main file.
+_OTHERS: Final = r"(\.probe)?\.(turn|deputy)|\.(lock|drainer|inbox-\d+-[0-9a-f]{12})"
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -96,7 +96,7 @@ def check(path: Path) -> os.stat_result | None:
     owner = owner_of(path)[0]
     if status is not None and (why := _strangeness(status, owner)):
         raise SpoolFileError(f"{path}: {why}; run as its owner, or set SPOOL_PATH to another file")
-    for suffix in _SQLITES:
+    for suffix in (*_SQLITES, *_SALVAGES):
         if (found := _status(beside(path, suffix))) is not None:
             _refuse_stranger(beside(path, suffix), found, owner)
     return status
@@ -207,7 +207,8 @@ def strangers(spool: Path) -> list[str]:
 
     Raises OSError.
     """
-    owner, names = owner_of(spool)[0], re.compile(re.escape(spool.name) + _COMPANIONS)
+    fixed = "|".join(map(re.escape, (*_SQLITES, *_SALVAGES)))
+    owner, names = owner_of(spool)[0], re.compile(f"{re.escape(spool.name)}({fixed}|{_OTHERS})")
     found = []
     with os.scandir(spool.parent) as entries:
         for entry in entries:
