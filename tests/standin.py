@@ -477,7 +477,7 @@ class StandIn:
         with self._changed:
             return self._span_ids.copy()
 
-    def wait_for(self, predicate: Callable[[StandIn], bool], timeout: float = 10) -> None:
+    def wait_for(self, predicate: Callable[[StandIn], bool], timeout: float = 120) -> None:
         """Waits until the predicate holds; what was seen instead is in the error."""
         with self._changed:
             if not self._changed.wait_for(lambda: predicate(self), timeout):

@@ -13,7 +13,7 @@ from spool.drainer import Drainer
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
-from test_hostile import wait_until
+from waits import wait_until
 
 # Of /proc/net/tcp (proc(5)): ESTABLISHED and CLOSE_WAIT.
 OPEN = ("01", "08")
@@ -71,7 +71,7 @@ def test_a_connection_that_its_server_closes_is_closed_here_too(
     a_route(store, drainer, langfuse, 1)
     drainer.start()
     try:
-        langfuse.wait_for(lambda server: server.accepted == 1, timeout=30)
+        langfuse.wait_for(lambda server: server.accepted == 1)
         langfuse.stop()
         wait_until(lambda: open_to(langfuse) == 0)
     finally:
@@ -85,7 +85,7 @@ def test_a_connection_that_is_idle_is_closed(
     a_route(store, drainer, langfuse, 1)
     drainer.start()
     try:
-        langfuse.wait_for(lambda server: server.accepted == 1, timeout=30)
+        langfuse.wait_for(lambda server: server.accepted == 1)
         wait_until(lambda: open_to(langfuse) == 0)
     finally:
         drainer.stop(10)
@@ -96,6 +96,6 @@ def test_no_socket_is_left_when_the_drainer_has_stopped(
 ) -> None:
     a_route(store, drainer, langfuse, 1)
     drainer.start()
-    langfuse.wait_for(lambda server: server.accepted == 1, timeout=30)
+    langfuse.wait_for(lambda server: server.accepted == 1)
     drainer.stop(30)
     assert open_to(langfuse) == 0

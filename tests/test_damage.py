@@ -27,9 +27,10 @@ from spool.records import Ledger
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
-from test_hostile import balances, wait_until
+from test_hostile import balances
 from test_salvage import MINE, OTHERS, ROWS, damage, fill, seed
 from trouble import Trouble
+from waits import wait_until
 from writer import Nursery, Trail
 
 # With --full it takes minutes.

@@ -206,7 +206,7 @@ def test_the_tests_run_on_the_pythons_that_the_package_names() -> None:
 
 
 @needs_litellm
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_demo_prints_what_the_readme_shows() -> None:
     said, *story = block("", "").splitlines()
     assert f'echo "{said}"' in (ROOT / "scripts" / "demo").read_text()
@@ -349,7 +349,7 @@ def test_each_command_of_the_readme_does_its_work(filled: Store, langfuse: Stand
     assert run(*one, listed).stdout == ""
     assert run(*one, adopted).stdout == rest
     with subprocess.Popen(["bash", "-c", f"exec {ran}"], stderr=subprocess.PIPE) as sidecar:
-        langfuse.wait_for(lambda server: server.accepted == 2, timeout=60)
+        langfuse.wait_for(lambda server: server.accepted == 2)
         sidecar.send_signal(signal.SIGTERM)
         assert sidecar.wait(60) == 0
     run(*one, told)

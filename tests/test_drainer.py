@@ -253,7 +253,7 @@ def test_a_route_that_nobody_else_sends_gets_its_turn_between_another_processs_r
     thread.start()
     try:
         drainer.start()
-        langfuse.wait_for(lambda server: len(server.names()) == 20, timeout=60)
+        langfuse.wait_for(lambda server: len(server.names()) == 20)
     finally:
         is_over.set()
         thread.join()

@@ -11,7 +11,6 @@ import sys
 import sysconfig
 import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from spool import Settings, SpoolSpanExporter, shared
 from spool.records import Ledger
 from spool.store import Store
 from standin import StandIn
+from waits import wait_until
 
 HERE = Path(__file__).parent
 
@@ -37,13 +37,6 @@ def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
     monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
     monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
 
 
 def run(code: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:

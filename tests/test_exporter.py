@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from spool.sender import Outcome
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
+from waits import wait_until
 
 HERE = str(Path(__file__).parent)
 
@@ -38,13 +39,6 @@ def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
     monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
     monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
 
 
 def run(code: str, *arguments: str) -> str:
@@ -186,7 +180,7 @@ def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
         monkeypatch.setattr(store, name, broken)
     for number in range(5):
         assert exporter.export([span(str(number))]) is SpanExportResult.FAILURE
-    langfuse.wait_for(lambda server: server.accepted == 5, timeout=30)
+    langfuse.wait_for(lambda server: server.accepted == 5)
     assert exporter._spool.overflow.spans == 5
     monkeypatch.undo()
     exporter.shutdown()

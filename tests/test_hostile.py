@@ -6,7 +6,6 @@ import contextlib
 import random
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from spool.settings import Target
 from spool.store import Store
 from standin import HOST, Behaviour, Exchange, StandIn
 from trouble import Trouble
+from waits import wait_until
 
 NAMES = [f"s{number}" for number in range(12)]
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -332,13 +332,6 @@ class Meeting:
 def balances(ledger: Ledger) -> bool:
     gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
     return ledger.accepted == gone + ledger.pending
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
 
 
 @pytest.mark.trust

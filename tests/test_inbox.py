@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from spool.errors import SpoolFileError, SpoolFullError, SpoolUnsyncedError
 from spool.inbox import LARGE, Inbox
 from spool.lock import can_lock
 from spool.settings import Target
+from waits import wait_until
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 
@@ -56,13 +56,6 @@ def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
 def the_file(path: Path) -> Path:
     (file,) = inbox.paths(path)
     return file
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def fill(mine: Inbox, count: int = 5) -> list[str]:
@@ -322,7 +315,7 @@ def test_a_signal_handler_syncs_in_the_middle_of_its_threads_own_sync(
     mine.close()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(600)
 def test_an_exception_out_of_a_signal_handler_leaves_no_lock_behind(mine: Inbox) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

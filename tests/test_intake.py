@@ -333,7 +333,7 @@ def test_nobody_waits_longer_than_was_asked_for_while_another_thread_moves(store
     mover.join()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(600)
 def test_a_signal_handler_that_flushes_in_the_middle_of_an_append_does_not_hang(
     store: Store,
 ) -> None:

@@ -19,6 +19,7 @@ from spool.keeper import Keeper
 from spool.overflow import Overflow
 from spool.settings import Settings, Target
 from spool.store import Store
+from waits import wait_until
 
 TARGET = Target.langfuse("pk-lf-test", "sk-lf-test", "https://langfuse.example")
 
@@ -34,13 +35,6 @@ def keeper(store: Store, settings: Settings) -> Iterator[Keeper]:
     keeper.start()
     yield keeper
     keeper.stop(10)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
 
 
 def test_what_was_appended_is_synced_once_an_interval(

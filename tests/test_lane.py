@@ -61,10 +61,10 @@ def test_beside_many_tenants_whose_host_swallows_requests_a_healthy_route_is_sen
     drainer.line.add(target)
     drainer.start()
     try:
-        deaf.wait_for(lambda server: len(server.requests) == 1, timeout=30)
+        deaf.wait_for(lambda server: len(server.requests) == 1)
         for number in range(3):
             store.accept(target, batch(f"mine {number}"), 1.0)
-            langfuse.wait_for(lambda server: server.accepted == number + 1, timeout=30)  # noqa: B023 - waited for here
+            langfuse.wait_for(lambda server: server.accepted == number + 1)  # noqa: B023 - waited for here
             assert len(deaf.requests) < TENANTS
     finally:
         drainer.stop(30)
@@ -101,7 +101,7 @@ def test_a_route_in_trouble_that_is_tried_keeps_no_turn_from_those_that_are_well
     trying = threading.Thread(target=drainer.send_due)
     trying.start()
     try:
-        deaf.wait_for(lambda server: len(server.requests) == 2, timeout=30)
+        deaf.wait_for(lambda server: len(server.requests) == 2)
         with peer.turn.take(60) as well, peer.probe_turn.take(60) as troubled:
             assert (well, troubled) == (True, False)
     finally:

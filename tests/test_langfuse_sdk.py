@@ -49,7 +49,7 @@ def test_observations_of_the_langfuse_sdk_survive_an_outage(
         langfuse.wait_for(lambda server: len(server.requests) > 0)
         assert langfuse.accepted == 0
         langfuse.behave(None)
-        langfuse.wait_for(lambda server: server.accepted == 2, timeout=60)
+        langfuse.wait_for(lambda server: server.accepted == 2)
         process.communicate()
     assert process.returncode == 0
     assert set(langfuse.names()) == {"outer", "inner"}

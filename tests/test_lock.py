@@ -257,7 +257,7 @@ def test_a_child_does_not_keep_the_lock_of_a_killed_parent_alive(
     parent = processes.start_holder(script)
     assert not can_hold(lock)
     parent.send_signal(signal.SIGKILL)
-    parent.wait(10)
+    parent.wait(60)
     assert can_hold(lock, 10)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from chaos import Witness, environment_of
 from spool.store import Store
-from test_hostile import wait_until
 from trouble import Trouble
+from waits import wait_until
 from writer import Nursery
 
 WRITERS = 8

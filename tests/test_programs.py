@@ -25,7 +25,7 @@ import pytest
 import spool
 from chaos import environment_of
 from standin import StandIn
-from test_ending import wait_until
+from waits import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -27,7 +27,7 @@ from spool.store import Store
 from standin import HOST, StandIn
 
 # What runs does not depend on the Python; a small machine needs its time to start it.
-pytestmark = [pytest.mark.trust, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.trust, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120.0
@@ -80,7 +80,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def listens(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    connection = http.client.HTTPConnection(HOST, port, timeout=60)
     try:
         connection.request("GET", "/")
         connection.getresponse()

@@ -27,8 +27,8 @@ from spool.overflow import Held, Overflow
 from spool.place import beside
 from spool.store import Store
 from standin import StandIn
-from test_hostile import wait_until
 from trouble import Trouble
+from waits import wait_until
 from writer import Nursery
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="only root mounts a small disk")
@@ -474,9 +474,9 @@ def test_a_program_that_starts_on_a_disk_that_refuses_goes_on_and_its_spans_are_
     with refusing_disk(trouble, path, is_there=is_there):
         with shut_down(SpoolSpanExporter(settings=settings)) as exporter:
             assert exporter.export([span("held")]) is FAILURE
-            langfuse.wait_for(lambda server: "held" in server.names(), timeout=30)
+            langfuse.wait_for(lambda server: "held" in server.names())
             if is_there:  # it can be read, and what was sent is not sent again
-                langfuse.wait_for(lambda server: "a row" in server.names(), timeout=30)
+                langfuse.wait_for(lambda server: "a row" in server.names())
         assert WORDS[trouble] in caplog.text
     assert langfuse.names()["held"] == 1
 

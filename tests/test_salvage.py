@@ -308,7 +308,7 @@ def test_damage_that_only_the_drainer_meets_is_salvaged_in_the_background(
     exporter._spool.store.database.checkpoint()
     damage_a_leaf(path)
     exporter.export([span("fresh")])
-    langfuse.wait_for(lambda server: server.names()["fresh"] == 1, timeout=60)
+    langfuse.wait_for(lambda server: server.names()["fresh"] == 1)
     exporter.shutdown()
     store = Store(path)
     assert 0 < store.ledger().damaged < 20

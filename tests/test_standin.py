@@ -378,6 +378,6 @@ def test_it_runs_as_a_program_that_prints_its_url() -> None:
         url = program.stdout.readline().strip()
         request = urllib.request.Request(url + PATH, export("a"), {"Authorization": basic()})
         request.add_header("Content-Type", "application/x-protobuf")
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             assert response.status == 200
         program.terminate()

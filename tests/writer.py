@@ -250,7 +250,7 @@ class Nursery:
         self._numbers += 1
         made = Job(str(self.directory / f"{self._numbers}.trail"), **job)  # type: ignore[arg-type]
         print(json.dumps(asdict(made)), file=self._process.stdin, flush=True)
-        pid = self._started.get(timeout=60)
+        pid = self._started.get(timeout=120)
         if made.command:
             self.asked.add(pid)
         return pid
@@ -263,7 +263,7 @@ class Nursery:
                 with contextlib.suppress(ProcessLookupError):  # its end is not known here yet
                     os.kill(pid, number)
 
-    def wait(self, pid: int, timeout: float = 60) -> int:
+    def wait(self, pid: int, timeout: float = 120) -> int:
         """Wait for a process's end; give its exit code, negative for a signal."""
         with self._ended:
             if not self._ended.wait_for(lambda: pid in self.exits, timeout):
