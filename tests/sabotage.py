@@ -228,8 +228,10 @@ SABOTAGES = [
     Sabotage(
         "a span is condemned without evidence",
         "delivery.py",
-        "        if refusals.refuse(take.rows[0].id, outcome.reason):\n",
-        "        if True:\n",
+        "        refusals.refuse(take, outcome.reason)\n",
+        "        refusals.refuse(take, outcome.reason)\n        refusals.accept(take)\n"
+        "        refusals.words[take.rows[0].id] = ''\n"
+        "        refusals.proven.add(take.rows[0].id)\n",
         "test_delivery.py",
     ),
     Sabotage(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import standin
 from drains import Clock, drain_all, drainer_of, route_of
-from spans import batch
+from spans import batch, span
 from spool.drainer import Drainer
 from spool.line import HOLD_SECONDS
-from spool.otlp import Codec
+from spool.otlp import Codec, encode
 from spool.records import Ledger
 from spool.settings import Settings, Target
 from spool.store import Store
@@ -105,6 +107,19 @@ def test_a_receiver_that_refuses_everything_holds_the_route_and_makes_no_dead_le
     drain_all(drainer)
     assert store.ledger() == Ledger(accepted=300, delivered=300)
     assert langfuse.names() == Counter(names)
+
+
+def test_what_a_receiver_in_trouble_has_refused_arrives_when_it_is_well_again(
+    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.status(400))
+    drainer = drainer_of(backlog, settings, target, clock)
+    for _ in range(3):
+        drain_all(drainer)
+        clock.now += HOLD_SECONDS
+    langfuse.behave(None)
+    drain_all(drainer)
+    assert backlog.ledger() == Ledger(accepted=300, delivered=300)
 
 
 def test_a_receiver_that_refuses_everything_and_may_lack_gzip_gets_few_requests_too(
@@ -243,3 +258,64 @@ def test_a_payload_that_cannot_be_joined_is_a_dead_letter_without_evidence(
     drain_all(drainer)
     assert langfuse.requests == []
     assert store.ledger() == Ledger(accepted=1, dead=1)
+
+
+def test_a_limit_in_front_of_the_receiver_costs_few_refused_requests(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_large(1_000_000))
+    drainer = drainer_of(store, settings, target, clock)
+    for number in range(60):
+        for part in range(20):
+            store.append(target, batch(f"{number} {part}", size=50_000), 1.0)
+        drain_all(drainer)
+    assert store.ledger() == Ledger(accepted=1200, delivered=1200)
+    refused = [request for request in langfuse.requests if request.status == 413]
+    assert len(refused) < 15
+    assert len(langfuse.requests) > 60
+
+
+@pytest.mark.parametrize("bad", ["all", "every second"])
+def test_the_search_for_bad_spans_writes_little_more_than_their_data(
+    bad: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    names = [f"bad {n}" if bad == "all" or n % 2 else f"good {n}" for n in range(1000)]
+    for begin in range(0, 1000, 500):
+        many = encode([span(name, 3000) for name in names[begin : begin + 500]])
+        store.append(target, many, 1.0)
+    for number in range(20):
+        store.append(target, batch(f"good {number}", size=3000), 1.0)
+    langfuse.behave(refusing("bad", 400))
+    data = sum(row.batch.raw_bytes for row in store.pending())
+    drainer = drainer_of(store, settings, target, clock)
+    before = bytes_written()
+    drain_all(drainer)
+    written = bytes_written() - before
+    print(f"{store.ledger().dead} dead letters of {data} bytes: {written} bytes written")
+    assert store.ledger().dead == (1000 if bad == "all" else 500)
+    assert written < 10 * data
+
+
+def bytes_written() -> int:
+    """Count what this process has written to files and sockets: proc(5), `io`."""
+    said = Path("/proc/self/io").read_text()
+    return int(re.search(r"^wchar: (\d+)$", said, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_what_comes_after_a_span_that_fails_alone_does_not_wait_for_it(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(refusing("poison", 500))
+    patient = replace(settings, backoff_seconds=(30, 60))
+    drainer = drainer_of(store, patient, target, clock)
+    for name in ("poison", "good"):
+        store.append(target, batch(name), 1.0)
+    for _ in range(200):
+        drainer.send_due()
+        clock.now += 10
+    assert langfuse.names() == Counter(["good"])
+    assert route_of(store).attempts
+    for number in range(5):
+        store.append(target, batch(f"fresh {number}"), 1.0)
+        drain_all(drainer)
+        assert langfuse.names()[f"fresh {number}"] == 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from spool.evidence import Refusals, Suspect, somewhere
 from spool.otlp import Batch
 from spool.records import Row, Take
@@ -23,17 +25,34 @@ def test_a_suspect_is_proven_only_alone_and_only_while_others_are_delivered() ->
 
 
 def test_only_others_that_are_accepted_prove_that_a_span_is_bad() -> None:
-    refusals = Refusals(words={7: "400 no", 8: "413"}, tries=2)
-    assert refusals.accept(take_of(1, row_id=7)) == {8: "413"}
-    assert refusals.accept(take_of(1, row_id=9)) == {}
+    refusals = Refusals()
+    for row_id, words in ((7, "400 no"), (8, "413")):
+        refusals.refuse(take_of(1, row_id), words)
+    assert refusals.condemned() == {}
+    refusals.accept(take_of(1, row_id=7))
+    assert refusals.condemned() == {8: "413"}
+    refusals.accept(take_of(1, row_id=9))
+    assert refusals.condemned() == {}
 
 
 def test_what_a_receiver_in_doubt_has_refused_is_tried_again() -> None:
-    refusals = Refusals(words={7: "400", 8: "400"}, is_receiver_doubted=True)
-    assert refusals.accept(take_of(1, row_id=9)) == {}
-    assert refusals.accept(take_of(1, row_id=7)) == {}
-    assert not refusals.refuse(7, "400")
-    assert refusals.refuse(8, "400")
+    refusals = Refusals()
+    for row_id in (7, 8):
+        refusals.refuse(take_of(1, row_id), "400")
+    refusals.is_receiver_doubted = True
+    for row_id in (9, 7):
+        refusals.accept(take_of(1, row_id))
+    assert refusals.condemned() == {}
+    for row_id in (7, 8):
+        refusals.refuse(take_of(1, row_id), "400")
+    assert refusals.condemned() == {8: "400"}
+
+
+def test_what_was_said_about_another_files_rows_is_forgotten() -> None:
+    refusals = Refusals()
+    refusals.refuse(take_of(1, 7), "400")
+    refusals.refuse(replace(take_of(1, 8), salt=b"another"), "400")
+    assert refusals.words == {8: "400"}
 
 
 def test_the_more_spans_are_proven_bad_the_more_may_follow() -> None:
@@ -53,5 +72,6 @@ def test_the_more_spans_are_proven_bad_the_more_may_follow() -> None:
 
 def test_what_is_chosen_from_a_backlog_is_spread_over_it() -> None:
     chosen = [somewhere(1, 100, number) for number in range(20)]
+    assert chosen[0] == 100
     assert all(1 <= one <= 100 for one in chosen)
     assert all(any(low < one <= low + 20 for one in chosen) for low in range(0, 100, 20))

@@ -17,6 +17,7 @@ from drains import (
 )
 from manners import NO_GZIP
 from spans import batch
+from spool import intake
 from spool.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.line import backoff
@@ -66,6 +67,40 @@ def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
     for _ in range(10):
         for one in both:
             one.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_an_old_secret_is_held_while_another_process_delivers_with_the_new_one(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    old = Target.langfuse("pk-lf-test", "sk-lf-old", langfuse.url)
+    both = [drainer_of(store, settings, one, clock) for one in (old, target)]
+    for number in range(100):
+        store.append(target, batch(f"row {number}"), clock.now)
+        store.accept(old, batch(f"straight {number}"), clock.now)
+        for one in both:
+            one.send_due()
+        intake.take_in(store, compress=True)
+        clock.now += 3
+    refused = [request for request in langfuse.requests if request.status == 401]
+    assert len(refused) == 1
+    drain_all(both[1])
+    assert len(langfuse.names()) == 200
+    assert not route_of(store).is_held
+
+
+def test_a_server_in_trouble_is_left_alone_where_another_targets_secret_is_held(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    old = Target.langfuse("pk-lf-test", "sk-lf-old", langfuse.url)
+    store.append(target, batch("a"), clock.now)
+    drain_all(drainer_of(store, settings, old, clock))
+    clock.now += 1
+    langfuse.behave(standin.too_many(60))
+    drainer = drainer_of(store, settings, target, clock)
+    for _ in range(50):
+        drainer.send_due()
+        clock.now += 1
     assert len(langfuse.requests) == 2
 
 

@@ -20,7 +20,8 @@ NOW = 1_700_000_000.0
 WELL = Route(
     id=1, name="pk-lf-a", endpoint="https://langfuse.example", public_key="pk-lf-a",
     pending_spans=0, pending_batches=0, pending_bytes=0, attempts=0, waited_at=0, wait_seconds=0,
-    fingerprints=(), held_at=0, suspect_to=0, last_error="", last_success_at=NOW, oldest_at=None,
+    fingerprints=(), held_at=0, suspect_to=0, probes=0,
+    last_error="", last_success_at=NOW, oldest_at=None,
 )  # fmt: skip
 
 

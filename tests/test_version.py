@@ -89,7 +89,7 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_
     store.append(MINE, batch("a"), now=1.0)
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as older:
-        for column in ("suspect_to", "held_at", "named"):
+        for column in ("probes", "suspect_to", "held_at", "named"):
             older.execute(f"ALTER TABLE route DROP COLUMN {column}")
         older.execute("DROP TRIGGER batch_in")
         older.execute(_BATCH_IN)

@@ -132,23 +132,23 @@ class Delivery:
 
     def _unsuspected(self, route: Route, after: int) -> Take | None:
         """Take what stands behind the spans that were refused; one of them where nothing does."""
-        pace = self._line.pace(route.name)
         refusals = self._refusals.setdefault(route.name, Refusals())
         refusals.front = self._front(route, refusals, after)
-        if not refusals.words:
-            return self._take(route, after, pace.spans)
-        if refusals.is_elsewhere:
-            take = self._take_somewhere(route, refusals.front, refusals.tries)
+        if refusals.words and (number := refusals.elsewhere) is not None:
+            take = self._take_somewhere(route, refusals.front, number)
         else:
-            take = self._take(route, refusals.front, pace.spans)
-        if take is not None:
+            take = self._take(route, refusals.front, self._line.pace(route.name).spans)
+        if take is not None or not refusals.words:
             return take
-        refusals.words, refusals.front = {}, 0
+        self._condemn(route)
+        refusals.try_once_more()
         return self._take(route, after, spans=1)
 
     def _front(self, route: Route, refusals: Refusals, after: int) -> int:
         """Give the id up to which all rows behind another were refused."""
-        front = max(after, refusals.front) if refusals.words else after
+        if not refusals.words:
+            return after
+        front = max(after, refusals.front)
         while (first := self._store.first_id(route.id, front)) in refusals.words:
             front = first
         return front
@@ -167,6 +167,8 @@ class Delivery:
         self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
     ) -> Verdict:
         pace = self._line.pace(route.name)
+        if outcome.verdict in (Verdict.HOLD, Verdict.WAIT):
+            self._condemn(route)  # what is proven by now
         if outcome.verdict is Verdict.DELIVERED:
             if route.is_held:  # what was refused before was not too large
                 pace.reset()
@@ -174,7 +176,7 @@ class Delivery:
             self._settle(route.name, take, outcome, target)
             if outcome.rejected < take.spans:
                 self._exonerate(route, take)
-                self._condemn(route, take)
+                self._accept(route, take)
         elif outcome.verdict is Verdict.SPLIT:
             return self._refuse(route, target, take, outcome)
         elif outcome.verdict is Verdict.HOLD:
@@ -195,24 +197,38 @@ class Delivery:
             self._bury(route.name, take, outcome.reason)
             return Verdict.SPLIT
         refusals = self._refusals.setdefault(route.name, Refusals())
-        if refusals.refuse(take.rows[0].id, outcome.reason):
-            self._bury(route.name, take, outcome.reason)
-            return Verdict.SPLIT
+        refusals.refuse(take, outcome.reason)
         newest = self._store.newest_id(route.id)
         refusals.front = self._front(route, refusals, refusals.front)
-        if not route.suspect_to and not refusals.is_enough and newest > refusals.front:
+        is_probe = route.is_held and bool(route.suspect_to)
+        if not is_probe and not refusals.is_enough and newest > refusals.front:
+            return Verdict.SPLIT
+        self._condemn(route)
+        if not refusals.words:
             return Verdict.SPLIT
         refusals.is_receiver_doubted = True
-        self._line.hold(route, target, outcome, suspect_to=newest)
+        probes = route.probes + (0 < route.suspect_to < take.rows[0].id)
+        self._line.hold(route, target, outcome, newest, probes)
         return Verdict.HOLD
 
-    def _condemn(self, route: Route, accepted: Take) -> None:
-        """Bury what was refused alone, now that others were accepted."""
+    def _accept(self, route: Route, take: Take) -> None:
+        if (refusals := self._refusals.get(route.name)) is not None:
+            refusals.accept(take)
+            if refusals.are_many_proven:
+                self._condemn(route)
+
+    def _condemn(self, route: Route) -> None:
+        """Bury the spans that are proven bad."""
         refusals = self._refusals.get(route.name)
-        for row_id, words in refusals.accept(accepted).items() if refusals else ():
-            take = self._store.oldest(route.id, max_bytes=1, max_spans=1, after=row_id - 1)
-            if take is not None and take.rows[0].id == row_id and take.spans == 1:
-                self._bury(route.name, take, take.damage or words)
+        if refusals is None or not refusals.proven:
+            return
+        condemned = refusals.condemned()
+        try:
+            buried = self._store.bury(route.id, refusals.salt, condemned, self._clock())
+        except SpoolError as error:  # they are found again
+            self._complaints.say(f"route {route.name}: bad spans, but not buried", error)
+        else:
+            self._line.count(route.name, buried, buried, next(iter(condemned.values())))
 
     def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
         """Wait, unless only the head of the route fails: then go around it, and isolate it."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _FEW: Final = 4
 _MANY: Final = 512
 _MORE: Final = 4
+_ENOUGH_TO_BURY: Final = 64
 # Multiples of it, without their whole part, are spread evenly, however many there are.
 _GOLDEN: Final = 0.618034
 
@@ -26,14 +27,17 @@ _ENOUGH_PROOFS: Final = 3
 
 @dataclass(slots=True)
 class Refusals:
-    """The spans of a route that were refused alone, by their ids, with the receiver's words.
+    """The spans of a route that were refused alone: the receiver's `words` by their rows' ids.
 
-    `words` are those since it last accepted any; what waits up to the id `front` is gone around.
-    `tries` counts the refusals in a row. Where there were so many that the receiver was doubted, it
-    may have changed its mind: then each of them is tried `again`.
+    `salt` tells whose rows these are. All that waits up to the id `front` is gone around. `tries`
+    counts the refusals in a row. Those that are `proven` bad are to be buried, many at once. Where
+    there were so many that the receiver was doubted, it may have changed its mind: then each of
+    them is tried `again`.
     """
 
+    salt: bytes = b""
     words: dict[int, str] = field(default_factory=dict)
+    proven: set[int] = field(default_factory=set)
     again: set[int] = field(default_factory=set)
     front: int = 0
     tries: int = 0
@@ -41,40 +45,63 @@ class Refusals:
     is_receiver_doubted: bool = False
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether the next try is of a span anywhere: the head of a backlog may be bad as such."""
-        return self.tries >= self.patience // 2
+    def elsewhere(self) -> int | None:
+        """Say which try of a span anywhere is the next: the head of a backlog may be bad as such.
+
+        Counted from 0; None where it is the next one's turn.
+        """
+        number = self.tries - self.patience // 2
+        return number if number >= 0 else None
 
     @property
     def is_enough(self) -> bool:
         """Whether it is the receiver that refuses."""
         return self.tries >= self.patience
 
-    def refuse(self, row_id: int, reason: str) -> bool:
-        """Note that a span was refused alone; say whether that is known not to be the receiver."""
+    @property
+    def are_many_proven(self) -> bool:
+        """Whether it is time to bury some."""
+        return len(self.proven) >= _ENOUGH_TO_BURY
+
+    def refuse(self, take: Take, reason: str) -> None:
+        """Note that a span was refused alone."""
+        row_id = take.rows[0].id
+        if self.salt != take.salt:
+            self.salt, self.words, self.proven, self.again = take.salt, {}, set(), set()
+        self.words[row_id] = reason
         if row_id in self.again:
             self.again.discard(row_id)
-            return True
-        self.words[row_id] = reason
-        self.tries += 1
-        return False
+            self.proven.add(row_id)
+        else:
+            self.tries += 1
 
-    def accept(self, take: Take) -> dict[int, str]:
-        """Note that others were accepted; give the words about those that are proven bad."""
-        accepted = {row.id for row in take.rows}
-        guilty = {id_: said for id_, said in self.words.items() if id_ not in accepted}
-        self.again -= accepted
+    def accept(self, take: Take) -> None:
+        """Note that others were accepted: those that were refused before are proven bad."""
+        for row in take.rows:
+            self.words.pop(row.id, None)
+            self.again.discard(row.id)
         if self.is_receiver_doubted:
-            self.again.update(guilty)
-            guilty = {}
+            self.again.update(self.words.keys() - self.proven)
+            self.words, self.front = {one: self.words[one] for one in self.proven}, 0
+        else:
+            self.proven.update(self.words)
         self.patience = min(_MORE * self.patience, _MANY) if self.tries else _FEW
-        self.words, self.front, self.tries, self.is_receiver_doubted = {}, 0, 0, False
-        return guilty
+        self.tries, self.is_receiver_doubted = 0, False
+
+    def condemned(self) -> dict[int, str]:
+        """Give the words about those that are proven bad, and forget them: they are buried now."""
+        condemned = {one: self.words.pop(one) for one in self.proven}
+        self.proven, self.front = set(), 0
+        return condemned
+
+    def try_once_more(self) -> None:
+        """Forget those of which nothing is proven, as no others are left to prove it."""
+        self.words, self.front = {one: self.words[one] for one in self.proven}, 0
 
 
 def somewhere(first: int, last: int, number: int) -> int:
-    """Choose an id between two, another one for each number."""
-    return first + int((last - first + 1) * (number * _GOLDEN % 1.0))
+    """Choose an id between two, another one for each number; the last one for 0."""
+    return first + int((last - first) * (1.0 - number * _GOLDEN % 1.0))
 
 
 @dataclass(slots=True)

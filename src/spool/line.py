@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
-# Larger powers of four are no number of seconds any more.
+# Larger powers are no number of seconds any more.
 _MOST_DOUBLINGS: Final = 30
 
 
@@ -148,10 +148,10 @@ class Line:
         return is_time and self._store.newest_id(route.id) > route.suspect_to
 
     def _probe_pause(self, route: Route) -> float:
-        if route.attempts <= 1:
+        if not route.probes:
             return 0.0
         first = self._settings.backoff_seconds[0]
-        pause = first * 4.0 ** min(route.attempts - 2, _MOST_DOUBLINGS)
+        pause = first * 4.0 ** min(route.probes - 1, _MOST_DOUBLINGS)
         return min(pause, route.wait_seconds)
 
     def next_due(self, routes: Iterable[Route]) -> float:
@@ -185,16 +185,19 @@ class Line:
             return False
         return not route.fingerprints or self.fingerprint(target) not in route.fingerprints
 
-    def hold(self, route: Route, target: Target, outcome: Outcome, suspect_to: int = 0) -> None:
+    def hold(
+        self, route: Route, target: Target, outcome: Outcome, suspect_to: int = 0, probes: int = 0
+    ) -> None:
         """Keep a route's spans from this target: no backoff helps. Raises SpoolError.
 
-        With `suspect_to` those up to that id: perhaps it is they that are refused.
+        With `suspect_to` those up to that id: perhaps it is they that are refused. So many `probes`
+        of what came since were refused as well.
         """
         self._complaints.say(f"route {route.name} is held", outcome.reason)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
         fingerprint, now = self.fingerprint(target), self._clock()
         self._store.hold(route, fingerprint, HOLD_SECONDS, now, outcome.reason)
-        self._suspect(route, suspect_to)
+        self._suspect(route, suspect_to, probes)
 
     def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
@@ -206,9 +209,9 @@ class Line:
         self._store.wait(route, delay, self._clock(), outcome.reason)
         self._suspect(route, suspect_to)
 
-    def _suspect(self, route: Route, suspect_to: int) -> None:
+    def _suspect(self, route: Route, suspect_to: int, probes: int = 0) -> None:
         if suspect_to:
-            self._store.suspect(route, suspect_to)
+            self._store.suspect(route, suspect_to, probes)
         del self._troubles[route.name]
 
     def put_off(self, routes: Sequence[Route], silence: Silence) -> None:

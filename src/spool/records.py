@@ -69,7 +69,8 @@ class Route:
 
     `fingerprints` are those of the targets that were refused since their last success, the last of
     them `held_at`. Where single spans are under suspicion, what waits behind the id `suspect_to` is
-    not; 0 says that it is the receiver that is in trouble. Times are seconds since 1970.
+    not; 0 says that it is the receiver that is in trouble. `probes` of what came behind it were
+    refused as well. Times are seconds since 1970.
     """
 
     id: int
@@ -85,6 +86,7 @@ class Route:
     fingerprints: tuple[str, ...]
     held_at: float
     suspect_to: int
+    probes: int
     last_error: str
     last_success_at: float | None
     oldest_at: float | None
@@ -97,7 +99,9 @@ class Route:
     @classmethod
     def unknown(cls, name: str, endpoint: str, public_key: str | None) -> Route:
         """Make one of which the file knows nothing yet."""
-        return cls(0, name, endpoint, public_key, 0, 0, 0, 0, 0.0, 0.0, (), 0.0, 0, "", None, None)
+        return cls(
+            0, name, endpoint, public_key, 0, 0, 0, 0, 0.0, 0.0, (), 0.0, 0, 0, "", None, None
+        )
 
     @property
     def is_held(self) -> bool:

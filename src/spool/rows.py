@@ -21,6 +21,7 @@ from spool.otlp import CODECS, Batch
 from spool.records import Row, Take, checksum
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Iterable, Iterator, Sequence
 
     from spool.frames import Identity
@@ -29,9 +30,11 @@ LAST_ID: Final = (1 << 63) - 1
 # A request is made of so many rows at most, a pack too.
 MOST: Final = 4096
 # A row that is too large is divided into about so many parts, or all its spans.
-PARTS: Final = 256
+PARTS: Final = 1024
 # So many rows are evicted or adopted at once.
 CHUNK: Final = 256
+# So much is buried at once.
+_CHUNK_BYTES: Final = 4 << 20
 
 
 def salt(connection: sqlite3.Connection) -> bytes:
@@ -172,6 +175,20 @@ def take_out(connection: sqlite3.Connection, first: int, last: int) -> int:
     connection.execute(sql.DELETE, (first, last))
     connection.execute(sql.LEAVE, (*map(int, counted), first >> ID_BITS))
     return int(counted[1])
+
+
+def bury(
+    connection: sqlite3.Connection, route_id: int, left: deque[tuple[int, str]], now: float
+) -> int:
+    """Make dead letters of rows of one span that are left: one chunk; give their number."""
+    size = buried = 0
+    while left and size < _CHUNK_BYTES:
+        row_id, reason = left.popleft()
+        if (row := connection.execute(sql.REFUSED_ALONE, (row_id,)).fetchone()) is not None:
+            connection.execute(sql.BURY, (route_id, now, reason, *row))
+            buried += take_out(connection, row_id, row_id)
+            size += len(row[-1])
+    return buried
 
 
 def evict(connection: sqlite3.Connection, first: int, last: int, excess: int = LAST_ID) -> int:

@@ -8,7 +8,8 @@ Within a major version migrations only add, so that an older writer goes on.
   its endpoint: a lower number never replaces what a higher one named. `next` counts the
   spans it ever took in; the rows up to the id `packed` need no packing any more. `held_at` is when
   the targets with these `fingerprints` were refused last; `suspect_to` is the last id that waited
-  when single spans were refused or failed, 0 where it is the receiver that is in trouble.
+  when single spans were refused or failed, 0 where it is the receiver that is in trouble; `probes`
+  counts those that came behind it and were refused as well.
 - batch: spans of one route that came together, as one request (its codec: `otlp.Codec`). Its id is
   `route.id << 40 | number`, the number of its first span: so the rows of a route stand together in
   order, without an index, an id is never used twice, and a row can be divided in its place.
@@ -56,6 +57,7 @@ def number_spans(db: Database) -> None:
     """Give each span a number, so that rows can be divided; remember what is under suspicion."""
     db.execute("ALTER TABLE route ADD COLUMN held_at REAL NOT NULL DEFAULT 0")
     db.execute("ALTER TABLE route ADD COLUMN suspect_to INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE route ADD COLUMN probes INTEGER NOT NULL DEFAULT 0")
     db.execute("UPDATE route SET held_at = waited_at WHERE fingerprints <> ''")
     db.execute("DROP TRIGGER batch_in")
     db.execute(_BATCH_IN.replace("next + 1", "next + NEW.spans"))

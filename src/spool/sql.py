@@ -47,6 +47,8 @@ CRC32: Final = "SELECT crc32 FROM batch WHERE id = ?"
 CUT: Final = f"""
     UPDATE batch SET ({COLUMNS}) = (created_at, ?, ?, ?, ?, ?) WHERE id = ? AND crc32 = ?"""
 
+REFUSED_ALONE: Final = f"SELECT {COLUMNS} FROM batch WHERE id = ? AND spans = 1"
+
 PIECE: Final = f"INSERT INTO batch (id, route, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 BEHIND: Final = "SELECT min(id) FROM batch WHERE id BETWEEN ? AND ?"
@@ -65,6 +67,7 @@ BURY: Final = f"""
 SUCCEED: Final = """
     UPDATE route SET
         last_success_at = ?, last_error = '', attempts = 0, wait_seconds = 0, suspect_to = 0,
+        probes = 0,
         fingerprints = trim(replace(' ' || fingerprints || ' ', ' ' || ? || ' ', ' '))
     WHERE id = ?"""
 
@@ -73,15 +76,17 @@ CREDIT: Final = """
 
 WAIT: Final = """
     UPDATE route SET
-        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0
+        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0,
+        probes = 0
     WHERE id = ?"""
 
-SUSPECT: Final = "UPDATE route SET suspect_to = ? WHERE id = ?"
+SUSPECT: Final = "UPDATE route SET suspect_to = ?, probes = ? WHERE id = ?"
 
 # Only what nobody has changed meanwhile.
 PUT_OFF: Final = """
     UPDATE route SET
-        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0
+        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0,
+        probes = 0
     WHERE id = ? AND name = ? AND attempts = ?"""
 
 HOLD: Final = "UPDATE route SET fingerprints = ?, held_at = ? WHERE id = ?"

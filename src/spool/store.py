@@ -21,6 +21,7 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -321,10 +322,26 @@ class Store:
         with self.database.writing() as connection:
             connection.execute(sql.WAIT, (now, seconds, reason, route.id))
 
-    def suspect(self, route: Route, last_id: int) -> None:
-        """Note that what waits up to an id may itself be to blame: what comes is not."""
+    def suspect(self, route: Route, last_id: int, probes: int = 0) -> None:
+        """Note that what waits up to an id may itself be to blame: what comes is not.
+
+        So many `probes` of what came since were refused as well.
+        """
         with self.database.writing() as connection:
-            connection.execute(sql.SUSPECT, (last_id, route.id))
+            connection.execute(sql.SUSPECT, (last_id, probes, route.id))
+
+    def bury(self, route_id: int, salt: bytes, words: Mapping[int, str], now: float) -> int:
+        """Make dead letters of rows of one span, with the words about each; give their number.
+
+        Those that are not there any more are passed over, all of them where the file is another.
+        """
+        left, buried = deque(words.items()), 0
+        while left:
+            with self.database.transaction() as connection:
+                if rows.salt(connection) != salt:
+                    break
+                buried += rows.bury(connection, route_id, left, now)
+        return buried
 
     def put_off(self, waits: Iterable[tuple[Route, float]], now: float, reason: str) -> None:
         """Let routes wait, each for so many seconds, which were not tried themselves.
@@ -684,6 +701,6 @@ def _letter(values: tuple[Any, ...]) -> DeadLetter:
 
 def _route(row: dict[str, Any]) -> Route:
     """Make a route of its row; one that an older version wrote lacks what came later."""
-    known = {"held_at": 0.0, "suspect_to": 0, **row}
+    known = {"held_at": 0.0, "suspect_to": 0, "probes": 0, **row}
     known["fingerprints"] = tuple(known["fingerprints"].split())
     return Route(**{name: known[name] for name in Route.__slots__})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
 _VERSION: Final = 102  # the hundreds are the major version
-_SCHEMA_CRC32: Final = 0x0B38E898
+_SCHEMA_CRC32: Final = 0xBAA22EF6
 _SCHEMA: Final = """
     SELECT sql FROM sqlite_master
     WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'inbox', 'mark') AND sql <> ''
