@@ -354,6 +354,55 @@ SABOTAGES = [
         "    if text:\n",
         "test_cli.py",
     ),
+    Sabotage(
+        "one inbox that cannot be read keeps all others back",
+        "inbox.py",
+        "        unreadable[path] = str(error.strerror)\n",
+        "        raise\n",
+        "test_intake.py",
+    ),
+    Sabotage(
+        "routes in trouble are sent in the turn of those that are well",
+        "store.py",
+        "return self.probe_turn if route.is_troubled else self.turn",
+        "return self.turn",
+        "test_lane.py",
+    ),
+    Sabotage(
+        "each route of a host that answers nobody is tried",
+        "lane.py",
+        "silence = self._line.hosts.silence(target.endpoint, since)",
+        "silence = None",
+        "test_lane.py",
+    ),
+    Sabotage(
+        "what comes waits for the next look of a drainer that rests",
+        "store.py",
+        "            self.come.set()\n",
+        "            pass\n",
+        "test_drainer.py",
+    ),
+    Sabotage(
+        "all processes look after what others left",
+        "neighbours.py",
+        "                return False\n            os.utime(looked_at)\n",
+        "                pass\n",
+        "test_neighbours.py",
+    ),
+    Sabotage(
+        "an idle drainer looks at all that waits",
+        "watch.py",
+        "return time.monotonic() >= self._until or self._state() != self._seen",
+        "return True",
+        "test_watch.py",
+    ),
+    Sabotage(
+        "connections stay open when the drainer stops",
+        "drainer.py",
+        "        self._straight.stop()\n        self.line.connections.close()\n",
+        "        self._straight.stop()\n",
+        "test_connections.py",
+    ),
 ]
 
 

@@ -261,6 +261,31 @@ def test_a_route_that_nobody_else_sends_gets_its_turn_between_another_processs_r
         other.close()
 
 
+def test_what_comes_rouses_a_drainer_that_rests(
+    store: Store,
+    settings: Settings,
+    target: Target,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.register(target)
+    drainer, wait, is_resting = Drainer(store, settings), store.come.wait, threading.Event()
+    drainer.line.add(target)
+
+    def wait_for_ever(_: float) -> bool:
+        is_resting.set()
+        return wait()
+
+    monkeypatch.setattr(store.come, "wait", wait_for_ever)
+    drainer.start()
+    try:
+        assert is_resting.wait(30)
+        store.accept(target, batch("comes"), 1.0)
+        langfuse.wait_for(lambda server: server.accepted == 1, timeout=30)
+    finally:
+        drainer.stop(30)
+
+
 def test_what_is_held_in_memory_goes_out_while_the_turn_is_waited_for(
     store: Store, settings: Settings, target: Target, path: Path, langfuse: StandIn
 ) -> None:

@@ -99,6 +99,20 @@ def test_a_request_holds_no_more_of_the_inbox_than_a_row(
     assert store.ledger() == Ledger(accepted=43, delivered=43)
 
 
+def test_fresh_spans_do_not_wait_behind_a_backlog(
+    drainer: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
+) -> None:
+    slow = Drainer(store, replace(settings, max_request_bytes=1024), clock=lambda: 1.0)
+    slow.line.add(target)
+    end(store, target, "fresh")
+    while slow.send_due():
+        if "fresh" in langfuse.names():
+            break
+    assert store.ledger().pending > 10
+    drain_all(slow)
+    assert store.ledger() == Ledger(accepted=21, delivered=21)
+
+
 @each_manner_with_gzip
 def test_rows_that_wait_go_before_what_is_in_the_inbox(
     drainer: Drainer, store: Store, target: Target, langfuse: StandIn
