@@ -11,6 +11,7 @@ import pytest
 
 import standin
 from drains import Clock, drain_all, drainer_of, route_of
+from manners import each_manner
 from spans import batch, span
 from spool.drainer import Drainer
 from spool.line import HOLD_SECONDS
@@ -143,6 +144,7 @@ def test_a_span_that_is_refused_alone_holds_its_route(
     assert route_of(store).is_held
 
 
+@each_manner
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_what_comes_after_a_refusal_is_tried_at_once_and_its_acceptance_buries_the_refused(
     is_restarted: bool,
@@ -197,6 +199,7 @@ def test_a_restart_again_and_again_makes_neither_dead_letters_nor_a_storm(
     assert backlog.ledger() == Ledger(accepted=300, pending=300)
 
 
+@each_manner
 @pytest.mark.parametrize("packing", ["a row a span", "one row"])
 @pytest.mark.parametrize("bad", [range(60), range(0, 60, 7), range(57, 60)])
 def test_bad_spans_among_good_ones_are_dead_letters_without_a_probing_cycle_each(
