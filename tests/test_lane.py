@@ -10,6 +10,7 @@ import pytest
 import standin
 from drains import Clock, drainer_of, route_of
 from spans import batch
+from spool import by_hand
 from spool.drainer import Drainer
 from spool.settings import Settings, Target
 from spool.store import Store
@@ -179,3 +180,18 @@ def test_a_route_in_trouble_is_not_packed_while_another_process_tries_it(
         assert not small.pack_idle()
     peer.close()
     assert small.pack_idle()
+
+
+def test_by_hand_too_one_request_tells_for_all_routes_of_a_host_that_answers_nobody(
+    store: Store, settings: Settings, tenants: list[Target], target: Target, deaf: StandIn
+) -> None:
+    drainer = Drainer(store, replace(settings, timeout_seconds=0.5))
+    for one in (*tenants, target):
+        drainer.line.add(one)
+    store.append(target, batch("mine"), 1.0)
+    by_hand.drain(drainer, None, lambda: None)
+    assert len(deaf.requests) <= 5  # not each of them several times
+    routes = store.routes()
+    assert sum(route.pending_spans for route in routes) == TENANTS
+    waiting = [route for route in routes if route.pending_spans]
+    assert all("no complete answer" in route.last_error for route in waiting)

@@ -62,14 +62,14 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
     limit = _FEW_FAILURES if timeout is None else math.inf
     errands = {
         route.id: _Errand(target, store.last_id(route.name), limit)
-        for route in store.routes()
+        for route in sorted(store.routes(), key=lambda one: -(one.last_success_at or 0.0))
         if (target := drainer.line.target_of(route)) is not None
     }
-    while errands and time.monotonic() < end:
+    while errands and (began_at := time.monotonic()) < end:
         for route_id, errand in list(errands.items()):
             now = time.monotonic()
             if errand.not_before <= now < end:
-                _run(drainer, route_id, errand, end)
+                _run(drainer, route_id, errand, began_at, end)
                 progress()
             if errand.is_over or store.is_settled(errand.last_id):
                 del errands[route_id]
@@ -92,13 +92,20 @@ def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
     return True
 
 
-def _run(drainer: Drainer, route_id: int, errand: _Errand, end: float) -> None:
-    """Send one request of an errand, and see what is left of its patience."""
+def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end: float) -> None:
+    """Send one request of an errand, and see what is left of its patience.
+
+    Where its host has answered nobody since the round began, that tells for it, too.
+    """
     delivery, verdict = drainer.delivery, None
     known = drainer.store.route(route_id)
     turn = drainer.store.turn if known is None else drainer.store.turn_of(known)
     with turn.take(drainer.settings.timeout_seconds) as is_had:
-        if is_had and (left := end - time.monotonic()) > 0:
+        silence = drainer.line.hosts.silence(errand.target.endpoint, began_at)
+        if is_had and known is not None and silence is not None:
+            drainer.line.put_off([known], silence)
+            verdict = Verdict.WAIT
+        elif is_had and (left := end - time.monotonic()) > 0:
             verdict = delivery.send(route_id, errand.target, left, is_forced=True)
     if verdict is not Verdict.DELIVERED and delivery.has_unsettled(errand.target.route):
         # All was sent that can be, and the file refuses to settle it.

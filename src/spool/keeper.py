@@ -19,6 +19,7 @@ from spool.complaint import Complaint, logger
 from spool.database import LARGE_WAL
 from spool.errors import SpoolError
 from spool.lock import BRIEFLY, PATIENTLY
+from spool.neighbours import Neighbours
 from spool.otlp import ROW_BYTES
 from spool.overflow import Held
 from spool.wake import Wake
@@ -55,6 +56,7 @@ class Keeper:
         self._store = store
         self._overflow = overflow
         self._settings = settings
+        self._neighbours = Neighbours(store, settings)
         self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
         self._gather_seconds = min(_GATHER_SECONDS, self._interval / 2)
         self._much = min(2 * ROW_BYTES, settings.max_bytes // _MUCH_OF_A_SPOOL)
@@ -92,9 +94,7 @@ class Keeper:
             self._limit_size()
         finally:
             self.save()
-        intake.take_in_others(
-            self._store, compress=self._settings.is_gzip, sending=self._settings.timeout_seconds
-        )
+        self._neighbours.look()
         self._limit_size()  # what has come out of the inbox counts, too
         self._store.database.checkpoint(LARGE_WAL)
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist

@@ -37,10 +37,13 @@ class Hosts:
         self._silences.pop(host, None)
 
     def mute(self, endpoint: str, began_at: float, seconds: float, reason: str) -> None:
-        """Note that a request that began then got no answer; the next try is in so many seconds."""
+        """Note that a request that began then got no answer; the next try is in so many seconds.
+
+        It tells for others at least as long as it was waited for.
+        """
         host, now = _host_of(endpoint), time.monotonic()
         if self._answered_at.get(host, began_at) <= began_at:
-            self._silences[host] = Silence(now, now + seconds, reason)
+            self._silences[host] = Silence(now, now + max(seconds, now - began_at), reason)
 
     def silence(self, endpoint: str, since: float) -> Silence | None:
         """Give what is known of a host that is silent; None where that began before `since`."""
