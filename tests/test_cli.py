@@ -199,6 +199,17 @@ def test_status_tells_of_a_held_route(filled: Store, langfuse: StandIn) -> None:
     assert json.loads(spool("status", "--json", code=1).stdout)["routes"][0]["state"] == "held"
 
 
+def test_status_tells_of_a_receiver_that_refuses_everything(
+    filled: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.status(422, body="no such span"))
+    assert "422 no such span" in spool("drain", code=1).stderr
+    said = spool("status", code=1).stdout
+    assert "is held: 422 no such span; correct the host or the headers, or what stands" in said
+    (route,) = json.loads(spool("status", "--json", code=1).stdout)["routes"]
+    assert (route["state"], route["last_error"]) == ("held", "422 no such span")
+
+
 def test_status_tells_of_a_route_in_backoff(filled: Store, langfuse: StandIn) -> None:
     langfuse.behave(standin.too_many(600))
     spool("drain", "--timeout", "0.5", code=1)

@@ -132,7 +132,9 @@ class Report:
 
     def _concern(self, route: Route, state: str, missing: str, max_age: float) -> str:
         if state == "held":
-            return f"route {route.name} is held: {route.last_error}; correct the keys or the host"
+            # What single spans were refused for may be theirs: others that come will tell.
+            cure = "headers, or what stands between" if route.suspect_to else "keys"
+            return f"route {route.name} is held: {route.last_error}; correct the host or the {cure}"
         if state == "no-secret":
             spans = route.pending_spans
             return f"route {route.name}: {spans} spans wait: {missing}"
