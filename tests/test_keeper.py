@@ -337,3 +337,85 @@ def test_what_a_drainer_does_not_come_for_becomes_rows_in_the_end(
     store.accept(TARGET, batch("a"), 1.0)
     wait_until(lambda: bool(store.pending()))
     assert time.monotonic() > store.inbox.served_until
+
+
+# A limit that several processes share
+
+
+def fill(stores: list[Store], size: int) -> int:
+    """Append as many bytes to the inboxes of all, in turn; give the spans."""
+    one = batch("a", size=20_000)
+    count = size // len(one.payload)
+    for number in range(count):
+        stores[number % len(stores)].accept(TARGET, one, float(number))
+    return count
+
+
+@pytest.fixture
+def four(path: Path, store: Store) -> Iterator[list[Store]]:
+    """Use one spool as four processes do."""
+    others = [Store(path) for _ in range(3)]
+    store.open()
+    yield [store, *others]
+    for other in others:
+        other.close()
+
+
+def test_the_limit_is_of_the_spool_whoever_writes_and_the_oldest_is_evicted(
+    four: list[Store], settings: Settings
+) -> None:
+    settings = replace(settings, compression="none")
+    keepers = [Keeper(one, settings) for one in four]
+    for number in range(10):
+        four[0].append(TARGET, batch(str(number), size=50_000), float(number))
+    ended = 10 + fill(four, 8 << 20)  # refused by none
+    for _ in range(2):
+        for keeper in keepers:
+            keeper.keep()
+    ledger = four[0].ledger()
+    assert ledger.accepted == ended == ledger.evicted + ledger.pending
+    held = four[0].database.live_bytes() + four[0].inbound_bytes()
+    assert (1 << 20) // 4 < held < (1 << 20) + (256 << 10)
+    assert min(row.created_at for row in four[0].pending()) > 100
+
+
+def test_no_process_accepts_more_when_all_inboxes_together_reach_the_limit(
+    four: list[Store], settings: Settings
+) -> None:
+    settings = replace(settings, compression="none", when_full="drop-newest")
+    fill(four, 3 << 20)
+    for one in four:
+        Keeper(one, settings)._limit_size()
+    for one in four:
+        with pytest.raises(SpoolFullError):
+            one.accept(TARGET, batch("b"), 1.0)
+    assert four[0].ledger().evicted == 0
+
+
+def test_what_came_in_a_burst_is_evicted_from_the_inbox_without_becoming_rows(
+    store: Store, settings: Settings, path: Path
+) -> None:
+    store.open()
+    store.inbox.bound(1 << 20)
+    ended = fill([store], 4 << 20)
+    Keeper(store, settings)._limit_size()
+    assert store.pending() == []
+    ledger = store.ledger()
+    assert ledger.accepted == ended == ledger.evicted + ledger.pending
+    assert ledger.evicted > ended // 2
+    assert store.inbound_bytes() <= 1 << 20
+    assert sum(file.stat().st_size for file in inbox.paths(path)) < 2 << 20
+
+
+def test_an_inbox_that_was_left_for_its_size_rouses_the_keeper(
+    store: Store, settings: Settings
+) -> None:
+    store.open()
+    store.inbox.bound(1 << 20)
+    keeper = Keeper(store, settings)
+    keeper.start()
+    try:
+        fill([store], 4 << 20)
+        wait_until(lambda: store.inbound_bytes() == 0 and store.ledger().evicted > 0)
+    finally:
+        keeper.stop(10)

@@ -89,6 +89,24 @@ class Chunk:
         found = {frame.identity for frame in self.frames}
         return found.pop() if len(found) == 1 and not self.lost else None
 
+    def first(self, size: float) -> Chunk:
+        """Give the first frames that have `size` bytes together or somewhat more, or all."""
+        if self.lost:
+            return self
+        end = self.start
+        for number, frame in enumerate(self.frames, 1):
+            end += frame.size
+            if end - self.start >= size:
+                return Chunk(self.frames[:number], self.start, end)
+        return self
+
+    def routes(self) -> dict[bytes, list[Frame]]:
+        """Give its frames by whose they are."""
+        found: dict[bytes, list[Frame]] = {}
+        for frame in self.frames:
+            found.setdefault(frame.identity, []).append(frame)
+        return found
+
     def pieces(self) -> list[tuple[int, int]]:
         """Tell up to which offsets it holds how many spans: by frames, if all of it can be read."""
         if self.lost:

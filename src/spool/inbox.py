@@ -44,7 +44,7 @@ from spool.group import GroupSync
 from spool.lock import BRIEFLY, ThreadLock, can_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from spool.frames import Chunk
@@ -57,6 +57,9 @@ _SUFFIX: Final = ".inbox-"
 # before it. Only a new one is held against the limits.
 LARGE: Final = 1 << 20
 _LARGEST: Final = 4 * LARGE
+_SMALLEST: Final = 64 << 10
+# Of a spool that is small a file is such a part.
+_FILES: Final = 8
 
 _TRIES: Final = 3
 _POLL: Final = 0.001
@@ -161,7 +164,8 @@ class Inbox:
 
     `create` opens a file of the spool, and creates it where it is absent. With `sync_each_append`
     what `append` returned from survives a power cut. A new file is begun only while no more than
-    `limit` bytes wait to be moved. All methods raise SpoolFileError, `append` SpoolFullError too.
+    `limit` bytes wait to be moved; none gets much larger than `largest`. It `is_crowded` when one
+    was left for being that large. All methods raise SpoolFileError, `append` SpoolFullError too.
 
     Until the monotonic time `served_until` the drainer takes care of what comes.
     """
@@ -173,6 +177,8 @@ class Inbox:
         self._create = create
         self._sync_each_append = sync_each_append
         self.limit = math.inf
+        self.largest = _LARGEST
+        self.is_crowded = False
         self.served_until = -math.inf
         self._identities: dict[tuple[str, str], bytes] = {}
         self._are_names_synced = True
@@ -182,6 +188,15 @@ class Inbox:
     def _abandon(self, inherited: _Files) -> None:
         self.served_until = -math.inf
         inherited.abandon()
+
+    def bound(self, limit: int) -> None:
+        """Let the oldest be evicted in time where a spool may have `limit` bytes.
+
+        A file gives its space back as a whole, so none may be a large part of that. What is
+        refused beyond it is for the time that nothing can be evicted.
+        """
+        self.limit = limit + _LARGEST
+        self.largest = min(_LARGEST, max(limit // _FILES, _SMALLEST))
 
     @property
     def moving(self) -> ThreadLock:
@@ -244,6 +259,7 @@ class Inbox:
                     file = self._make(files)
                     for older in list(files.open):
                         older.is_left = True
+                    self.is_crowded = self.is_crowded or files.current is not None
                     files.open[file] = None
                     files.current = file
         except OSError as error:
@@ -286,7 +302,7 @@ class Inbox:
             place.sync_directory(self._spool.parent)
         else:
             self._are_names_synced = False
-        return File(path, fd, moved=frames.NOTE_BYTES, room=min(room, _LARGEST))
+        return File(path, fd, moved=frames.NOTE_BYTES, room=min(room, self.largest))
 
     # For who moves it
 
@@ -343,7 +359,8 @@ class Inbox:
             took_more = current is not None and not current.is_left
             for file in list(files.open):
                 status = os.fstat(file.fd)
-                if file is not current or status.st_size >= LARGE or not _is_at(file.path, status):
+                is_large = status.st_size >= min(LARGE, self.largest)
+                if file is not current or is_large or not _is_at(file.path, status):
                     file.is_left = True
                 if file.is_gone() and file.is_final and not self.is_claimed(file):
                     files.remove(file)
@@ -479,6 +496,18 @@ def unmoved(file: File) -> Iterator[Chunk]:
     while (chunk := frames.read(file.fd, offset)) is not None:
         yield chunk
         offset = chunk.end
+
+
+def bytes_beside(spool: Path, moved: Mapping[str, int]) -> int:
+    """Add up what waits in all inboxes of a spool; `moved` is how far each was moved, by name.
+
+    Raises OSError.
+    """
+    found = 0
+    for path in paths(spool):
+        with contextlib.suppress(FileNotFoundError):
+            found += max(0, os.stat(path).st_size - moved.get(path.name, frames.NOTE_BYTES))
+    return found
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:

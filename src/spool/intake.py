@@ -53,6 +53,33 @@ def take_in(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
                 _move(store, file, end, compress=compress)
 
 
+def pass_over(store: Store, excess: float) -> int:
+    """Evict the oldest of this process's inboxes, `excess` bytes or somewhat more; give the spans.
+
+    Not what is claimed. Raises SpoolError.
+    """
+    evicted = 0
+    gone: list[File] = []
+    with store.database.file_errors(), store.inbox.moving.hold(PATIENTLY):
+        store.inbox.turn_over()
+        for file in store.inbox.files():
+            if store.inbox.is_claimed(file):
+                continue
+            while excess > 0 and (found := _read(file, inbox.LARGE)) is not None:
+                chunk = found.first(excess)
+                if not store.pass_over(file, chunk, time.time()):
+                    break
+                file.moved = chunk.end
+                excess -= chunk.end - chunk.start
+                evicted += chunk.spans
+                if chunk.start == frames.NOTE_BYTES:
+                    gone.append(file)
+        gone = [file for file in gone if file.is_final and not file.unmoved_bytes]
+    # Nothing of these was moved: after a power cut they may be there again, or gone uncounted.
+    store.inbox.unlink(gone)
+    return evicted
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The oldest spans of this process's inbox, while its drainer sends them as they are."""
@@ -228,10 +255,7 @@ def _read(file: File, size: int = frames.CHUNK) -> Chunk | None:
 
 def _rows(chunk: Chunk, *, compress: bool) -> Iterator[Frame]:
     """Make rows of a chunk: one of each route, or several where they would be large."""
-    routes: dict[bytes, list[Frame]] = {}
-    for frame in chunk.frames:
-        routes.setdefault(frame.identity, []).append(frame)
-    for mine in routes.values():
+    for mine in chunk.routes().values():
         for run in _runs(mine):
             batch = merge([frame.batch for frame in run], compress=compress and len(run) > 1)
             yield replace(run[0], batch=batch)

@@ -180,18 +180,34 @@ class Keeper:
             self._store.database.checkpoint(LARGE_WAL)
 
     def _limit_size(self) -> None:
-        """Keep the live data under the limit. The file's own size never evicts anything."""
-        limit, unmoved = self._settings.max_bytes, self._store.inbox.unmoved_bytes
-        self._store.inbox.limit = limit
-        excess = self._store.database.live_bytes() - limit
+        """Keep what waits under the limit: live data and the inboxes of all processes together.
+
+        The file's own size never evicts anything.
+        """
+        limit, own = self._settings.max_bytes, self._store.inbox.unmoved_bytes
+        inbound, live = self._store.inbound_bytes(), self._store.database.live_bytes()
         if self._settings.when_full == "drop-newest":
-            self._store.inbox.limit = max(0, -excess)
-            self._store.is_full = excess + unmoved > 0
+            self._store.inbox.limit = max(0, limit - live - max(0, inbound - own))
+            self._store.is_full = live + inbound > limit
             return
-        while excess > 0 and (evicted := self._store.evict(limit, time.time())):
-            self._eviction.say(f"{evicted} spans, {self._store.database.path}")
+        self._store.inbox.bound(limit)
+        left = max(0, limit - inbound)  # rows are older
+        while live > left and (evicted := self._store.evict(left, time.time())):
+            self._say_evicted(evicted)
             self._store.database.checkpoint(LARGE_WAL)
-            excess = self._store.database.live_bytes() - limit
+            live = self._store.database.live_bytes()
+        if inbound > limit:  # each process lets go its share
+            self._say_evicted(intake.pass_over(self._store, own - limit * own / inbound))
+
+    def _relieve(self) -> None:
+        """Look to the limit at once: much has come."""
+        self._limit_size()
+        if self._store.inbox.unmoved_bytes:
+            self._store.database.written.set()  # to be moved
+
+    def _say_evicted(self, spans: int) -> None:
+        if spans:
+            self._eviction.say(f"{spans} spans, {self._store.database.path}")
 
     def _make_room(self) -> None:
         """Give the WAL's space back, where the disk may be full of it."""
@@ -200,10 +216,12 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             is_due = self._wait()
+            is_crowded, self._store.inbox.is_crowded = self._store.inbox.is_crowded, False
             if self._stopping.is_set():
                 return
             self._is_owed = not is_due
-            if not self._safely(self.keep if is_due else self._move):
+            work = self.keep if is_due else self._relieve if is_crowded else self._move
+            if not self._safely(work):
                 self._safely(self._make_room)
                 self._store.database.written.set()  # it is still to be done
                 self._stopping.wait(self._interval)
@@ -215,7 +233,9 @@ class Keeper:
         if database.written.wait(max(0.0, rest) if self._is_owed else self._look_seconds):
             database.is_wal_large.wait(self._gather_seconds)
         rest = self._kept_at + self._interval - time.monotonic()
-        is_due = rest < self._gather_seconds or database.is_wal_large.is_set()
+        is_crowded = self._store.inbox.is_crowded  # that is soon seen to; a WAL takes long
+        is_large = database.is_wal_large.is_set() and not is_crowded
+        is_due = rest < self._gather_seconds or is_large
         database.written.clear()
         database.is_wal_large.clear()
         return is_due

@@ -99,6 +99,7 @@ class SharedSpool:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
         self.store = Store(path, sync_each_commit=settings.sync_seconds == 0)
+        self.store.inbox.bound(settings.max_bytes)  # until a keeper knows better
         self._settings = settings
         self._targets = Targets()
         self._users = 0

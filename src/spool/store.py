@@ -108,6 +108,8 @@ class Store:
             self.database.written.set()
         if not self.come.is_set():
             self.come.set()
+        if self.inbox.is_crowded and not self.database.is_wal_large.is_set():
+            self.database.is_wal_large.set()  # it rouses the keeper at once
 
     def register(self, target: Target, patience: float = PATIENTLY) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
@@ -153,6 +155,26 @@ class Store:
             if chunk.lost:
                 _lose(connection, chunk)
         return True
+
+    def pass_over(self, file: File, chunk: Chunk, now: float) -> bool:
+        """Evict a chunk of an inbox as it is; False where another process has moved it."""
+        with self._moving(file, chunk) as connection:
+            if connection is None:
+                return False
+            for identity, mine in chunk.routes().items():
+                spans = sum(frame.batch.spans for frame in mine)
+                route_id = _route_id(connection, identity_of(identity))
+                for column in ("accepted", "evicted"):
+                    connection.execute(sql.COUNT.format(column), (spans, route_id))
+            if chunk.lost:
+                _lose(connection, chunk)
+            connection.execute(sql.EVICTED, (now,))
+        return True
+
+    def inbound_bytes(self) -> int:
+        """Tell how much waits in the inboxes of all processes."""
+        with self.database.file_errors():
+            return inbox.bytes_beside(self.database.path, self.inboxes())
 
     @contextlib.contextmanager
     def _moving(
