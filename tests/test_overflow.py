@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from spans import batch
@@ -106,3 +108,25 @@ def test_a_receipt_of_what_was_sent_is_one_count_for_each_target() -> None:
     assert overflow.spans == 300
     overflow.credited(MINE, 150)  # more were sent while the file was counting
     assert overflow.delivered() == [(OTHERS, 100), (MINE, 50)]
+
+
+def test_a_signal_handler_adds_while_its_thread_counts() -> None:
+    overflow, one, added = Overflow(), batch("a"), 0
+
+    def add(*_: object) -> None:
+        nonlocal added
+        added += overflow.add(MINE, one, 1.0)
+
+    for _ in range(2000):
+        add()
+    before = signal.signal(signal.SIGALRM, add)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        while added < 2200:
+            assert overflow.spans <= added
+            overflow.oldest(1000)
+            overflow.routes()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert overflow.spans == added

@@ -70,13 +70,16 @@ class Overflow:
     def spans(self) -> int:
         """Count the spans that are here, and not in the file's ledger."""
         with self._lock:
-            return self.unsent_spans + sum(spans for _, spans in self._delivered.values())
+            return self.unsent_spans + sum(spans for _, spans in list(self._delivered.values()))
 
     @property
     def unsent_spans(self) -> int:
         """Count those that were not sent from here, either."""
         with self._lock:
-            return sum(held.batch.spans for held in self._held.values())
+            return sum(held.batch.spans for held in self._all())
+
+    def _all(self) -> list[Held]:
+        return list(self._held.values())  # a signal handler may add more, in spite of the lock
 
     def add(self, target: Target, batch: Batch, created_at: float) -> bool:
         """Hold a batch, if there is room for it; say whether there was."""
@@ -91,13 +94,13 @@ class Overflow:
     def oldest(self, max_bytes: int) -> list[Held]:
         """Give the oldest batch with the next of its route, as many as fit."""
         with self._lock:
-            first = next((h for h in self._held.values() if h.number not in self._sending), None)
+            first = next((h for h in self._all() if h.number not in self._sending), None)
             return [] if first is None else self._next(first.target.route, max_bytes)
 
     def routes(self) -> list[Target]:
         """Give the target of each route that spans are here of."""
         with self._lock:
-            return list({held.target.route: held.target for held in self._held.values()}.values())
+            return list({held.target.route: held.target for held in self._all()}.values())
 
     def forget(self, held: Held) -> None:
         """Let go of a batch that the file has now."""
@@ -129,7 +132,7 @@ class Overflow:
 
     def _next(self, route: str, max_bytes: int) -> list[Held]:
         found: list[Held] = []
-        for held in self._held.values():
+        for held in self._all():
             if held.target.route != route or held.number in self._sending:
                 continue
             max_bytes -= held.batch.raw_bytes
