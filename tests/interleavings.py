@@ -20,14 +20,16 @@ import fcntl
 import os
 import random
 import sqlite3
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from typing import Any
 from unittest import mock
 
-from spool import inbox, version
+from spool import version
 from spool.errors import SpoolError
 
 _CALLS = {
@@ -374,9 +376,22 @@ def shims() -> Iterator[None]:
         for module, names in _CALLS.items():
             for name in names:
                 replace(module, name, _shim(getattr(module, name)))
+        for cell in _factories(threading.RLock):
+            patches.callback(setattr, cell, "cell_contents", cell.cell_contents)
+            cell.cell_contents = RLock
         _shim_descriptors(replace)
         _shim_the_rest(replace)
         yield
+
+
+def _factories(made: object) -> Iterator[Any]:
+    """Find where the package's dataclasses keep what makes a field."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("spool.")]
+    for one in {id(one): one for module in modules for one in vars(module).values()}.values():
+        if isinstance(one, type) and is_dataclass(one):
+            for cell in getattr(one.__init__, "__closure__", None) or ():
+                if cell.cell_contents is made:
+                    yield cell
 
 
 _Replace = Callable[[object, str, Callable[..., Any]], Callable[..., Any]]
@@ -451,10 +466,3 @@ def _shim_the_rest(replace: _Replace) -> None:
     real_time = replace(time, "time", now)
     real_sleep = replace(time, "sleep", sleep)
     replace(threading, "RLock", RLock)
-
-    class Files(inbox._Files):
-        def __init__(self, *how: Any, **more: Any) -> None:
-            super().__init__(*how, **more)
-            self.lock = RLock()  # type: ignore[assignment]  # its shape
-
-    replace(inbox, "_Files", Files)

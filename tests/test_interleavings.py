@@ -42,7 +42,7 @@ from trouble import Trouble
 
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(7200)]
 
-FEW, MANY = 1_000, 100_000
+FEW, MANY = 2_000, 100_000
 MOST_SPANS = 60
 TARGETS = [
     Target.langfuse(f"pk-lf-{number}", f"sk-lf-{number}", "https://langfuse.example")
@@ -159,14 +159,24 @@ class Trial:
         store = Store(self.path)
         process.start("application", *self._draw(store, "append", "append", "append", "nothing"))
         process.start(
-            "threads",
+            "keeper",
             *self._draw(
                 store,
-                "take_in", "take_in", "keep", "send", "send", "send", "take_over", "take_over",
-                "pack", "save", "checkpoint", "adopt", "evict", "salvage", "vacuum",
+                "take_in",
+                "take_in",
+                "keep",
+                "save",
+                "checkpoint",
+                "evict",
+                "salvage",
+                "vacuum",
             ),
             *self._draw(store, "leave", "nothing")[:1],
-        )  # fmt: skip
+        )
+        process.start(
+            "drainer",
+            *self._draw(store, "send", "send", "send", "take_over", "pack", "adopt", "nothing"),
+        )
         return process
 
     def _draw(self, store: Store, *names: str) -> list[Callable[[], object]]:
