@@ -147,6 +147,25 @@ def test_those_that_were_delivered_last_go_first_and_again_after_a_slow_failure(
         assert second.at < one.requests[0].at < third.at < other.requests[0].at
 
 
+def test_while_others_wait_an_unknown_host_has_only_a_short_time_at_first(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    with StandIn() as slow:
+        slow.keys = {"pk-lf-0": "sk-lf-0"}
+        slow.behave(standin.sequence([swallow, None]))
+        theirs = tenant(0, slow)
+        store.append(theirs, batch("theirs"), clock.now)
+        store.append(target, batch("mine"), clock.now)
+        patient = Drainer(store, replace(settings, timeout_seconds=60), clock=clock)
+        patient.line.add(theirs)
+        patient.line.add(target)
+        assert patient.send_due()
+        assert "while others waited" in route_of(store).last_error
+        patient.send_due()
+        assert (slow.accepted, langfuse.accepted) == (1, 1)
+        assert store.ledger().pending == 0
+
+
 def test_a_stranded_route_in_trouble_is_not_adopted_while_it_is_tried(
     drainer: Drainer, store: Store, path: Path, target: Target
 ) -> None:

@@ -235,9 +235,9 @@ class Drainer:
         is_more = self._send_well(due)
         return self._troubled.send(due) or is_more
 
-    def _send(self, route_id: int, target: Target) -> Verdict | None:
+    def _send(self, route_id: int, target: Target, timeout: float) -> Verdict | None:
         self._unpacked.pop(target.route, None)
-        return self.delivery.send(route_id, target)
+        return self.delivery.send(route_id, target, timeout)
 
     def _send_well(self, due: list[tuple[Route, Target]]) -> bool:
         is_more = self._well.send(due)

@@ -8,7 +8,8 @@ Invariants:
   theirs. So a process that alone has a route's secret gets its turn, and who waits for a receiver
   that does not answer delays nobody who is well.
 - Those that were delivered last go first, and in the lane of the well a failure that took long ends
-  the pass: trouble that begins delays each other route by one request.
+  the pass: trouble that begins delays each other route by one request. One that was never delivered
+  has only a short time for its first, while others wait.
 - Where a host answers nobody one request tells for all of its routes.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.sender import Verdict
+from spool.silence import Silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,15 +29,16 @@ if TYPE_CHECKING:
     from spool.line import Line
     from spool.records import Route
     from spool.settings import Target
-    from spool.silence import Silence
     from spool.turn import Turn
 
-    Send = Callable[[int, Target], Verdict | None]
+    Send = Callable[[int, Target, float], Verdict | None]
 
 # So long a process is passed over before it looks for its turn all the time.
 _LONG: Final = 0.5
 # A failure that took so long may have delayed others.
 _SLOW: Final = 0.25
+# So long others wait for one that was never delivered yet.
+_PROBE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class _Miss:
 class Lane:
     """Sends the routes of one lane, for one thread: one request of each in a pass.
 
-    `send` sends one of a route, by its id. `sending` is how many seconds that can last at most.
+    `send` sends one of a route, by its id, within so many seconds; None where that was cut short.
+    `sending` is how many seconds a request can last at most.
     """
 
     def __init__(
@@ -93,7 +97,9 @@ class Lane:
         while left:
             route, target = left.pop(0)
             asked_at = time.monotonic()
-            verdict = self._send_in_turn(route, target)
+            is_unknown = route.last_success_at is None and bool(left) and not self._is_troubled
+            longest = min(_PROBE, self._sending) if is_unknown else self._sending
+            verdict = self._send_in_turn(route, target, longest)
             is_more = is_more or verdict in (Verdict.DELIVERED, Verdict.SPLIT)
             if verdict is not Verdict.WAIT:
                 continue
@@ -120,7 +126,7 @@ class Lane:
                     self._line.put_off(routes, silence)
         return others
 
-    def _send_in_turn(self, route: Route, target: Target) -> Verdict | None:
+    def _send_in_turn(self, route: Route, target: Target, longest: float) -> Verdict | None:
         """Send one request of a route, in its turn; remember the turn that was missed.
 
         Where nobody else sends the route, it looks for the turn all the time.
@@ -132,6 +138,18 @@ class Lane:
         patience = _LONG if missed.is_old() else 0.0
         with self._turn.take(self._sending, patience) as is_had:
             if is_had:
-                return self._send(route.id, target)
+                return self._probe(route, target, longest)
         self._missed[route.name] = missed
         return None
+
+    def _probe(self, route: Route, target: Target, longest: float) -> Verdict | None:
+        """Send one request; what had only a short time for that gets more in the other lane."""
+        asked_at = time.monotonic()
+        verdict = self._send(route.id, target, longest)
+        now = time.monotonic()
+        if verdict is not None or longest == self._sending or now - asked_at < longest:
+            return verdict
+        reason = f"no complete answer within {longest:g} s, while others waited"
+        self._line.hosts.mute(target.endpoint, asked_at, longest, reason)
+        self._line.put_off([route], Silence(now, now, reason))
+        return Verdict.WAIT
