@@ -239,6 +239,15 @@ def test_the_words_of_an_answer_come_first_and_as_a_person_reads_them(
     assert classify(answer(500, json.dumps(said))).reason == f"500 {words}"
 
 
+@pytest.mark.parametrize("kind", [PROTOBUF, "application/protobuf"])
+def test_the_words_of_a_collector_are_those_of_its_status(kind: str) -> None:
+    words = "failed to unmarshal the body: proto: wrong wireType = 7"
+    body = b"\x08\x03\x12" + bytes([len(words)]) + words.encode()
+    assert classify(Answer(400, {"content-type": kind}, body)).reason == f"400 {words}"
+    assert classify(Answer(400, {"content-type": kind}, b"no protobuf")).reason == "400 no protobuf"
+    assert classify(Answer(400, {"content-type": kind}, b"")).reason == "400 Bad Request"
+
+
 def test_a_wrong_key_is_held_in_the_words_of_the_server(langfuse: StandIn) -> None:
     sender = sender_to(Target.langfuse(PUBLIC, "sk-lf-wrong", langfuse.url))
     outcome = sender.send(BODY, 10)

@@ -284,12 +284,25 @@ def _words(answer: Answer) -> str:
     usual = http.client.responses.get(answer.status, "")
     text = answer.body.decode(errors="replace")
     with contextlib.suppress(*_UNREADABLE):
-        text = _said(json.loads(text), usual)
+        is_protobuf = answer.content_type.endswith("protobuf")
+        text = _message(answer.body) if is_protobuf else _said(json.loads(text), usual)
     if answer.is_page:
         # Each alternative takes what it has looked at: linear, whatever the server says.
         text = re.sub(r"(?s)<(style|script).*?(?:</\1>|\Z)|<[^>]*>?", " ", text)
     words = text.split()
     return " ".join(words[words[:1] == [status] :]) or usual
+
+
+def _message(body: bytes) -> str:
+    """Give the words of a google.rpc.Status, which OTLP's failures are. Raises ValueError."""
+    # As rarely needed as a partial success.
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
+    from google.rpc.status_pb2 import Status  # noqa: PLC0415 - as above
+
+    try:
+        return str(Status.FromString(body).message)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _said(value: Any, usual: str) -> str:
