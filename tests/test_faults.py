@@ -67,10 +67,15 @@ class Run:
     def in_memory(self) -> int:
         """Count what only the memory had at the end, and could not be counted as refused any more.
 
-        A commit that failed may yet be on disk.
+        A commit that failed may yet be on disk. What was sent from the memory counts here as well
+        where the disk did not take that it was delivered.
         """
         kept = {span_id for first, *ids in self.said if first == "in_memory" for span_id in ids}
-        return max(0, len(kept - self.found.spans) - self.found.ledger.refused)
+        ledger = self.found.ledger
+        in_memory = max(0, len(kept - self.found.spans) - ledger.refused)
+        sent = (self.ids("held") & set(self.arrived)) - self.found.spans - kept
+        uncounted = self.ended - ledger.accepted - ledger.refused - in_memory
+        return in_memory + min(len(sent), max(0, uncounted))
 
     @property
     def lost(self) -> set[str]:
