@@ -167,6 +167,19 @@ def test_what_the_disk_refuses_is_held_in_memory_and_written_when_it_works_again
     other.close()
 
 
+def test_after_a_refusal_the_file_is_tried_again_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    monkeypatch.setattr(Overflow, "oldest", lambda *_: [])  # nobody moves what is held
+    with no_room():
+        assert exporter.export([span("a")]) is SpanExportResult.FAILURE
+    assert exporter.export([span("b")]) is SpanExportResult.SUCCESS
+    assert exporter._spool.overflow.spans == 1
+    monkeypatch.undo()
+    exporter.shutdown()
+
+
 def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
     settings: Settings, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
