@@ -15,6 +15,7 @@ which need processes of their own (see `test_mutex` and `test_lock`).
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import fcntl
 import os
@@ -62,7 +63,8 @@ class Process:
         self.pid = pid
         self.is_dead = False
         self.stopped_until = 0.0
-        # With what they are: a file object closes its own unseen, and the number is used again.
+        # With what they are: one that a file object has from an opener is closed unseen, and its
+        # number used again.
         self.fds: dict[int, tuple[int, int]] = {}
         self.connections: set[Connection] = set()
         self.calls = 0
@@ -411,6 +413,15 @@ def _shim_descriptors(replace: _Replace) -> None:
             task.process.fds.pop(fd, None)
         Machine.real["close"](fd)
 
+    def given(real: Callable[..., Any]) -> Callable[..., Any]:
+        def open_file(file: Any, *how: Any, **more: Any) -> Any:
+            if (task := _task()) is not None:
+                task.call()
+                task.process.fds.pop(file, None)  # it is the file object's now
+            return real(file, *how, **more)
+
+        return open_file
+
     def connect(*how: Any, **more: Any) -> Any:
         task = _task()
         _call()
@@ -430,6 +441,8 @@ def _shim_descriptors(replace: _Replace) -> None:
 
     real_open = replace(os, "open", opened)
     replace(os, "close", close)
+    replace(builtins, "open", given(builtins.open))
+    replace(os, "fdopen", given(os.fdopen))
     real_connect = replace(sqlite3, "connect", connect)
     replace(version, "migrate", migrate)
 
