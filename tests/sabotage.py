@@ -403,6 +403,63 @@ SABOTAGES = [
         "        self._straight.stop()\n",
         "test_connections.py",
     ),
+    Sabotage(
+        "a program that is too short for threads sends nothing",
+        "ending.py",
+        "                self._send_rows()\n",
+        "                pass\n",
+        "test_ending.py",
+    ),
+    Sabotage(
+        "what only memory holds gets no last request",
+        "ending.py",
+        "                    self._send_last()\n",
+        "                    pass\n",
+        "test_ending.py",
+    ),
+    Sabotage(
+        "a child relies on threads of its parent",
+        "shared.py",
+        "        if self._pid != os.getpid():\n            self._start_over_in_child()\n"
+        "        self._is_used = True\n",
+        "        self._is_used = True\n",
+        "test_ending.py",
+    ),
+    Sabotage(
+        "who comes later gets no drainer",
+        "shared.py",
+        "        if settings.drain and not self._settings.drain:\n",
+        "        if False:\n",
+        "test_shared.py",
+    ),
+    Sabotage(
+        "what is refused after the end is not counted",
+        "shared.py",
+        "        self.store.refuse(spans)\n        if not self._users:\n",
+        "        if not self._users:\n",
+        "test_ending.py",
+    ),
+    Sabotage(
+        "the inboxes of others do not count for the limit",
+        "keeper.py",
+        "        left = max(0, limit - inbound)  # rows are older\n",
+        "        left = inbound = limit\n",
+        "test_keeper.py",
+    ),
+    Sabotage(
+        "a target whose spans wait is forgotten",
+        "targets.py",
+        "            if route in pending or self._used",
+        "            if self._used",
+        "test_targets.py",
+    ),
+    Sabotage(
+        "what is being sent from memory is moved to the file as well",
+        "overflow.py",
+        "held.target.route != route or held.number in self._sending:",
+        "held.target.route != route:",
+        "test_overflow.py",
+    ),
 ]
 
 

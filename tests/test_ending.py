@@ -265,7 +265,7 @@ if sys.argv[1] == "while a lock is held":
 pid = ctypes.PyDLL(None).fork()  # as uWSGI does: no handler of Python runs
 if pid == 0:
     tracer.start_span("child").end()
-    is_sent = exporter.force_flush(60_000)
+    is_sent = exporter._spool._pid == os.getpid() and exporter.force_flush(60_000)
     exporter.shutdown()
     os._exit(0 if is_sent else 1)
 for _ in range(6000):
@@ -301,6 +301,10 @@ def test_what_only_memory_holds_gets_a_last_request_though_its_route_is_in_troub
     exporter._spool.store.is_cramped = True
     with no_room():
         assert exporter.export([span("held")]) is SpanExportResult.FAILURE
+        langfuse.wait_for(lambda server: len(server.requests) == 2)  # from memory
+        drainer = exporter._spool._drainer
+        assert drainer is not None
+        wait_until(lambda: drainer.line.is_in_trouble(exporter._target.route))
         langfuse.behave(standin.healthy)
         exporter.shutdown()
     assert langfuse.names() == {"held": 1}

@@ -419,3 +419,28 @@ def test_an_inbox_that_was_left_for_its_size_rouses_the_keeper(
         wait_until(lambda: store.inbound_bytes() == 0 and store.ledger().evicted > 0)
     finally:
         keeper.stop(10)
+
+
+def test_new_spans_do_not_wait_behind_the_counts_of_what_was_sent_from_memory(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overflow, done = Overflow(), list[str]()
+    for _ in range(3):
+        overflow.add(TARGET, batch("sent"), 1.0)
+    overflow.deliver(overflow.take(TARGET.route, 1 << 20))
+    overflow.add(TARGET, batch("held"), 2.0)
+    record, credit = store.record, store.credit
+
+    def noting(word: str, work: Callable[..., None]) -> Callable[..., None]:
+        def noted(*arguments: object) -> None:
+            done.append(word)
+            work(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(store, "record", noting("span", record))
+    monkeypatch.setattr(store, "credit", noting("count", credit))
+    Keeper(store, settings, overflow).save()
+    assert done == ["span", "count"]
+    ledger = store.ledger()
+    assert (ledger.accepted, ledger.delivered, ledger.pending) == (4, 3, 1)
