@@ -191,6 +191,9 @@ class Delivery:
         """Search a request for what is to blame: a span, or the receiver, which holds the route."""
         pace = self._line.pace(route.name)
         pace.refuse(take.spans, take.raw_bytes, is_too_large=outcome.is_too_large)
+        suspect = self._suspects.get(route.name)
+        if suspect is not None and suspect.is_of(take):  # it is refused now, which says more
+            del self._suspects[route.name]
         if take.spans > 1:
             return Verdict.SPLIT
         if outcome.is_damage:
