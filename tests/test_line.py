@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +159,20 @@ def test_a_clock_that_jumps_forward_costs_one_early_attempt(
     for _ in range(20):
         drainer.send_due()
     assert len(langfuse.requests) == 2
+
+
+def test_a_process_without_a_free_descriptor_waits_the_longest_backoff(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tenacity"]:
+        monkeypatch.delitem(sys.modules, name)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        seconds = backoff(1, 1, 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert seconds == 60
 
 
 def test_backoff_is_exponential_with_full_jitter_and_has_a_ceiling() -> None:

@@ -313,9 +313,18 @@ class Line:
 
 
 def backoff(attempt: int, first: float, largest: float) -> float:
-    """Draw the seconds to wait after a failed attempt: exponential, with full jitter."""
-    from tenacity import RetryCallState, Retrying, wait_random_exponential  # noqa: PLC0415 - slow
+    """Draw the seconds to wait after a failed attempt: exponential, with full jitter.
 
+    The largest, as long as the process has no free descriptor to import the policy with.
+    """
+    try:
+        from tenacity import (  # noqa: PLC0415 - slow
+            RetryCallState,
+            Retrying,
+            wait_random_exponential,
+        )
+    except (OSError, ImportError):
+        return largest
     state = RetryCallState(Retrying(), None, (), {})
     state.attempt_number = attempt
     return float(wait_random_exponential(multiplier=first, max=largest)(state))
