@@ -20,7 +20,7 @@ from trouble import Trouble
 
 _OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
 
-_troubles = pytest.StashKey[list[Trouble]]()
+_troubles = pytest.StashKey[dict[str, Trouble]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_troubles] = []
+    config.stash[_troubles] = {}
 
 
 def pytest_terminal_summary(
@@ -36,7 +36,7 @@ def pytest_terminal_summary(
 ) -> None:
     if config.stash[_troubles]:
         terminalreporter.section("troubles")
-        terminalreporter.write_line(Trouble.table(config.stash[_troubles]))
+        terminalreporter.write_line(Trouble.table(list(config.stash[_troubles].values())))
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def report(pytestconfig: pytest.Config) -> Callable[[Trouble], None]:
     """Check what came of a trouble, and print it with the others at the end of the run."""
 
     def check_and_print(trouble: Trouble) -> None:
-        pytestconfig.stash[_troubles].append(trouble)
+        known = pytestconfig.stash[_troubles]
+        same = known.get(trouble.name)
+        known[trouble.name] = trouble if same is None else same + trouble
         trouble.check()
 
     return check_and_print

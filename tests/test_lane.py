@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from spool.drainer import Drainer
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import StandIn
+from trouble import Trouble
 
 TENANTS = 20
 
@@ -56,19 +57,29 @@ def drainer(store: Store, settings: Settings, tenants: list[Target], clock: Cloc
 
 
 def test_beside_many_tenants_whose_host_swallows_requests_a_healthy_route_is_sent(
-    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, deaf: StandIn
+    drainer: Drainer,
+    store: Store,
+    target: Target,
+    langfuse: StandIn,
+    deaf: StandIn,
+    report: Callable[[Trouble], None],
 ) -> None:
+    spans = 3
     store.register(target)
     drainer.line.add(target)
     drainer.start()
     try:
         deaf.wait_for(lambda server: len(server.requests) == 1)
-        for number in range(3):
+        for number in range(spans):
             store.accept(target, batch(f"mine {number}"), 1.0)
             langfuse.wait_for(lambda server: server.accepted == number + 1)  # noqa: B023 - waited for here
             assert len(deaf.requests) < TENANTS
     finally:
         drainer.stop(30)
+    ended, ledger = TENANTS + spans, store.ledger()
+    lost, again = ended - ledger.delivered - ledger.pending, langfuse.accepted - spans
+    name = "a healthy route beside 20 whose host hangs"
+    report(Trouble(name, 1, ended, ledger.accepted, ledger.refused, 0, lost, again))
 
 
 def test_one_request_tells_for_all_routes_of_a_host_that_answers_nobody(

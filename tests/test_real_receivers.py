@@ -25,6 +25,7 @@ from spool.otlp import Codec
 from spool.settings import Settings, Target
 from spool.store import Store
 from standin import HOST, StandIn
+from trouble import Trouble
 
 # What runs does not depend on the Python; a small machine needs its time to start it.
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(600)]
@@ -152,6 +153,20 @@ def assert_arrived(real: Receiver, names: list[str]) -> None:
     assert found() == wanted
 
 
+@pytest.fixture
+def report_arrival(report: Callable[[Trouble], None]) -> Callable[[Path, int], None]:
+    """Report spans that have all arrived, as `assert_arrived` found."""
+
+    def report_all(path: Path, spans: int) -> None:
+        store = Store(path)
+        ledger = store.ledger()
+        store.close()
+        name, held = "rotel and Phoenix as receivers", ledger.in_memory
+        report(Trouble(name, 1, spans, ledger.accepted, ledger.refused, held, 0, 0))
+
+    return report_all
+
+
 def assert_drained(path: Path, real: Receiver, spans: int) -> None:
     target = Target.otlp(real.endpoint, {})
     store = Store(path)
@@ -163,7 +178,9 @@ def assert_drained(path: Path, real: Receiver, spans: int) -> None:
     assert (ledger.delivered, ledger.dead, ledger.pending) == (spans, 0, 0), error
 
 
-def test_a_packed_backlog_arrives_whole(real: Receiver, path: Path) -> None:
+def test_a_packed_backlog_arrives_whole(
+    real: Receiver, path: Path, report_arrival: Callable[[Path, int], None]
+) -> None:
     names = [f"packed {os.getpid()} {number}" for number in range(3000)]
     target = Target.otlp(real.endpoint, {})
     store = Store(path)
@@ -176,9 +193,12 @@ def test_a_packed_backlog_arrives_whole(real: Receiver, path: Path) -> None:
     assert len(packed) > 10
     assert_drained(path, real, len(names))
     assert_arrived(real, names)
+    report_arrival(path, len(names))
 
 
-def test_single_rows_arrive_whole(real: Receiver, path: Path) -> None:
+def test_single_rows_arrive_whole(
+    real: Receiver, path: Path, report_arrival: Callable[[Path, int], None]
+) -> None:
     names = [f"single {number}" for number in range(100)]
     store = Store(path)
     for name in names:
@@ -186,9 +206,12 @@ def test_single_rows_arrive_whole(real: Receiver, path: Path) -> None:
     store.close()
     assert_drained(path, real, len(names))
     assert_arrived(real, names)
+    report_arrival(path, len(names))
 
 
-def test_a_batch_arrives_whole(real: Receiver, path: Path) -> None:
+def test_a_batch_arrives_whole(
+    real: Receiver, path: Path, report_arrival: Callable[[Path, int], None]
+) -> None:
     names = [f"batch {number}" for number in range(500)]
     exporter = SpoolSpanExporter(path=path, endpoint=real.endpoint)
     exporter.export([span(name) for name in names])
@@ -196,3 +219,4 @@ def test_a_batch_arrives_whole(real: Receiver, path: Path) -> None:
     exporter.shutdown()
     assert is_flushed
     assert_arrived(real, names)
+    report_arrival(path, len(names))

@@ -24,6 +24,7 @@ from spool.place import beside
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
+from trouble import Trouble
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -110,8 +111,26 @@ def write_as(uid: int, path: Path, target: Target, name: str) -> None:
     assert run_as(uid, write) == (0, "")
 
 
+@pytest.fixture
+def assert_counted(report: Callable[[Trouble], None]) -> Callable[[Path, int], None]:
+    """Report spans that have all arrived."""
+
+    def report_all(path: Path, spans: int) -> None:
+        store = Store(path)
+        ledger = store.ledger()
+        store.close()
+        name, lost = "root and its workers as different users", spans - ledger.delivered
+        report(Trouble(name, 1, spans, ledger.accepted, ledger.refused, 0, lost, 0))
+
+    return report_all
+
+
 def test_where_root_makes_the_exporter_workers_change_their_user_and_all_is_durable(
-    directory: Path, path: Path, target: Target, langfuse: StandIn
+    directory: Path,
+    path: Path,
+    target: Target,
+    langfuse: StandIn,
+    assert_counted: Callable[[Path, int], None],
 ) -> None:
     exporter = SpoolSpanExporter(settings=Settings(path=path, target=target, drain=False))
     exporter.export([span("master")])
@@ -122,10 +141,15 @@ def test_where_root_makes_the_exporter_workers_change_their_user_and_all_is_dura
     assert owners(directory) == {WORKER}
     assert run_as(WORKER, command("drain"))[0] == 0
     assert langfuse.names() == {"master": 1, "worker": 2}
+    assert_counted(path, 3)
 
 
 def test_root_may_look_after_a_users_spool_and_locks_nobody_out(
-    directory: Path, path: Path, target: Target, langfuse: StandIn
+    directory: Path,
+    path: Path,
+    target: Target,
+    langfuse: StandIn,
+    assert_counted: Callable[[Path, int], None],
 ) -> None:
     write_as(WORKER, path, target, "before")
     assert run_as(0, command("status"))[0] == 1
@@ -135,6 +159,7 @@ def test_root_may_look_after_a_users_spool_and_locks_nobody_out(
     write_as(WORKER, path, target, "after")
     assert run_as(WORKER, command("drain"))[0] == 0
     assert langfuse.names() == {"before": 1, "by root": 1, "after": 1}
+    assert_counted(path, 3)
 
 
 def test_a_worker_that_may_not_use_roots_spool_is_told_so(

@@ -1,12 +1,12 @@
 """What was tried against the spool, and what came of it: the rows of the table in tests/README.md.
 
 A test of trouble runs small in the suite and large with `--full`, and reports one `Trouble`. All
-that were reported are printed at the end of the run.
+that were reported are printed at the end of the run, those of one name as one row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Trouble:
     in_memory: int
     lost: int
     duplicates: int
+
+    def __add__(self, other: Trouble) -> Trouble:
+        """Add the figures of another trial of the same trouble."""
+        sums = (a + b for a, b in zip(astuple(self)[1:], astuple(other)[1:], strict=True))
+        return Trouble(self.name, *sums)
 
     def check(self) -> None:
         """Nothing is lost, and nothing that ended is uncounted."""
