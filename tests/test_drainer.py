@@ -608,6 +608,57 @@ def test_what_stands_behind_poison_keeps_flowing(
     assert store.ledger().pending == 1
 
 
+@pytest.mark.parametrize("packing", ["a row a span", "one row"])
+@pytest.mark.parametrize("bad", [["s0", "s7"], ["s3", "s4", "s5", "s12", "s19"]], ids=len)
+def test_what_stands_between_and_behind_several_that_fail_alone_is_delivered(
+    bad: list[str],
+    packing: str,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    for names in [[name] for name in NAMES] if packing == "a row a span" else [NAMES]:
+        store.append(target, batch(*names), clock.now)
+
+    def behave(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        if any(span.name in bad for span in standin.spans_of(reply.accepted)):
+            reply = standin.Reply.json(500, {"error": "cannot take one of them"})
+        exchange.answer(reply)
+
+    langfuse.behave(behave)
+    drainer = drainer_of(store, settings, target, clock)
+    drain_with_time(drainer, clock, lambda: len(langfuse.names()) == 20 - len(bad))
+    for number in range(20):
+        store.append(target, batch(f"fresh {number}"), clock.now)
+    drain_with_time(drainer, clock, lambda: len(langfuse.names()) == 40 - len(bad))
+    langfuse.behave(None)
+    drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
+    assert (store.ledger().delivered, store.ledger().dead) == (40, 0)
+
+
+def test_what_failed_in_an_outage_is_no_evidence_against_it_afterwards(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.server_error())
+    for _ in range(60):
+        drainer.send_due()
+        clock.now += 61
+
+    def is_tried_often() -> bool:
+        store.append(target, batch("fresh"), clock.now)
+        asked = len([request for request in langfuse.requests[60:] if request.status == 500])
+        return asked >= 5 and langfuse.names()["fresh"] > 3
+
+    langfuse.behave(standin.poison("s0"))  # not well at once
+    drain_with_time(drainer, clock, is_tried_often)
+    langfuse.behave(None)
+    drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
+    assert store.ledger().dead == 0
+
+
 def test_a_suspect_that_has_left_in_another_way_throws_no_suspicion_on_others(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:

@@ -19,9 +19,28 @@ def test_a_suspect_is_proven_only_alone_and_only_while_others_are_delivered() ->
     assert (suspect.last_id, suspect.spans, suspect.failures) == (7, 1, 0)
     for _ in range(100):
         suspect.narrow(take_of(1))
-    assert not suspect.is_proven
-    suspect.proofs = 3
+    for _ in range(3):
+        suspect.deliver_around()
+    assert not suspect.is_proven  # all of them failed while nothing was delivered
+    for _ in range(10):
+        suspect.narrow(take_of(1))
     assert suspect.is_proven
+    suspect.fail_around(take_of(5, row_id=8))
+    assert not suspect.is_proven
+
+
+def test_less_and_less_goes_around_as_long_as_others_fail_and_what_failed_alone_stays_aside() -> (
+    None
+):
+    suspect = Suspect(7, 1)
+    sizes = []
+    for spans in (8, 4, 2, 1):
+        suspect.fail_around(take_of(spans, row_id=9))
+        sizes.append(suspect.around)
+    assert sizes == [4, 2, 1, 1]
+    assert suspect.aside == {9}
+    suspect.deliver_around()
+    assert suspect.around == 2
 
 
 def test_only_others_that_are_accepted_prove_that_a_span_is_bad() -> None:

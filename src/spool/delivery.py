@@ -23,7 +23,7 @@ from spool.line import backoff
 from spool.sender import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from spool.line import Line
     from spool.records import Route, Take
@@ -116,7 +116,7 @@ class Delivery:
         is_time = suspect is None or time.monotonic() >= suspect.until
         if suspect is None or (suspect.is_gone_around and not (suspect.proofs and is_time)):
             behind = after if suspect is None else max(after, suspect.last_id)
-            if (take := self._unsuspected(route, behind)) is not None:
+            if (take := self._unsuspected(route, behind, suspect)) is not None:
                 return take
         if suspect is None or not is_time:
             return None
@@ -130,14 +130,20 @@ class Delivery:
             return self._take(route, newest - 1, spans=1)
         return self._take_somewhere(route, after, route.attempts) if route.is_held else None
 
-    def _unsuspected(self, route: Route, after: int) -> Take | None:
+    def _unsuspected(self, route: Route, after: int, suspect: Suspect | None) -> Take | None:
         """Take what stands behind the spans that were refused; one of them where nothing does."""
         refusals = self._refusals.setdefault(route.name, Refusals())
-        refusals.front = self._front(route, refusals, after)
+        refusals.front = front = self._front(route, refusals, after)
+        spans = self._line.pace(route.name).spans
+        if suspect is not None:
+            front, spans = self._behind(route, suspect.aside, front), min(spans, suspect.around)
         if refusals.words and (number := refusals.elsewhere) is not None:
-            take = self._take_somewhere(route, refusals.front, number)
+            take = self._take_somewhere(route, front, number)
         else:
-            take = self._take(route, refusals.front, self._line.pace(route.name).spans)
+            take = self._take(route, front, spans)
+        if take is None and suspect is not None and suspect.aside:
+            suspect.aside.clear()
+            take = self._take(route, refusals.front, spans=1)
         if take is not None or not refusals.words:
             return take
         self._condemn(route)
@@ -148,10 +154,13 @@ class Delivery:
         """Give the id up to which all rows behind another were refused."""
         if not refusals.words:
             return after
-        front = max(after, refusals.front)
-        while (first := self._store.first_id(route.id, front)) in refusals.words:
-            front = first
-        return front
+        return self._behind(route, refusals.words, max(after, refusals.front))
+
+    def _behind(self, route: Route, aside: Collection[int], after: int) -> int:
+        """Give the id behind which there is a row that is not aside."""
+        while (first := self._store.first_id(route.id, after)) in aside:
+            after = first
+        return after
 
     def _take_somewhere(self, route: Route, after: int, number: int) -> Take | None:
         first, last = self._store.first_id(route.id, after), self._store.newest_id(route.id)
@@ -240,7 +249,7 @@ class Delivery:
             suspect = None
             del self._suspects[route.name]
         if suspect is not None and suspect.is_gone_around:  # others fail as well: it is the server
-            suspect.proofs, suspect.is_gone_around = 0, False
+            suspect.fail_around(take)
         elif suspect is not None:
             suspect.narrow(take)
         elif route.attempts:
@@ -270,7 +279,7 @@ class Delivery:
         if suspect is None:
             return
         if not suspect.is_of(take):
-            suspect.proofs += 1
+            suspect.deliver_around()
         elif take.rows[-1].id >= suspect.last_id:
             del self._suspects[route.name]
         else:

@@ -21,6 +21,7 @@ _ENOUGH_TO_BURY: Final = 64
 # Multiples of it, without their whole part, are spread evenly, however many there are.
 _GOLDEN: Final = 0.618034
 
+_MOST_SPANS: Final = 1 << 20
 _ENOUGH_FAILURES: Final = 10
 _ENOUGH_PROOFS: Final = 3
 
@@ -109,11 +110,13 @@ class Suspect:
     """The rows at the head of a route that failed twice running: perhaps they alone do.
 
     Others go around them. When those are delivered, the server is well and the head is poison: it
-    is tried in smaller and smaller parts, until one span has failed alone often enough.
+    is tried in smaller and smaller parts, until one span has failed alone often enough. Where the
+    others fail as well it may be the server, or there is more poison: less goes around the next
+    time, and one span that failed so stays `aside`.
 
-    `last_id` ends the suspected rows, `spans` is how many the next try holds, `failures` counts
-    those of one span alone, `proofs` the requests that went around and were delivered, and `until`
-    is the monotonic time of the next try.
+    `last_id` ends the suspected rows, `spans` is how many the next try holds, `around` how many may
+    go around. `proofs` counts the requests that went around and were delivered, `failures` those of
+    one span alone since, and `until` is the monotonic time of the next try.
     """
 
     last_id: int
@@ -122,13 +125,28 @@ class Suspect:
     proofs: int = 0
     until: float = 0.0
     is_gone_around: bool = True
+    around: int = _MOST_SPANS
+    aside: set[int] = field(default_factory=set)
 
     def narrow(self, take: Take) -> None:
         """Suspect a part that has failed, and try less of it next time."""
         self.last_id = take.rows[-1].id
         self.spans = max(1, take.spans // 2)
-        self.failures += take.spans == 1
+        self.failures += take.spans == 1 and self.proofs > 0
         self.is_gone_around = True
+
+    def fail_around(self, take: Take) -> None:
+        """Note that others failed as well: what was proven by now may have been the server's."""
+        self.failures = self.proofs = 0
+        self.is_gone_around = False
+        self.around = max(1, take.spans // 2)
+        if take.spans == 1:
+            self.aside.add(take.rows[0].id)
+
+    def deliver_around(self) -> None:
+        """Note that others were delivered: the server is well."""
+        self.proofs += 1
+        self.around = min(2 * self.around, _MOST_SPANS)
 
     def is_of(self, take: Take) -> bool:
         """Say whether it is one of these rows: not when its own have left in another way."""
