@@ -108,6 +108,24 @@ def test_what_stands_in_place_of_the_spools_files_is_named_and_waited_for_by_nob
     ]
 
 
+def test_a_held_route_whose_spans_were_adopted_is_no_concern_any_more(
+    store: Store, settings: Settings, target: Target
+) -> None:
+    old = Target.langfuse("pk-lf-old", "sk-lf-old", "https://langfuse.example")
+    store.append(old, batch("stranded"), NOW)
+    (route,) = store.routes()
+    store.hold(route, old.fingerprint(store.salt()), 330, NOW, "401 no such key")
+    drainer = Drainer(store, settings)
+    drainer.line.add(target)
+    before = Report.of(store, drainer.line, 1 << 30, NOW)
+    assert before.states == ("held",)
+    assert before.concerns(3600)[0].startswith("route pk-lf-old is held: 401 no such key")
+    store.adopt(route, target, sending=2)
+    after = Report.of(store, drainer.line, 1 << 30, NOW)
+    assert after.states == ("ok", "ok")
+    assert not any("pk-lf-old" in concern for concern in after.concerns(3600))
+
+
 def test_what_waits_in_an_inbox_is_in_the_report(store: Store, settings: Settings) -> None:
     known, new = settings.require_target(), Target.otlp("https://new.example/v1/traces", {})
     store.append(known, batch("a", "b"), now=100.0)

@@ -173,6 +173,8 @@ def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable
 
 
 def _state(route: Route, is_secret_known: bool, now: float) -> str:
+    if not route.pending_spans:
+        return "ok"  # what failed was adopted, purged or evicted since
     if route.is_held:
         return "held"
     if route.attempts:
