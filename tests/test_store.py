@@ -285,6 +285,15 @@ def test_adopting_takes_no_other_routes_spans_where_another_file_has_come_to_the
     assert route_of(store).pending_spans == 1
 
 
+def test_adopting_holds_the_mutex_for_a_few_megabytes_at_a_time(store: Store) -> None:
+    for _ in range(20):
+        store.append(OTHERS, Batch(bytes(1 << 20), 1, 1 << 20), 1.0)
+    stranded = route_of(store, OTHERS)
+    assert store._adopt_chunk(stranded, MINE) == 4
+    assert store.adopt(stranded, MINE, sending=2) == 16
+    assert_balanced(store)
+
+
 def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:
     for number in range(300):
         filled.append(OTHERS, batch(f"s{number}"), now=100.0)

@@ -33,8 +33,8 @@ MOST: Final = 4096
 PARTS: Final = 1024
 # So many rows are evicted or adopted at once.
 CHUNK: Final = 256
-# So much is buried at once.
-_CHUNK_BYTES: Final = 4 << 20
+# So much is buried or adopted at once.
+CHUNK_BYTES: Final = 4 << 20
 
 
 def salt(connection: sqlite3.Connection) -> bytes:
@@ -182,7 +182,7 @@ def bury(
 ) -> int:
     """Make dead letters of rows of one span that are left: one chunk; give their number."""
     size = buried = 0
-    while left and size < _CHUNK_BYTES:
+    while left and size < CHUNK_BYTES:
         row_id, reason = left.popleft()
         if (row := connection.execute(sql.REFUSED_ALONE, (row_id,)).fetchone()) is not None:
             connection.execute(sql.BURY, (route_id, now, reason, *row))
@@ -191,14 +191,26 @@ def bury(
     return buried
 
 
-def evict(connection: sqlite3.Connection, first: int, last: int, excess: int = LAST_ID) -> int:
-    """Evict a route's oldest rows between two ids, up to `excess` bytes: one chunk; give spans."""
+def chunk(
+    connection: sqlite3.Connection, first: int, last: int, most: int = CHUNK_BYTES
+) -> tuple[int, int] | None:
+    """Give the ids of the first and the last of a route's oldest rows between two: one chunk.
+
+    It ends with the row that brings it to `most` bytes. None where there is no row.
+    """
     oldest = connection.execute(sql.SIZES, (first, last, CHUNK)).fetchall()
     if not oldest:
-        return 0
+        return None
     sizes = itertools.accumulate(size for _, size in oldest)
-    chosen = oldest[: 1 + sum(1 for size in sizes if size < excess)]
-    spans = take_out(connection, chosen[0][0], chosen[-1][0])
+    chosen = oldest[: 1 + sum(1 for size in sizes if size < most)]
+    return chosen[0][0], chosen[-1][0]
+
+
+def evict(connection: sqlite3.Connection, first: int, last: int, excess: int = LAST_ID) -> int:
+    """Evict a route's oldest rows between two ids, up to `excess` bytes: one chunk; give spans."""
+    if (bounds := chunk(connection, first, last, excess)) is None:
+        return 0
+    spans = take_out(connection, *bounds)
     connection.execute(sql.COUNT.format("evicted"), (spans, first >> ID_BITS))
     return spans
 

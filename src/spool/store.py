@@ -440,11 +440,8 @@ class Store:
             known = connection.execute(sql.ROUTE_ID, (stranded.name,)).fetchone()
             if known is None or stranded.name == target.route:
                 return 0
-            oldest = (*rows.id_range(known[0]), rows.CHUNK)
-            found = connection.execute(sql.OLDEST, oldest).fetchall()
-            if not found:
+            if (bounds := rows.chunk(connection, *rows.id_range(known[0]))) is None:
                 return 0
-            bounds = (found[0][0], found[-1][0])
             connection.execute(sql.ADOPT, (*bounds, target.route))
             spans = rows.take_out(connection, *bounds)
             connection.execute(sql.NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
