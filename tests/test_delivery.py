@@ -340,3 +340,17 @@ def test_a_span_that_failed_and_then_is_refused_makes_no_storm(
         clock.now += 0.1
     assert len(langfuse.requests) < 20
     assert set(langfuse.names()) == {"good", "better"}
+
+
+def test_a_route_that_waits_rouses_nobody_before_its_time(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    drainer = drainer_of(store, replace(settings, backoff_seconds=(30, 60)), target, clock)
+    store.append(target, batch("span"), 1.0)
+    langfuse.behave(standin.server_error())
+    for _ in range(4):
+        clock.now += 61
+        drainer.send_due()
+    store.wait(route_of(store), 20, clock.now, "500")
+    assert len(langfuse.requests) == 4
+    assert 19 < drainer._next_due() <= 20

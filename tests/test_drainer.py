@@ -659,6 +659,32 @@ def test_what_failed_in_an_outage_is_no_evidence_against_it_afterwards(
     assert store.ledger().dead == 0
 
 
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_span_that_is_always_told_to_wait_is_no_dead_letter_and_nothing_goes_before_its_time(
+    code: int, drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    told, early = [0.0], []
+
+    def behave(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        if clock.now < told[0]:
+            early.append(clock.now)
+        if any(span.name == "s0" for span in standin.spans_of(reply.accepted)):
+            told[0] = clock.now + 5
+            reply = standin.Reply.json(code, {"message": "later"}, {"Retry-After": "5"})
+        exchange.answer(reply)
+
+    langfuse.behave(behave)
+    for _ in range(200):
+        store.append(target, batch("fresh"), clock.now)
+        drainer.send_due()
+        clock.now += 1
+        time.sleep(0.002)
+    assert early == []
+    assert store.ledger().dead == 0
+    assert {*NAMES, "fresh"} - set(langfuse.names()) == {"s0"}
+
+
 def test_a_suspect_that_has_left_in_another_way_throws_no_suspicion_on_others(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:

@@ -57,8 +57,8 @@ class Delivery:
         if any(list(self._unsettled.values())):
             return 0.0
         suspects = list(self._suspects.values())
-        untils = [suspect.until - time.monotonic() for suspect in suspects]
-        return max(0.0, min(untils, default=math.inf))
+        waits = [suspect.until - time.monotonic() for suspect in suspects]
+        return min((left for left in waits if left > 0), default=math.inf)
 
     def is_searching(self, route: Route) -> bool:
         """Say whether spans of a route are under suspicion: their rows must stay as they are."""
@@ -252,6 +252,8 @@ class Delivery:
             suspect.fail_around(take)
         elif suspect is not None:
             suspect.narrow(take)
+            if outcome.blames_no_span:
+                suspect.forget_proofs()
         elif route.attempts:
             suspect = self._suspects[route.name] = Suspect(0, 0)
             suspect.narrow(take)

@@ -135,9 +135,13 @@ class Suspect:
         self.failures += take.spans == 1 and self.proofs > 0
         self.is_gone_around = True
 
+    def forget_proofs(self) -> None:
+        """Begin anew with the evidence against it."""
+        self.failures = self.proofs = 0
+
     def fail_around(self, take: Take) -> None:
         """Note that others failed as well: what was proven by now may have been the server's."""
-        self.failures = self.proofs = 0
+        self.forget_proofs()
         self.is_gone_around = False
         self.around = max(1, take.spans // 2)
         if take.spans == 1:

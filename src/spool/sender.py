@@ -88,6 +88,12 @@ class Outcome:
         """Whether the receiver has accepted the request."""
         return self.verdict is Verdict.DELIVERED
 
+    @property
+    def blames_no_span(self) -> bool:
+        """Whether the receiver asked for time, or somebody else answered in its place."""
+        is_told = 200 <= self.status < 500 and self.status != 408  # noqa: PLR2004 - as `classify`
+        return self.retry_after is not None or is_told
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
