@@ -67,6 +67,16 @@ def test_what_a_receiver_in_doubt_has_refused_is_tried_again() -> None:
     assert refusals.condemned() == {8: "400"}
 
 
+def test_a_span_that_is_accepted_after_all_is_not_condemned() -> None:
+    refusals = Refusals()
+    for row_id in (7, 8):
+        refusals.refuse(take_of(1, row_id), "400 no")
+    refusals.accept(take_of(1, 9))
+    assert refusals.proven == {7, 8}
+    refusals.accept(take_of(1, 7))
+    assert refusals.condemned() == {8: "400 no"}
+
+
 def test_what_was_said_about_another_files_rows_is_forgotten() -> None:
     refusals = Refusals()
     refusals.refuse(take_of(1, 7), "400")

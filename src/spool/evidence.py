@@ -81,6 +81,7 @@ class Refusals:
         for row in take.rows:
             self.words.pop(row.id, None)
             self.again.discard(row.id)
+            self.proven.discard(row.id)  # the receiver has changed its mind
         if self.is_receiver_doubted:
             self.again.update(self.words.keys() - self.proven)
             self.words, self.front = {one: self.words[one] for one in self.proven}, 0
