@@ -22,7 +22,7 @@ from spans import batch
 from spool import intake
 from spool.drainer import Drainer
 from spool.errors import SpoolFileError
-from spool.line import backoff
+from spool.line import HOLD_SECONDS, backoff
 from spool.otlp import merge
 from spool.sender import Verdict
 from spool.settings import Settings, Target
@@ -294,6 +294,24 @@ def test_a_bad_request_to_who_took_gzip_is_not_sent_uncompressed(
     store.append(target, batch("bad"), clock.now)
     drainer.send_due()
     assert set(encodings(langfuse)) == {"gzip"}
+
+
+@pytest.mark.parametrize("code", [400, 415])
+def test_who_took_gzip_and_reads_none_any_more_gets_none_after_a_hold(
+    code: int, drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    def behave(exchange: standin.Exchange) -> None:
+        is_gzip = "content-encoding" in exchange.read().headers
+        (standin.status(code) if is_gzip else standin.healthy)(exchange)
+
+    drain_all(drainer)
+    langfuse.behave(behave)
+    store.append(target, batch("a", "b"), clock.now)
+    for _ in range(3):
+        drain_all(drainer)
+        clock.now += HOLD_SECONDS
+    assert langfuse.names()["a"] == langfuse.names()["b"] == 1
+    assert store.ledger().dead == 0
 
 
 def test_whom_nothing_is_known_of_is_asked_with_gzip_again(

@@ -1,6 +1,7 @@
 """Whether a receiver reads gzip: a doubt that lasts until it has accepted a body so encoded.
 
-It is forgotten with the process, and settled again with one more request.
+It comes again when that takes nothing any more. It is forgotten with the process, and settled again
+with one more request.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Encoding:
     def accept(self) -> None:
         """Note that the receiver accepted what was encoded so."""
         self._is_doubted = False
+
+    def doubt(self) -> None:
+        """Note that the receiver takes nothing: it may be another one by now."""
+        self._is_doubted = self.is_gzip
 
     def is_doubtful(self, refused: Outcome, spans: int, now: float) -> bool:
         """Say whether a request of so many spans should be sent once more, without gzip.

@@ -195,6 +195,8 @@ class Line:
         """
         self._complaints.say(f"route {route.name} is held", outcome.reason)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
+        if (sender := self._senders.get(route.name)) is not None:
+            sender.encoding.doubt()
         fingerprint, now = self.fingerprint(target), self._clock()
         self._store.hold(route, fingerprint, HOLD_SECONDS, now, outcome.reason)
         self._suspect(route, suspect_to, probes)
