@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import time
+import urllib.parse
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +428,31 @@ def test_no_part_of_a_secret_is_left_where_a_reason_is_cut(
     langfuse.behave(echoing(500, "text/plain", "y" * length + " {token}"))
     reason = sender.send(BODY, 10).reason
     assert TOKEN[:8] not in reason
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda said: said.rstrip("="),
+        lambda said: urllib.parse.quote(said, safe=""),
+        html.escape,
+        lambda said: json.dumps(said)[1:-1],
+    ],
+    ids=["unpadded", "in a URL", "in a page", "in JSON"],
+)
+def test_our_own_secrets_are_not_in_a_reason_however_a_server_writes_them(
+    langfuse: StandIn, way: Callable[[str], str]
+) -> None:
+    secret = 'sk-lf-s3cr3t+/&"<'
+    target = Target.langfuse("pk-lf-a", secret, langfuse.url)
+    token = target.headers["authorization"].partition(" ")[2]
+    assert token.endswith("=")
+    langfuse.behave(standin.status(500, body=f"no {way(token)} and {way(secret)}"))
+    sender = sender_to(target)
+    reason = sender.send(BODY, 10).reason
+    sender.close()
+    assert token[:8] not in reason
+    assert "s3cr3t" not in reason
 
 
 def test_the_secrets_of_any_header_and_of_the_query_are_not_in_a_reason(langfuse: StandIn) -> None:

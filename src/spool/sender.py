@@ -16,6 +16,7 @@ import base64
 import binascii
 import contextlib
 import email.utils
+import html
 import http.client
 import json
 import re
@@ -159,7 +160,7 @@ class Sender:
 
     def _without_secrets(self, text: str) -> str:
         """Take our own secrets out of the server's words."""
-        found = _secrets(self.target) | secrets(self._settings.proxies)
+        found = _as_said(_secrets(self.target) | secrets(self._settings.proxies))
         known = {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
         for secret in sorted(known, key=len, reverse=True):
             text = text.replace(secret, "***")
@@ -334,6 +335,18 @@ def _said(value: Any, usual: str) -> str:
 def _shortened(text: str) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+
+
+def _as_said(secrets: set[str]) -> set[str]:
+    """Add how a server may write them: quoted for a URL, for JSON or a page; Base64 unpadded."""
+    ways = (
+        urllib.parse.quote,
+        urllib.parse.quote_plus,
+        html.escape,
+        lambda said: json.dumps(said)[1:-1],
+        lambda said: said.rstrip("="),
+    )
+    return secrets | {way(said) for said in secrets for way in ways}
 
 
 def _secrets(target: Target) -> set[str]:
