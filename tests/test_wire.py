@@ -308,6 +308,21 @@ def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_ones(
     assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
 
 
+@pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_what_a_server_says_before_its_answer_is_passed_over(
+    langfuse: StandIn, sender: Sender, interim: str
+) -> None:
+    def behave(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        exchange.send(f"HTTP/1.1 {interim}\r\nLink: </a>\r\n\r\n".encode() * 2)
+        exchange.answer(reply)
+
+    langfuse.behave(behave)
+    for _ in range(2):
+        assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+    assert langfuse.connections == 1
+
+
 @pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
 def test_a_large_answer_does_not_break_the_next_request(
     langfuse: StandIn, sender: Sender, size: int

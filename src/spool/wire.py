@@ -49,8 +49,19 @@ class Deadline:
         return left
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer: what is said before it (1xx) is passed over, as RFC 9110, section 15.2 has it."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        is_interim = 100 < status < 200 and status != http.client.SWITCHING_PROTOCOLS  # noqa: PLR2004
+        return version, http.client.CONTINUE if is_interim else status, reason
+
+
 class Connection(http.client.HTTPConnection):
     """One connection to an endpoint, through a proxy where the environment names one."""
+
+    response_class = _Response
 
     def __init__(self, endpoint: str, settings: Settings) -> None:
         url = urllib.parse.urlsplit(endpoint)
