@@ -94,6 +94,16 @@ def test_a_frame_that_was_cut_short_is_passed_over(path: Path) -> None:
         assert (times(found), lost) == ([0, 1, 2, 3], 0)
 
 
+def test_frames_that_were_cut_short_before_others_came_are_no_damage(path: Path) -> None:
+    written = five()
+    for end in (*range(1, 60), len(written[2]) - 1):
+        found, lost = read(path, b"".join([*written[:2], written[2][:end], *written[3:]]))
+        assert (times(found), lost) == ([0, 1, 3, 4], 0), f"at {end}"
+    cut = [one[:-20] for one in written]
+    found, lost = read(path, b"".join([*cut[:2], written[2], *cut[1:3], written[4], cut[0]]))
+    assert (times(found), lost) == ([2, 4], 0)
+
+
 def test_damage_anywhere_in_a_frame_hides_no_other(path: Path) -> None:
     written = five()
     for at in (*range(40), len(written[2]) - 1):
@@ -194,3 +204,18 @@ def test_a_chunk_is_somebodys_if_all_of_it_is_and_can_be_read(path: Path) -> Non
     assert chunk_of(path, ours).identity == frames.identify(MINE)
     assert chunk_of(path, ours + made("c", target=OTHERS)).identity is None
     assert chunk_of(path, flipped(made("a"), 50) + ours).identity is None
+    assert chunk_of(path, made("a")[:50] + ours).identity == frames.identify(MINE)
+
+
+def test_a_chunk_is_divided_where_its_frames_end_though_it_begins_with_one_cut_short(
+    path: Path,
+) -> None:
+    written, cut = five(), made("cut")[:50]
+    chunk = chunk_of(path, cut + b"".join(written[:2]) + cut + b"".join(written[2:]))
+    first = len(cut) + len(written[0])
+    assert (chunk.start, chunk.end, chunk.spans) == (0, first + len(written[1]), 2)
+    assert chunk.pieces() == [(first, 1), (chunk.end, 1)]
+    for part in (chunk.first(1), chunk.head(chunk.raw_bytes, 1)):
+        assert part is not None
+        assert (times(list(part.frames)), part.start, part.end) == ([0], 0, first)
+        assert part.pieces() == [(first, 1)]

@@ -41,6 +41,7 @@ _WHOLE_HEAD: Final = struct.Struct(_HEAD.format + _NUMBERS.format[1:]).unpack_fr
 _NOTE_MARK: Final = b"\xf5\xffSN"
 _NOTE_NUMBERS: Final = struct.Struct("<16sQQ")
 NOTE_BYTES: Final = _HEAD.size + _NOTE_NUMBERS.size
+_LONGEST_IDENTITY: Final = 0xFFFF
 # Its ids and times alone take more (opentelemetry/proto/trace/v1/trace.proto).
 _SMALLEST_SPAN: Final = 40
 
@@ -65,7 +66,8 @@ class Frame:
 class Chunk:
     """Frames that follow each other, between two offsets.
 
-    `lost` spans between them, or before, cannot be read: they were damaged on disk.
+    `lost` spans between them, or before, cannot be read: they were damaged on disk. Before the
+    first one there may be some that were cut short.
     """
 
     frames: tuple[Frame, ...]
@@ -84,6 +86,11 @@ class Chunk:
         return sum(frame.batch.raw_bytes for frame in self.frames)
 
     @property
+    def first_at(self) -> int:
+        """Tell where its first frame begins, if all of it can be read."""
+        return self.end - sum(frame.size for frame in self.frames)
+
+    @property
     def identity(self) -> bytes | None:
         """Whose it is, if all of it can be read and is of one route."""
         found = {frame.identity for frame in self.frames}
@@ -93,7 +100,7 @@ class Chunk:
         """Give the first frames that have `size` bytes together or somewhat more, or all."""
         if self.lost:
             return self
-        end = self.start
+        end = self.first_at
         for number, frame in enumerate(self.frames, 1):
             end += frame.size
             if end - self.start >= size:
@@ -111,13 +118,13 @@ class Chunk:
         """Tell up to which offsets it holds how many spans: by frames, if all of it can be read."""
         if self.lost:
             return [(self.end, self.spans)]
-        ends = itertools.accumulate((frame.size for frame in self.frames), initial=self.start)
+        ends = itertools.accumulate((frame.size for frame in self.frames), initial=self.first_at)
         next(ends)
         return [(end, one.batch.spans) for end, one in zip(ends, self.frames, strict=True)]
 
     def head(self, max_bytes: int, max_spans: int) -> Chunk | None:
         """Give the first frames, as many as make one request; None where the first is too large."""
-        end = self.start
+        end = self.first_at
         for number, frame in enumerate(self.frames):
             max_bytes -= frame.batch.raw_bytes
             max_spans -= frame.batch.spans
@@ -206,6 +213,11 @@ def _parse(data: bytes, *, is_end: bool, is_final: bool) -> tuple[tuple[Frame, .
             continue
         if not is_end and (found or _may_go_on(data, position)):
             break  # its rest is behind what was read
+        if (cut_at := _cut_at(data, position)) is not None:
+            if found:
+                break  # the next chunk begins with it
+            position = cut_at
+            continue
         behind = _next_frame(data, position)
         if behind is None:
             if is_final and is_end and _is_whole(data, position):
@@ -249,6 +261,38 @@ def _may_go_on(data: bytes, position: int) -> bool:
 def _is_whole(data: bytes, position: int) -> bool:
     """Say whether a frame begins there, and has as many bytes as it claims."""
     return 0 < _size_at(data, position) <= len(data) - position
+
+
+def _cut_at(data: bytes, position: int) -> int | None:
+    """Tell where the next frame cuts short the one that begins there; None where none does.
+
+    That one was refused, and others were appended behind it. A damaged one has all its bytes, or a
+    length that is wrong.
+    """
+    behind = data.find(_MARK, position + 1)
+    part = data[position:behind]
+    if behind < 0 or not part.startswith(_MARK[: len(part)]):
+        return None
+    if len(part) >= _HEAD_BYTES:
+        end = position + _size_at(data, position)
+        is_cut = behind < end != len(data) and not data.startswith(_MARK, end)
+        return behind if is_cut and not _is_length_wrong(part) else None
+    return behind
+
+
+def _is_length_wrong(part: bytes) -> bool:
+    """Say whether all of this is one frame, but for a length in its head that is damaged."""
+    _, checksum, payload_bytes, identity_bytes, *others = _WHOLE_HEAD(part)
+    size = len(part) - _HEAD_BYTES
+    for payload, identity in (
+        (size - identity_bytes, identity_bytes),
+        (payload_bytes, size - payload_bytes),
+    ):
+        if payload >= 0 and 0 <= identity <= _LONGEST_IDENTITY:
+            said = _NUMBERS.pack(payload, identity, *others)
+            if zlib.crc32(part[_HEAD_BYTES:], zlib.crc32(said)) == checksum:
+                return True
+    return False
 
 
 def _next_frame(data: bytes, position: int) -> int | None:

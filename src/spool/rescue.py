@@ -81,11 +81,11 @@ class _Rescue:
             return None
         first = chunk.frames[0].identity
         mine = tuple(itertools.takewhile(lambda frame: frame.identity == first, chunk.frames))
-        end = chunk.start + sum(frame.size for frame in mine)
+        end = chunk.first_at + sum(frame.size for frame in mine)
         pace = self._drainer.line.pace(identity_of(first)[0])
         run = Chunk(mine, chunk.start, end)
         return run.head(pace.bytes, pace.spans) or Chunk(
-            mine[:1], run.start, run.start + mine[0].size
+            mine[:1], run.start, run.first_at + mine[0].size
         )
 
     def _post(self, chunk: Chunk) -> Outcome | None:
