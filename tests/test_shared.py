@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from spans import span
 from spool import Settings, SpoolFileError, SpoolSpanExporter, shared
+from spool.drainer import Drainer
+from spool.keeper import Keeper
 from spool.settings import Target
 from spool.store import Store
 from standin import StandIn
+from waits import wait_until
 
 OTHER = Target.langfuse("pk-lf-other", "sk-lf-other", "http://127.0.0.1:9")
 
@@ -102,3 +105,36 @@ def test_an_exporter_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> 
         with pytest.raises(SpoolFileError):
             SpoolSpanExporter(settings=settings)
     assert not shared._open_spools
+
+
+@pytest.mark.parametrize("one", [Keeper, Drainer])
+def test_an_exception_out_of_a_signal_handler_while_the_threads_start_costs_no_thread(
+    settings: Settings,
+    langfuse: StandIn,
+    exporters: list[SpoolSpanExporter],
+    monkeypatch: pytest.MonkeyPatch,
+    one: type[Keeper | Drainer],
+) -> None:
+    class Interruption(BaseException):
+        """As Celery's time limit, or Ctrl-C."""
+
+    start: Callable[..., None] = one.start
+
+    def start_and_be_interrupted(self: Keeper | Drainer) -> None:
+        start(self)
+        raise Interruption
+
+    exporters.append(SpoolSpanExporter(settings=settings))
+    before = set(threading.enumerate())
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "start", start_and_be_interrupted)
+        with pytest.raises(Interruption):
+            exporters[0].export([span("a")])
+    exporters[0].export([span("b")])
+    langfuse.wait_for(lambda server: server.names() == {"a": 1, "b": 1})
+    exporters[0].shutdown()
+    wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
+
+
+def _is_new_of_ours(thread: threading.Thread, before: set[threading.Thread]) -> bool:
+    return thread not in before and thread.name.startswith("spool-")

@@ -7,6 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from spool.wake import Wake
 
 
@@ -44,6 +46,30 @@ def test_a_wake_that_is_set_and_cleared_again_and_again_takes_no_memory() -> Non
         assert wake.wait(60)  # at once: it takes nothing out of the queue
         wake.clear()
     assert wake._queue.qsize() == 0
+
+
+def test_an_exception_out_of_a_signal_handler_in_the_middle_of_a_wake_makes_nobody_deaf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interruption(BaseException):
+        """As Celery's time limit."""
+
+    def interrupt(_: Wake) -> None:
+        raise Interruption
+
+    wake, roused = Wake(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(Wake, "_own_queue", interrupt)
+        with pytest.raises(Interruption):
+            wake.set()
+
+    def wait() -> None:
+        wake._own_queue().get()
+        roused.set()
+
+    threading.Thread(target=wait, daemon=True).start()  # as one that has just looked at the flag
+    wake.set()
+    assert roused.wait(60)
 
 
 def test_a_signal_handler_that_interrupts_a_wake_does_not_meet_itself() -> None:

@@ -97,10 +97,11 @@ class Drainer:
         self.store.come.set()
 
     def stop(self, timeout: float) -> None:
-        """End after the request in flight; wait `timeout` seconds for that."""
+        """End after the request in flight; wait `timeout` seconds for that, if it has begun."""
         self._stopping.set()
         self.wake()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def has_prospects(self) -> bool:
         """Say whether spans wait that could go out now: not for a route in trouble.

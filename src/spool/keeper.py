@@ -78,11 +78,12 @@ class Keeper:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """End within `timeout` seconds, if the disk allows."""
+        """End within `timeout` seconds, if the disk allows; at once, where it has not begun."""
         self._stopping.set()
         self._store.database.written.set()
         self._store.database.is_wal_large.set()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""

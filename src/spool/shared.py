@@ -4,7 +4,8 @@ Invariants:
 
 - Threads start with the first span that a process appends, and never cross a fork: the child starts
   its own, also after a fork that ran no handlers (in C, as uWSGI's). Where none can be started (a
-  limit, the interpreter's exit) each further span tries again, and `ending` sends without them.
+  limit, the interpreter's exit), or an exception out of a signal handler comes between, each
+  further span tries again, and `ending` sends without them.
 - Who wants a drainer gets one, whoever came first. Of all else the first one's settings count, and
   what differs is said.
 - Who joins an open spool, or brings another target, waits for nobody and writes nothing: the first
@@ -43,6 +44,7 @@ from spool.store import Store
 from spool.targets import Targets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from spool.otlp import Batch
@@ -294,24 +296,28 @@ class SharedSpool:
         with self._lock:
             if self._is_running:
                 return
-            self._is_running = True
+            self._is_running, is_begun = True, False
             try:
                 self._start_threads()
-            except RuntimeError as error:  # none are to be had: the next span tries again
-                self._is_running = False
+                is_begun = True
+            except RuntimeError as error:  # none are to be had
                 if "shutdown" not in str(error):  # from Python 3.12 on none start during exit
                     self._complaint.say(error)
+            finally:
+                self._is_running = is_begun  # else the next span tries again
         _end_with_multiprocessing()
 
     def _start_threads(self) -> None:
         if self._keeper is None:
             keeper = Keeper(self.store, self._settings, self.overflow)
-            keeper.start()
-            self._keeper = keeper
+            with _stopped_unless_begun(keeper):
+                keeper.start()
+                self._keeper = keeper
         if self._drainer is None and self._settings.drain:
             drainer = Drainer(self.store, self._settings, self.overflow, targets=self._targets)
-            drainer.start()
-            self._drainer = drainer
+            with _stopped_unless_begun(drainer):
+                drainer.start()
+                self._drainer = drainer
 
     def stop(self) -> None:
         """End the threads and close the file: at the last release, or at exit without one.
@@ -347,6 +353,16 @@ class SharedSpool:
             if keeper is not None:
                 keeper.stop(_STOP_SECONDS)
             ending.save()
+
+
+@contextlib.contextmanager
+def _stopped_unless_begun(one: Keeper | Drainer) -> Iterator[None]:
+    """Let no thread run that nobody knows of: it may have been started when the exception came."""
+    try:
+        yield
+    except BaseException:
+        one.stop(0)
+        raise
 
 
 def _end_all() -> None:

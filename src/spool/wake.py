@@ -34,8 +34,12 @@ class Wake:
     def set(self) -> None:
         """Rouse who waits, or who will."""
         if not self._is_set:
-            self._is_set = True
-            self._own_queue().put(None)
+            try:
+                self._is_set = True
+                self._own_queue().put(None)
+            except BaseException:  # out of a signal handler: the next one must come through
+                self._is_set = False
+                raise
 
     def clear(self) -> None:
         """Begin anew, before the work that was asked for: what is asked from now on comes again."""
