@@ -621,3 +621,26 @@ def test_an_exception_out_of_a_signal_handler_does_not_spoil_the_locks(
     wait_until(lambda: not exporter._spool.overflow)
     assert exporter.export([one]) is SpanExportResult.SUCCESS
     exporter.shutdown()
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_an_exception_out_of_a_signal_handler_in_the_middle_of_an_export_loses_no_span(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    store = exporter._spool.store
+    accept = store.accept
+    tries = []
+
+    def accept_and_be_interrupted(target: Target, batch: Batch, now: float) -> None:
+        tries.append(now)
+        if is_written or len(tries) > 1:
+            accept(target, batch, now)
+        if len(tries) == 1:
+            raise TimeoutError("a soft limit of the application's")
+
+    monkeypatch.setattr(store, "accept", accept_and_be_interrupted)
+    assert exporter.export([span("a")]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    assert store.ledger().refused == 0
+    assert store.ledger().accepted == 1 + is_written

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from spans import span
-from spool import Settings, SpoolFileError, SpoolSpanExporter, shared
+from spool import Settings, SpoolFileError, SpoolSpanExporter, intake, shared
 from spool.drainer import Drainer
 from spool.keeper import Keeper
 from spool.settings import Target
@@ -120,13 +120,17 @@ def test_an_exception_out_of_a_signal_handler_while_the_threads_start_costs_no_t
 
     start: Callable[..., None] = one.start
 
-    def start_and_be_interrupted(self: Keeper | Drainer) -> None:
-        start(self)
+    def start_and_be_interrupted(self: Keeper | Drainer, **options: bool) -> None:
+        start(self, **options)
         raise Interruption
 
-    exporters.append(SpoolSpanExporter(settings=settings))
     before = set(threading.enumerate())
     with monkeypatch.context() as patch:
+        patch.setattr(one, "start", start_and_be_interrupted)
+        with pytest.raises(Interruption):
+            SpoolSpanExporter(settings=settings)
+        patch.setattr(one, "start", none_is_to_be_had)
+        exporters.append(SpoolSpanExporter(settings=settings))
         patch.setattr(one, "start", start_and_be_interrupted)
         with pytest.raises(Interruption):
             exporters[0].export([span("a")])
@@ -134,6 +138,42 @@ def test_an_exception_out_of_a_signal_handler_while_the_threads_start_costs_no_t
     langfuse.wait_for(lambda server: server.names() == {"a": 1, "b": 1})
     exporters[0].shutdown()
     wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
+
+
+def none_is_to_be_had(_self: Keeper | Drainer, **_options: bool) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_threads_that_end_spans_beside_a_shutdown_leave_no_thread_behind(
+    settings: Settings, path: Path
+) -> None:
+    before = set(threading.enumerate())
+    results: list[SpanExportResult] = []
+    for number in range(5):
+        exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+        enders = [
+            threading.Thread(target=_end_until_refused, args=(exporter, results)) for _ in range(4)
+        ]
+        for ender in enders:
+            ender.start()
+        wait_until(lambda: len(results) > 100 * (number + 1))  # noqa: B023 - waited for here
+        exporter.shutdown()
+        for ender in enders:
+            ender.join()
+    wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
+    store = Store(path)
+    intake.take_in_all(store, compress=False, sending=0)
+    assert store.ledger().accepted == results.count(SpanExportResult.SUCCESS)
+    assert store.ledger().refused == results.count(SpanExportResult.FAILURE)
+    store.close()
+
+
+def _end_until_refused(exporter: SpoolSpanExporter, results: list[SpanExportResult]) -> None:
+    result = SpanExportResult.SUCCESS
+    while result is SpanExportResult.SUCCESS:
+        result = exporter.export([span("a")])
+        results.append(result)
+        time.sleep(0.001)
 
 
 def _is_new_of_ours(thread: threading.Thread, before: set[threading.Thread]) -> bool:

@@ -81,15 +81,25 @@ class Drainer:
         self._complaints = Complaints()
         self._idle: tuple[dict[str, float], list[tuple[File, int]]] | None = None
         self._awake = Wake()
+        self._begun = Wake()
         self._stopping = Wake()
         self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
         self._prober: threading.Thread | None = None
 
     # The thread
 
-    def start(self) -> None:
-        """Begin to drain in the background. Raises RuntimeError during interpreter exit."""
+    def start(self, *, at_once: bool = True) -> None:
+        """Drain in the background, `at_once` or when it is told to begin.
+
+        Raises RuntimeError during interpreter exit.
+        """
+        if at_once:
+            self.begin()
         self._thread.start()
+
+    def begin(self) -> None:
+        """Drain from now on."""
+        self._begun.set()
 
     def wake(self) -> None:
         """Look at once whether there is something to send."""
@@ -99,6 +109,7 @@ class Drainer:
     def stop(self, timeout: float) -> None:
         """End after the request in flight; wait `timeout` seconds for that, if it has begun."""
         self._stopping.set()
+        self.begin()
         self.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -128,6 +139,7 @@ class Drainer:
         ]
 
     def _run(self) -> None:
+        self._begun.wait()
         with hidden_from_instrumentation(), self.store.present():
             while not self._stopping.is_set():
                 self._awake.clear()

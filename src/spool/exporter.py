@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from spool.settings import Target
+
+
+# An exception out of a signal's handler may cut a try short: spooled twice is better than lost.
+_TRIES: Final = 3
 
 
 class SpoolSpanExporter(SpanExporter):
@@ -63,15 +67,20 @@ class SpoolSpanExporter(SpanExporter):
             return self.refuse(spans, "the exporter is shut down")
         if not spans:
             return SpanExportResult.SUCCESS
-        try:
-            is_spooled = self._spool.append(target, encode(spans))
-        except Exception as error:  # noqa: BLE001 - nothing may reach the application
-            if len(spans) > 1 and not isinstance(error, SpoolError):
-                # One of them cannot be encoded; the others can.
-                results = [self.export_to(target, [span]) for span in spans]
-                return max(results, key=lambda result: result.value)
-            return self.refuse(spans, error)
-        return SpanExportResult.SUCCESS if is_spooled else SpanExportResult.FAILURE
+        trouble: Exception | None = None
+        for _ in range(_TRIES):
+            try:
+                is_spooled = self._spool.append(target, encode(spans))
+            except SpoolError as error:  # noqa: PERF203 - a loop that hardly ever goes round
+                return self.refuse(spans, error)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the application
+                trouble = error
+            else:
+                return SpanExportResult.SUCCESS if is_spooled else SpanExportResult.FAILURE
+        if len(spans) > 1:  # one of them cannot be encoded; the others can
+            results = [self.export_to(target, [span]) for span in spans]
+            return max(results, key=lambda result: result.value)
+        return self.refuse(spans, trouble)
 
     def refuse(self, spans: Sequence[ReadableSpan], reason: object) -> SpanExportResult:
         """Count spans as refused, for good, and say why."""

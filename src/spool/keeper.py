@@ -69,17 +69,25 @@ class Keeper:
             self._look_seconds = settings.max_age_seconds / _LOOKS_AN_AGE
         self._eviction = Complaint("the spool is full, the oldest spans are evicted")
         self._expiry = Complaint("spans older than SPOOL_MAX_AGE_SECONDS are evicted")
+        self._begun = Wake()
         self._stopping = Wake()
         self._complaint = Complaint("cannot keep the spool file")
         self._thread = threading.Thread(target=self._run, name="spool-keeper", daemon=True)
 
-    def start(self) -> None:
-        """Begin. Raises RuntimeError during interpreter exit."""
+    def start(self, *, at_once: bool = True) -> None:
+        """Begin, `at_once` or when it is told to. Raises RuntimeError during interpreter exit."""
+        if at_once:
+            self.begin()
         self._thread.start()
+
+    def begin(self) -> None:
+        """Do from now on what is to be done."""
+        self._begun.set()
 
     def stop(self, timeout: float) -> None:
         """End within `timeout` seconds, if the disk allows; at once, where it has not begun."""
         self._stopping.set()
+        self.begin()
         self._store.database.written.set()
         self._store.database.is_wal_large.set()
         if self._thread.is_alive():
@@ -215,6 +223,7 @@ class Keeper:
         self._store.database.checkpoint(_LITTLE)
 
     def _run(self) -> None:
+        self._begun.wait()
         while not self._stopping.is_set():
             is_due = self._wait()
             is_crowded, self._store.inbox.is_crowded = self._store.inbox.is_crowded, False

@@ -2,10 +2,11 @@
 
 Invariants:
 
-- Threads start with the first span that a process appends, and never cross a fork: the child starts
-  its own, also after a fork that ran no handlers (in C, as uWSGI's). Where none can be started (a
-  limit, the interpreter's exit), or an exception out of a signal handler comes between, each
-  further span tries again, and `ending` sends without them.
+- Threads start with the exporter, since some Pythons (3.12.1) start none once the main thread has
+  returned, and do nothing before the process's first span. They never cross a fork: the child
+  starts its own with its first span, also after a fork that ran no handlers (in C, as uWSGI's).
+  Where none can be started (a limit, the interpreter's exit), or an exception out of a signal
+  handler comes between, each further span tries again, and `ending` sends without them.
 - Who wants a drainer gets one, whoever came first. Of all else the first one's settings count, and
   what differs is said.
 - Who joins an open spool, or brings another target, waits for nobody and writes nothing: the first
@@ -82,6 +83,7 @@ def open_spool(settings: Settings, target: Target) -> SharedSpool:
     if is_first:
         try:
             spool.prepare(target)
+            spool.run()
         except BaseException:
             spool.release()
             raise
@@ -120,7 +122,7 @@ class SharedSpool:
         self._keeper: Keeper | None = None
         self._drainer: Drainer | None = None
         self._is_running = False
-        self._is_used = False
+        self._is_used = self._has_begun = self._is_ending = False
         self.overflow = Overflow()
         self._pid = os.getpid()
 
@@ -141,7 +143,7 @@ class SharedSpool:
             self._settings = replace(self._settings, drain=True)
             if self._is_running:
                 self._is_running = False
-                self._run()
+                self.run()
         for field in fields(settings):
             ours, others = getattr(self._settings, field.name), getattr(settings, field.name)
             if field.name not in _NOT_SHARED and ours != others and field.name not in self._said:
@@ -185,7 +187,8 @@ class SharedSpool:
         now = time.time()
         if self._pid != os.getpid():
             self._start_over_in_child()
-        self._is_used = True
+        if not self._has_begun:
+            self._begin()
         try:
             if batch.spans == 1:
                 return self._append(target, batch, now)
@@ -194,7 +197,9 @@ class SharedSpool:
         finally:
             self._targets.use(target)
             if not self._is_running:
-                self._run()
+                self.run()
+            if self._is_ended:  # it came beside the shutdown: what it wrote is left to others
+                self.store.inbox.close()
 
     def _divided(self, batch: Batch) -> list[Batch]:
         # Several spans come from a processor's thread: there it costs the application nothing.
@@ -218,7 +223,7 @@ class SharedSpool:
         return True
 
     def _hold(self, target: Target, batch: Batch, now: float, reason: object) -> bool:
-        if not self.overflow.add(target, batch, now):
+        if self._is_ending or not self.overflow.add(target, batch, now):
             return False
         self._holding.say(reason)
         self.store.rouse()
@@ -290,11 +295,20 @@ class SharedSpool:
             _open_spools.pop(self.path, None)
         self.stop()
 
-    def _run(self) -> None:
-        if fork.is_to_come():
+    def _begin(self) -> None:
+        """Let the threads work, those that run and those that are still to be started."""
+        self._is_used, is_running = True, self._is_running  # in this order: see `_start_threads`
+        for thread in (self._keeper, self._drainer):
+            if thread is not None:
+                thread.begin()
+        self._has_begun = is_running  # last: an exception out of a signal handler may come between
+
+    def run(self) -> None:
+        """Start the threads, if they can be had, and nobody has ended this."""
+        if fork.is_to_come() or self._is_ending:
             return
         with self._lock:
-            if self._is_running:
+            if self._is_running or self._is_ending:
                 return
             self._is_running, is_begun = True, False
             try:
@@ -311,13 +325,15 @@ class SharedSpool:
         if self._keeper is None:
             keeper = Keeper(self.store, self._settings, self.overflow)
             with _stopped_unless_begun(keeper):
-                keeper.start()
+                keeper.start(at_once=False)
                 self._keeper = keeper
         if self._drainer is None and self._settings.drain:
             drainer = Drainer(self.store, self._settings, self.overflow, targets=self._targets)
             with _stopped_unless_begun(drainer):
-                drainer.start()
+                drainer.start(at_once=False)
                 self._drainer = drainer
+        if self._is_used:
+            self._begin()
 
     def stop(self) -> None:
         """End the threads and close the file: at the last release, or at exit without one.
@@ -329,9 +345,14 @@ class SharedSpool:
             drainer, keeper = self._drainer, self._keeper
             is_used, overflow = self._is_used, self.overflow
             self._start_over()
+            self._is_ending = True
         try:
             if is_used:
                 self._end(drainer, keeper, overflow)
+            else:
+                for thread in (drainer, keeper):
+                    if thread is not None:
+                        thread.stop(_STOP_SECONDS)
         finally:
             self.store.close()
             self._is_ended = True
