@@ -108,8 +108,8 @@ SABOTAGES = [
     Sabotage(
         "threads are begun in a process that uWSGI has still to fork",
         "shared.py",
-        "        if fork.is_to_come():\n            return\n",
-        "",
+        "        if fork.is_to_come() or self._is_ending:\n",
+        "        if self._is_ending:\n",
         "test_fork.py",
     ),
     Sabotage(

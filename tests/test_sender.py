@@ -157,7 +157,7 @@ def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_lan
         (standin.status(504, body="", content_type=""), WAIT, "504 Gateway Timeout"),
         (standin.status(507), WAIT, "507"),
         (standin.status(599), WAIT, "599"),
-        (standin.status(103, body=""), WAIT, "103"),
+        (standin.status(101, body=""), WAIT, "101"),
     ],
 )  # fmt: skip
 def test_every_answer_has_its_verdict_and_its_reason(
