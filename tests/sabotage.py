@@ -287,7 +287,7 @@ SABOTAGES = [
     Sabotage(
         "a refusal of the disk is not held in memory",
         "shared.py",
-        "        if not self.overflow.add(target, batch, now):\n",
+        "        if self._is_ending or not self.overflow.add(target, batch, now):\n",
         "        if batch:\n",
         "test_exporter.py",
     ),
@@ -421,8 +421,8 @@ SABOTAGES = [
         "a child relies on threads of its parent",
         "shared.py",
         "        if self._pid != os.getpid():\n            self._start_over_in_child()\n"
-        "        self._is_used = True\n",
-        "        self._is_used = True\n",
+        "        if not self._has_begun:\n",
+        "        if not self._has_begun:\n",
         "test_ending.py",
     ),
     Sabotage(

@@ -25,6 +25,7 @@ from spool import Settings, SpoolSpanExporter, intake
 from spool.keeper import Keeper
 from spool.overflow import Held, Overflow
 from spool.place import beside
+from spool.shared import SharedSpool
 from spool.store import Store
 from standin import StandIn
 from trouble import Trouble
@@ -40,10 +41,10 @@ SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 
 
 @pytest.fixture
-def exporter(settings: Settings) -> Iterator[SpoolSpanExporter]:
+def exporter(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpoolSpanExporter]:
     """Spool without background threads, so that a test moves every batch itself."""
+    monkeypatch.setattr(SharedSpool, "run", lambda _: None)
     exporter = SpoolSpanExporter(settings=settings)
-    exporter._spool._is_running = True
     yield exporter
     exporter.shutdown()
 
