@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import standin
-from spool.lock import signature
-from spool.otlp import unpack
-from spool.place import beside
-from spool.records import Ledger
-from spool.store import Store
+from spool.otlp.batch import unpack
+from spool.store.records import Ledger
+from spool.store.store import Store
+from spool.system.filesystem import beside
+from spool.system.locks import signature
 from standin import Behaviour, Connection, Reply, StandIn
 from trouble import Trouble
 from writer import Nursery, Trail

@@ -12,10 +12,10 @@ import pytest
 from drains import NAMES, Clock, drainer_of
 from manners import target_of
 from spans import batch
-from spool import shared
-from spool.drainer import Drainer
-from spool.settings import Settings, Target
-from spool.store import Store
+from spool.delivery.drainer import Drainer
+from spool.pipeline import pipeline
+from spool.settings.settings import Settings, Target
+from spool.store.store import Store
 from standin import LANGFUSE, Manner, StandIn
 from trouble import Trouble
 
@@ -73,10 +73,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _no_spool_is_left_open() -> Iterator[None]:
     yield
-    left = dict(shared._open_spools)
+    left = dict(pipeline._open_pipelines)
     for spool in left.values():
         spool.stop()
-    shared._open_spools.clear()
+    pipeline._open_pipelines.clear()
     assert not left, "the test did not shut its exporters down"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from spool.drainer import Drainer
+from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
-from spool.records import Ledger, Route
-from spool.settings import Settings, Target
-from spool.store import Store
+from spool.settings.settings import Settings, Target
+from spool.store.records import Ledger, Route
+from spool.store.store import Store
 from standin import StandIn
 
 NAMES = [f"s{number}" for number in range(20)]

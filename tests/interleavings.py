@@ -30,8 +30,8 @@ from dataclasses import is_dataclass
 from typing import Any
 from unittest import mock
 
-from spool import version
 from spool.errors import SpoolError
+from spool.store import version
 
 _CALLS = {
     os: (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 
-from spool.otlp import Batch, encode
+from spool.otlp.batch import Batch, encode
 
 _tracer = TracerProvider(shutdown_on_exit=False).get_tracer("tests")
 

@@ -20,12 +20,12 @@ from chaos import no_room
 from manners import each_manner
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
-from spool.otlp import Batch, Codec
-from spool.overflow import Overflow
-from spool.records import Ledger
-from spool.sender import Outcome
-from spool.settings import Target
-from spool.store import Store
+from spool.delivery.sender import Outcome
+from spool.journal.overflow import Overflow
+from spool.otlp.batch import Batch, Codec
+from spool.settings.settings import Target
+from spool.store.records import Ledger
+from spool.store.store import Store
 from standin import StandIn
 from waits import wait_until
 
@@ -157,10 +157,10 @@ def test_what_the_disk_refuses_is_held_in_memory_and_written_when_it_works_again
     with no_room():
         assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
         assert exporter.export([span("c")]) is SpanExportResult.FAILURE
-        assert exporter._spool.overflow.spans == 3
+        assert exporter._pipeline.overflow.spans == 3
     assert "held in memory" in caplog.text
-    wait_until(lambda: not exporter._spool.overflow)
-    assert exporter._spool.ledger() == replace(other.ledger(), in_memory=0)
+    wait_until(lambda: not exporter._pipeline.overflow)
+    assert exporter._pipeline.ledger() == replace(other.ledger(), in_memory=0)
     assert (other.ledger().accepted, other.ledger().refused) == (3, 0)
     assert exporter.export([span("d")]) is SpanExportResult.SUCCESS
     exporter.shutdown()
@@ -175,7 +175,7 @@ def test_after_a_refusal_the_file_is_tried_again_at_once(
     with no_room():
         assert exporter.export([span("a")]) is SpanExportResult.FAILURE
     assert exporter.export([span("b")]) is SpanExportResult.SUCCESS
-    assert exporter._spool.overflow.spans == 1
+    assert exporter._pipeline.overflow.spans == 1
     monkeypatch.undo()
     exporter.shutdown()
 
@@ -184,7 +184,7 @@ def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
     settings: Settings, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = SpoolSpanExporter(settings=settings)
-    store = exporter._spool.store
+    store = exporter._pipeline.store
 
     def broken(*_: object, **__: object) -> None:
         raise SpoolFileError("the disk does not answer")
@@ -194,7 +194,7 @@ def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
     for number in range(5):
         assert exporter.export([span(str(number))]) is SpanExportResult.FAILURE
     langfuse.wait_for(lambda server: server.accepted == 5)
-    assert exporter._spool.overflow.spans == 5
+    assert exporter._pipeline.overflow.spans == 5
     monkeypatch.undo()
     exporter.shutdown()
     other = Store(path)
@@ -208,7 +208,7 @@ def test_what_neither_disk_nor_memory_takes_is_a_failure_counted_and_said_and_ne
     settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    exporter._spool.overflow = Overflow(max_bytes=0)
+    exporter._pipeline.overflow = Overflow(max_bytes=0)
     other = Store(path)
     with no_room():
         assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
@@ -248,24 +248,24 @@ def send_straight(
     """End span "a" while the line is well, and wait until the drainer is sending it."""
     exporter.export([span("first")])
     assert exporter.force_flush(10_000)
-    wait_until(lambda: exporter._spool.store.inbox.served_until > time.monotonic())
+    wait_until(lambda: exporter._pipeline.store.journal.served_until > time.monotonic())
     langfuse.behave(behaviour)
     exporter.export([span("a")])
     langfuse.wait_for(lambda server: len(server.requests) == 2)
 
 
-def test_force_flush_waits_for_what_is_being_sent_straight_from_the_inbox(
+def test_force_flush_waits_for_what_is_being_sent_straight_from_the_journal(
     settings: Settings, langfuse: StandIn
 ) -> None:
     exporter = SpoolSpanExporter(settings=settings)
     send_straight(exporter, langfuse, standin.delay(0.3))
-    assert exporter._spool.store.inbox.is_claimed()
+    assert exporter._pipeline.store.journal.is_claimed()
     assert exporter.force_flush(10_000)
     assert langfuse.names() == {"first": 1, "a": 1}
     exporter.shutdown()
 
 
-def test_shutdown_waits_for_what_is_being_sent_straight_from_the_inbox(
+def test_shutdown_waits_for_what_is_being_sent_straight_from_the_journal(
     settings: Settings, path: Path, langfuse: StandIn
 ) -> None:
     exporter = SpoolSpanExporter(settings=settings)
@@ -301,7 +301,7 @@ def test_force_flush_is_not_held_up_by_spans_that_end_meanwhile(
     exporter.shutdown()
 
 
-def test_what_is_being_sent_when_the_process_ends_stays_in_its_inbox(
+def test_what_is_being_sent_when_the_process_ends_stays_in_its_journal(
     settings: Settings, path: Path, langfuse: StandIn
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, shutdown_seconds=0.1))
@@ -340,7 +340,7 @@ def test_force_flush_waits_for_another_process_that_drains(
         assert sidecar.stderr is not None
         sidecar.stderr.readline()
         exporter.export([span("a")])
-        while not exporter._spool.store.drainer()[0]:
+        while not exporter._pipeline.store.drainer()[0]:
             pass
         assert exporter.force_flush(60_000)
         sidecar.send_signal(signal.SIGTERM)
@@ -374,7 +374,7 @@ def test_exporters_of_one_file_share_one_store_and_one_drainer(
     for number, exporter in enumerate(exporters):
         exporter.export([span(str(number))])
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("spool-")]
-    assert sorted(names) == ["spool-drainer", "spool-keeper"]
+    assert sorted(names) == ["spool-drainer", "spool-maintenance"]
     for exporter in exporters[1:]:
         exporter.shutdown()
     assert exporters[0].force_flush(10_000)
@@ -497,7 +497,7 @@ def test_its_own_requests_are_hidden_from_instrumentation(
     exporter = SpoolSpanExporter(settings=settings)
     provider = provider_of(exporter)
     provider.get_tracer("x").start_span("a").end()
-    drainer = exporter._spool._drainer
+    drainer = exporter._pipeline._drainer
     assert drainer is not None
     post = drainer.line.post
 
@@ -537,14 +537,14 @@ def test_a_process_forks_and_shuts_down_after_its_directory_is_gone(
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-    # It is appended to the file that is open, unless the keeper has noticed and left that.
+    # It is appended to the file that is open, unless maintenance has noticed and left that.
     is_spooled = exporter.export([span("b")]) is SpanExportResult.SUCCESS
     exporter.shutdown()
     moved = Store(path.parent.with_name("gone") / path.name)
     assert moved.ledger().accepted == 1 + is_spooled
     moved.close()
     names = {thread.name for thread in threading.enumerate()}
-    assert "spool-keeper" not in names
+    assert "spool-maintenance" not in names
 
 
 def test_a_log_handler_that_ends_spans_does_not_recur_without_end(
@@ -584,7 +584,7 @@ def test_where_no_thread_can_be_started_a_span_is_spooled_once_and_sent_later(
         assert exporter.export([span("a"), span("b")]) is SpanExportResult.SUCCESS
     assert exporter.export([span("c")]) is SpanExportResult.SUCCESS
     assert exporter.force_flush(10_000)
-    assert exporter._spool.ledger().accepted == 3
+    assert exporter._pipeline.ledger().accepted == 3
     assert set(langfuse.span_ids().values()) == {1}
     exporter.shutdown()
 
@@ -618,7 +618,7 @@ def test_an_exception_out_of_a_signal_handler_does_not_spoil_the_locks(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    wait_until(lambda: not exporter._spool.overflow)
+    wait_until(lambda: not exporter._pipeline.overflow)
     assert exporter.export([one]) is SpanExportResult.SUCCESS
     exporter.shutdown()
 
@@ -628,7 +628,7 @@ def test_an_exception_out_of_a_signal_handler_in_the_middle_of_an_export_loses_n
     settings: Settings, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    store = exporter._spool.store
+    store = exporter._pipeline.store
     accept = store.accept
     tries = []
 

@@ -29,8 +29,10 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.sdk.trace import TracerProvider
 
-from spool import SettingsError, settings, shared, targets
-from spool.settings import LANGFUSE_PATH
+from spool import SettingsError
+from spool.pipeline import pipeline
+from spool.settings import settings, targets
+from spool.settings.settings import LANGFUSE_PATH
 from standin import HOST, Behaviour, Request, StandIn, mute, parse, spans_of, unavailable
 
 pytestmark = pytest.mark.skipif(
@@ -715,7 +717,7 @@ def test_spans_of_a_key_with_its_own_project_go_to_that_project_only(
         TEAM_KEY: {"team"},
     }
     assert len(langfuse.span_ids()) == 6
-    assert sorted(threads) == ["spool-drainer", "spool-keeper"]  # however many projects
+    assert sorted(threads) == ["spool-drainer", "spool-maintenance"]  # however many projects
 
 
 def scenario_many_keys() -> None:
@@ -731,10 +733,10 @@ def scenario_many_keys() -> None:
             headers=f"Authorization={headers['authorization']}",
         )
         end_span(handler._get_span_processor(config_override=config))
-    known, deadline = handler._exporter._spool._targets, time.monotonic() + 60
+    known, deadline = handler._exporter._pipeline._targets, time.monotonic() + 60
     while len(known) > targets.MANY and time.monotonic() < deadline:
         time.sleep(0.05)
-    say([len(known), len(shared._open_spools), handler._exporter._spool._users])
+    say([len(known), len(pipeline._open_pipelines), handler._exporter._pipeline._users])
 
 
 def test_many_keys_cost_no_exporter_each_and_are_forgotten_when_their_spans_are_delivered(

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from spans import batch
-from spool.drainer import Drainer
-from spool.settings import Settings, Target
-from spool.store import Store
+from spool.delivery.drainer import Drainer
+from spool.settings.settings import Settings, Target
+from spool.store.store import Store
 from standin import StandIn
 
 SPANS = 60

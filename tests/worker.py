@@ -3,11 +3,11 @@
 `python tests/worker.py STEP...`; everything else comes from the environment. The steps:
 
     serve               receive what is sent, here, so that it stands in one order with all else
-    unsynced            let the keeper's syncs do nothing, and say that they were done
+    unsynced            let maintenance's syncs do nothing, and say that they were done
     export=COUNT[xSIZE] end and export spans, with so many bytes of text each
     flush               wait until they are delivered
     await-sync          wait until all of them were synced
-    checkpoint, keep    what the keeper does in the background, now, if the disk lets it
+    checkpoint, keep    what maintenance does in the background, now, if the disk lets it
     busy-checkpoint=N   so many spans end while a checkpoint waits for the disk, before and after
                         it has copied the pages
     sleep=SECONDS       leave it to the background threads
@@ -32,10 +32,12 @@ from unittest import mock
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from spans import span
-from spool import SpoolError, SpoolSpanExporter, intake, place
-from spool.keeper import Keeper
-from spool.settings import Settings
-from spool.store import Store
+from spool import SpoolError, SpoolSpanExporter
+from spool.settings.settings import Settings
+from spool.store import ingest
+from spool.store.maintenance import Maintenance
+from spool.store.store import Store
+from spool.system import filesystem
 from standin import Exchange, StandIn, spans_of
 
 _MOST_WORDS = 200
@@ -102,7 +104,7 @@ class Worker:
         return self._exporter
 
     def _say_syncs(self) -> None:
-        sync = intake.sync
+        sync = ingest.sync
 
         def said(store: Store) -> None:
             number, covered = next(self._numbers), self._exported
@@ -112,7 +114,7 @@ class Worker:
             say("synced", number)
             self._covered = covered
 
-        intake.sync = said  # it says when, and does the same
+        ingest.sync = said  # it says when, and does the same
 
     def _export(self, argument: str) -> None:
         count, _, size = argument.partition("x")
@@ -122,10 +124,10 @@ class Worker:
             assert ended.context is not None
             span_id = f"{ended.context.span_id:016x}"
             say("begun", span_id)
-            held = len(exporter._spool.overflow._held)
+            held = len(exporter._pipeline.overflow._held)
             is_spooled = exporter.export([ended]) is SpanExportResult.SUCCESS
             self._exported += 1
-            if len(exporter._spool.overflow._held) > held:
+            if len(exporter._pipeline.overflow._held) > held:
                 self._held.append(span_id)
             say("spooled" if is_spooled else "held", span_id)
 
@@ -139,11 +141,11 @@ class Worker:
 
     def _checkpoint(self) -> None:
         with contextlib.suppress(SpoolError):
-            self._open()._spool.store.database.checkpoint()
+            self._open()._pipeline.store.database.checkpoint()
 
     def _busy_checkpoint(self, argument: str) -> None:
-        used = self._open()._spool.store.database
-        sync, sync_file = used.sync, place.sync_file
+        used = self._open()._pipeline.store.database
+        sync, sync_file = used.sync, filesystem.sync_file
 
         def sync_before() -> None:
             sync()
@@ -155,18 +157,18 @@ class Worker:
             sync_file(path)
 
         patch = mock.patch.object
-        with patch(used, "sync", sync_before), patch(place, "sync_file", sync_after):
+        with patch(used, "sync", sync_before), patch(filesystem, "sync_file", sync_after):
             self._checkpoint()
 
     def _keep(self) -> None:
-        store = self._open()._spool.store
+        store = self._open()._pipeline.store
         with contextlib.suppress(SpoolError):
-            Keeper(store, Settings.from_env()).keep()
+            Maintenance(store, Settings.from_env()).keep()
 
     def close(self) -> None:
         """Shut the exporter down, and say what only the memory had."""
         if self._exporter is not None:
-            overflow = self._exporter._spool.overflow
+            overflow = self._exporter._pipeline.overflow
             self._exporter.shutdown()
             self._exporter = None
             say("in_memory", *(self._held[number] for number in overflow._held))

@@ -33,7 +33,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spans import provider_of
-from spool import SpoolSpanExporter, cli, drainer, salvage, schema, sender
+from spool import SpoolSpanExporter
+from spool.commands.main import main as commands
+from spool.delivery import drainer, sender
+from spool.store import salvage, schema
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -161,7 +164,7 @@ def _work(job: Job) -> None:
         resource.setrlimit(number, (limit, resource.getrlimit(number)[1]))
     if job.command:
         sys.argv = ["spool", *job.command]
-        cli.main()
+        commands()
     else:
         write(job)
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import workload
 from benchmarks.child import ready
 from benchmarks.stores import disk_bytes, poster
-from spool import Settings, by_hand, intake
-from spool.drainer import Drainer
-from spool.keeper import Keeper
-from spool.otlp import ROW_BYTES, Batch, join, merge
-from spool.settings import Target
-from spool.shared import open_spool
-from spool.status import Report
-from spool.store import Store
+from spool import Settings
+from spool.commands.report import Report
+from spool.delivery import drain_once
+from spool.delivery.drainer import Drainer
+from spool.otlp.batch import ROW_BYTES, Batch, join, merge
+from spool.pipeline.pipeline import open_pipeline
+from spool.settings.settings import Target
+from spool.store import ingest
+from spool.store.maintenance import Maintenance
+from spool.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,12 +78,12 @@ def _single_rows() -> Iterator[Batch]:
 def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
     """Tell how fast a backlog is drained; the file is kept small meanwhile, as it always is."""
     settings, store, drainer = _open(path, endpoint, compression)
-    keeper = Keeper(store, settings)
-    keeper.start()
+    maintenance = Maintenance(store, settings)
+    maintenance.start()
     started, cpu_started = time.monotonic(), time.process_time()
-    by_hand.drain(drainer, None, lambda: None)
+    drain_once.drain(drainer, None, lambda: None)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu_started
-    keeper.stop(5)
+    maintenance.stop(5)
     pending = store.ledger().pending
     store.close()
     delivered = drainer.line.tally.delivered
@@ -116,12 +118,12 @@ def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     settings, store, drainer = _open(path, endpoint)
     store.register(Target.otlp(endpoint, {}))
     ready()
-    keeper = Keeper(store, settings)
-    keeper.start()
+    maintenance = Maintenance(store, settings)
+    maintenance.start()
     drainer.start()
     time.sleep(seconds)
     drainer.stop(5)
-    keeper.stop(5)
+    maintenance.stop(5)
     store.close()
     return {"delivered": drainer.line.tally.delivered}
 
@@ -134,7 +136,7 @@ def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[st
     """
     target = Target.otlp(endpoint, {})
     settings = Settings(path=Path(path), target=target, drain=False, max_bytes=_NO_LIMIT)
-    spool = open_spool(settings, target)
+    spool = open_pipeline(settings, target)
     batches = itertools.cycle([Batch(each, 1, len(each)) for each in workload.payloads()])
     times: list[float] = []
     refused = 0
@@ -189,7 +191,7 @@ def _refill(path: str, endpoint: str, request: list[Batch]) -> None:
     _, store, drainer = _open(path, endpoint)
     target = Target.otlp(endpoint, {})
     store.register(target)
-    by_hand.drain(drainer, None, lambda: None)
+    drain_once.drain(drainer, None, lambda: None)
     for batch in request:
         store.append(target, batch, time.time())
     store.database.checkpoint()
@@ -205,9 +207,9 @@ def _visit(path: str, endpoint: str) -> dict[str, float]:
     found["append"] = statistics.median(
         _micros(lambda: store.accept(target, batch, time.time())) for _ in range(_APPENDS)
     )
-    found["move"] = _micros(lambda: intake.take_in(store, compress=True))
-    store.inbox.leave()
-    intake.sync(store)
+    found["move"] = _micros(lambda: ingest.ingest(store, compress=True))
+    store.journal.leave()
+    ingest.sync(store)
     store.database.checkpoint()
     store.close()
     settings, store, drainer = _open(path, endpoint)

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from benchmarks import workload
 from benchmarks.child import ready
 from spool import Settings, SpoolSpanExporter
-from spool.settings import Target
-from spool.store import Store
+from spool.settings.settings import Target
+from spool.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks import workload
-from spool import Settings, by_hand
-from spool.drainer import Drainer
-from spool.otlp import Batch
-from spool.settings import Target
-from spool.shared import open_spool
-from spool.store import Store
+from spool import Settings
+from spool.delivery import drain_once
+from spool.delivery.drainer import Drainer
+from spool.otlp.batch import Batch
+from spool.pipeline.pipeline import open_pipeline
+from spool.settings.settings import Target
+from spool.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +128,7 @@ def _send(payloads: Iterator[bytes], post: Callable[[bytes], None]) -> int:
 
 
 class Ours:
-    """The spool as the exporter uses it: with its keeper, and the drainer by hand."""
+    """The spool as the exporter uses it: with its maintenance, and the drainer by hand."""
 
     def __init__(self, path: Path, endpoint: str, sync_seconds: float = 1) -> None:
         self._target = Target.otlp(endpoint, {})
@@ -138,22 +139,22 @@ class Ours:
             sync_seconds=sync_seconds,
             compression="none",
         )
-        self._spool = open_spool(self._settings, self._target)
+        self._spool = open_pipeline(self._settings, self._target)
 
     def put(self, payload: bytes) -> None:
-        if not self._spool.append(self._target, Batch(payload, 1, len(payload))):
+        if not self._pipeline.append(self._target, Batch(payload, 1, len(payload))):
             raise RuntimeError("the spool refused a span")
 
     def drain(self, _: Callable[[bytes], None]) -> int:
         store = Store(self._settings.path)
         drainer = Drainer(store, self._settings)
         drainer.line.add(self._target)
-        by_hand.drain(drainer, None, lambda: None)
+        drain_once.drain(drainer, None, lambda: None)
         store.close()
         return drainer.line.tally.delivered
 
     def close(self) -> None:
-        self._spool.release()
+        self._pipeline.release()
 
 
 class PersistQueueSqlite:

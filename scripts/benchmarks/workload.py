@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from spool.otlp import encode
+from spool.otlp.batch import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

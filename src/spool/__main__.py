@@ -1,5 +1,5 @@
 """`python -m spool`."""
 
-from spool.cli import main
+from spool.commands.main import main
 
 main()

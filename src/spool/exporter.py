@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from spool.complaint import Complaint
 from spool.errors import SpoolError
-from spool.otlp import encode
-from spool.settings import Settings
-from spool.shared import open_spool
+from spool.otlp.batch import encode
+from spool.pipeline.pipeline import open_pipeline
+from spool.settings.settings import Settings
+from spool.system.log import LimitedWarning
 
 if TYPE_CHECKING:
     import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from spool.settings import Target
+    from spool.settings.settings import Target
 
 
 # An exception out of a signal's handler may cut a try short: spooled twice is better than lost.
@@ -49,9 +49,9 @@ class SpoolSpanExporter(SpanExporter):
         if settings is None:
             settings = Settings.from_env(path=path, endpoint=endpoint, headers=headers, drain=drain)
         self._target = settings.require_target()
-        self._spool = open_spool(settings, self._target)
-        self._refusal = Complaint("spans were refused and are lost")
-        self._trouble = Complaint("the spool cannot be waited for")
+        self._pipeline = open_pipeline(settings, self._target)
+        self._refusal = LimitedWarning("spans were refused and are lost")
+        self._trouble = LimitedWarning("the spool cannot be waited for")
         self._is_shut_down = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -70,7 +70,7 @@ class SpoolSpanExporter(SpanExporter):
         trouble: Exception | None = None
         for _ in range(_TRIES):
             try:
-                is_spooled = self._spool.append(target, encode(spans))
+                is_spooled = self._pipeline.append(target, encode(spans))
             except SpoolError as error:  # noqa: PERF203 - a loop that hardly ever goes round
                 return self.refuse(spans, error)
             except Exception as error:  # noqa: BLE001 - nothing may reach the application
@@ -84,7 +84,7 @@ class SpoolSpanExporter(SpanExporter):
 
     def refuse(self, spans: Sequence[ReadableSpan], reason: object) -> SpanExportResult:
         """Count spans as refused, for good, and say why."""
-        self._spool.refuse(len(spans))
+        self._pipeline.refuse(len(spans))
         self._refusal.say(reason)
         return SpanExportResult.FAILURE
 
@@ -97,7 +97,7 @@ class SpoolSpanExporter(SpanExporter):
         if self._is_shut_down:
             return False
         try:
-            return self._spool.flush(self._target, timeout_millis / 1000)
+            return self._pipeline.flush(self._target, timeout_millis / 1000)
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             self._trouble.say(error)
             return False
@@ -108,6 +108,6 @@ class SpoolSpanExporter(SpanExporter):
             return
         self._is_shut_down = True
         try:
-            self._spool.release()
+            self._pipeline.release()
         except Exception as error:  # noqa: BLE001 - as above
             self._trouble.say(error)

@@ -29,11 +29,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.util.re import parse_env_headers
 
-from spool.complaint import logger
 from spool.errors import SettingsError, SpoolError
 from spool.exporter import SpoolSpanExporter
-from spool.settings import MISSING_KEYS, Named, Settings, Target
-from spool.shown import without_secrets
+from spool.settings.settings import MISSING_KEYS, Named, Settings, Target
+from spool.system.log import logger
+from spool.system.redaction import without_secrets
 
 # LiteLLM imports it with a call's first span: at exit, where a program ends after its call. By then
 # it starts no thread any more, and fails. Older versions do not have it; some cannot import it.

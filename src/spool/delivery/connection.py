@@ -1,0 +1,254 @@
+"""The wire: an HTTP connection whose every step ends by one deadline.
+
+http.client does the protocol; here are only its socket, its name resolution and its proxy. A socket
+timeout alone would bound each read, and a server that sends a byte a second could go on for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import ipaddress
+import queue
+import socket
+import ssl
+import struct
+import threading
+import time
+import urllib.parse
+from typing import TYPE_CHECKING, Any, Final
+
+import certifi
+
+from spool.delivery.proxy import authorization, proxy_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from spool.settings.settings import Settings
+
+# Node, which Langfuse runs on, closes a connection that was idle for 5 s.
+_LONGEST_IDLE: Final = 4.0
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Deadline:
+    """A moment by which all must be over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Give the seconds that are left, more than 0. Raises TimeoutError."""
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline passed")
+        return left
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer: what is said before it (1xx) is passed over, as RFC 9110, section 15.2 has it."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        is_interim = 100 < status < 200 and status != http.client.SWITCHING_PROTOCOLS  # noqa: PLR2004
+        return version, http.client.CONTINUE if is_interim else status, reason
+
+
+class Connection(http.client.HTTPConnection):
+    """One connection to an endpoint, through a proxy where the environment names one."""
+
+    response_class = _Response
+
+    def __init__(self, endpoint: str, settings: Settings) -> None:
+        url = urllib.parse.urlsplit(endpoint)
+        host, port = url.hostname or "", url.port or _PORTS[url.scheme]
+        self.deadline = Deadline(0)
+        self.proxy_headers: dict[str, str] = {}
+        self.target = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
+        self._context = _context(settings) if url.scheme == "https" else None
+        self._tls_host = host
+        self._used_at = 0.0
+        self._is_tunnelled = False
+        proxy = proxy_for(url, settings.proxies)
+        if proxy is None:
+            super().__init__(host, port)
+            self.default_port = _PORTS[url.scheme]
+            return
+        headers = authorization(proxy)
+        super().__init__(proxy.hostname or "", proxy.port or _PORTS["http"])
+        if self._context is not None:
+            self.set_tunnel(host, port, headers)
+            self._is_tunnelled = True
+        else:  # RFC 9112, section 3.2.2: a proxy gets the whole URL
+            self.proxy_headers, self.target = headers, endpoint
+
+    def is_usable(self) -> bool:
+        """Say whether a kept connection can take a request: the server has not closed it."""
+        if time.monotonic() - self._used_at > _LONGEST_IDLE:
+            return False
+        return isinstance(self.sock, _Socket) and not self.sock.has_input()
+
+    def connect(self) -> None:
+        """Connect, through the tunnel and with TLS where they are wanted. Raises OSError."""
+        sock = _dial(self.host, self.port, self.deadline)
+        self.sock = _Socket(sock, self)  # all of it that is used
+        with _closing_on_error(sock):
+            if self._is_tunnelled:
+                self._tunnel()  # type: ignore[attr-defined]  # what http.client's own connect calls
+            if self._context is not None:
+                sock.settimeout(self.deadline.left())
+                tls = self._context.wrap_socket(sock, server_hostname=self._tls_host)
+                self.sock = _Socket(tls, self)
+
+    def keep(self) -> None:
+        """Remember when the connection was used last."""
+        self._used_at = time.monotonic()
+
+    def abort(self) -> None:
+        """Close with a reset, and drop what was not sent yet.
+
+        Otherwise the kernel goes on with a body that was given up, for minutes on a thin line: that
+        takes the line from the next request, and the server may accept it in the end.
+        """
+        if isinstance(self.sock, _Socket):
+            self.sock.reset_on_close()
+        self.close()
+
+
+class _Socket:
+    """The part of a socket that http.client uses, under the connection's deadline."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._users = 1
+
+    def sendall(self, data: ReadableBuffer) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            self._sock.settimeout(self._connection.deadline.left())
+            view = view[self._sock.send(view) :]
+
+    def recv_into(self, buffer: WriteableBuffer) -> int:
+        self._sock.settimeout(self._connection.deadline.left())
+        return self._sock.recv_into(buffer)
+
+    def has_input(self) -> bool:
+        """Whether there is something to read: on an idle connection, that it was closed."""
+        self._sock.settimeout(0)
+        try:
+            self._sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def reset_on_close(self) -> None:
+        """Let the kernel forget what it has not sent when the socket is closed (socket(7))."""
+        with contextlib.suppress(OSError):  # it may be closed already
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        self._users += 1
+        return io.BufferedReader(_Stream(self))
+
+    def close(self) -> None:
+        """Close the socket when nobody reads from it any more, as a real one does."""
+        self._users -= 1
+        if self._users == 0:
+            self._sock.close()
+
+
+class _Stream(io.RawIOBase):
+    """Reads an answer. Closing it leaves a kept connection open for the next request."""
+
+    def __init__(self, sock: _Socket) -> None:
+        self._sock = sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        return self._sock.recv_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._sock.close()
+
+
+def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
+    addresses = _resolve(host, port, deadline)
+    error: OSError = OSError(f"{host} has no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            # A share of the time each: one mute address must not hide a good one.
+            sock.settimeout(deadline.left() / (len(addresses) - tried))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as failure:
+            if sock is not None:  # a kernel without IPv6 makes none
+                sock.close()
+            error = failure
+        else:
+            return sock
+    raise error
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Resolve a name in a thread of its own: getaddrinfo knows no timeout."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    answers: queue.SimpleQueue[list[tuple[Any, ...]] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            answers.put(OSError(f"cannot resolve {host}: {error}"))
+
+    try:
+        threading.Thread(target=ask, name="spool-resolve", daemon=True).start()
+    except RuntimeError:  # Python 3.12 starts no thread during exit, which is bounded itself
+        ask()
+    try:
+        answer = answers.get(timeout=deadline.left())
+    except queue.Empty:
+        raise TimeoutError(f"resolving {host} took too long") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
+@contextlib.contextmanager
+def _closing_on_error(sock: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    """Trust the configured bundle, or else the system's roots and certifi's. Raises OSError."""
+    bundle = settings.certificate
+    if bundle is None:
+        context = ssl.create_default_context()
+        context.load_verify_locations(certifi.where())
+    elif bundle.is_dir():
+        context = ssl.create_default_context(capath=bundle)
+    elif bundle.is_file():
+        context = ssl.create_default_context(cafile=bundle)
+    else:
+        raise OSError(f"{bundle}: there is no CA bundle")
+    if settings.client_certificate is not None:
+        context.load_cert_chain(settings.client_certificate, settings.client_key)
+    return context

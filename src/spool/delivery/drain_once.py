@@ -1,0 +1,135 @@
+"""A drain by hand: what is pending now goes out at once, as far as its receivers take it.
+
+Every route is an errand, with a patience of its own. Backoffs are ignored; a held route is tried
+once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from spool.delivery import full_disk
+from spool.delivery.sender import Verdict
+from spool.errors import SpoolDamagedError, SpoolUnavailableError
+from spool.store import ingest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spool.delivery.drainer import Drainer
+    from spool.settings.settings import Target
+
+_FEW_FAILURES: Final = 3
+_LONG_WAIT: Final = 60.0
+_PAUSE: Final = 0.005
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One route: up to which span, and what is left of its patience.
+
+    `failures` since the last delivery; without a `limit` they are not counted.
+    """
+
+    target: Target
+    last_id: int
+    limit: float
+    failures: int = 0
+    not_before: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the route is left alone."""
+        return self.failures >= self.limit
+
+    def give_up(self) -> None:
+        """Leave the route alone, whatever the patience."""
+        self.limit = 0
+
+
+def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None]) -> None:
+    """Send what is pending now, ignoring every backoff; a held route is tried once.
+
+    Without a `timeout` (seconds) a route is left alone after a few failures in a row.
+    `progress` is called after each request. Raises SpoolError.
+    """
+    store, settings = drainer.store, drainer.settings
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    sending = settings.timeout_seconds
+    is_refused = not _is_taken_in(drainer, sending, end)
+    limit = _FEW_FAILURES if timeout is None else math.inf
+    errands = {
+        route.id: _Errand(target, store.last_id(route.name), limit)
+        for route in sorted(store.routes(), key=lambda one: -(one.last_success_at or 0.0))
+        if (target := drainer.line.target_of(route)) is not None
+    }
+    while errands and (began_at := time.monotonic()) < end:
+        for route_id, errand in list(errands.items()):
+            now = time.monotonic()
+            if errand.not_before <= now < end:
+                _run(drainer, route_id, errand, began_at, end)
+                progress()
+            if errand.is_over or store.is_settled(errand.last_id):
+                del errands[route_id]
+        rest = min((errand.not_before for errand in errands.values()), default=0.0)
+        if (seconds := min(rest, end) - time.monotonic()) > 0:
+            time.sleep(seconds)
+    if is_refused:
+        full_disk.send_journals(drainer, end, progress)
+
+
+def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
+    """Move what waits in the journals into rows; say whether the file takes that."""
+    compress = drainer.settings.is_gzip
+    try:
+        ingest.ingest_all(drainer.store, compress=compress, sending=sending, end=end)
+    except SpoolDamagedError:
+        raise
+    except SpoolUnavailableError:  # what cannot be settled, either, says why
+        return False
+    return True
+
+
+def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end: float) -> None:
+    """Send one request of an errand, and see what is left of its patience.
+
+    Where its host has answered nobody since the round began, that tells for it, too.
+    """
+    delivery, verdict = drainer.delivery, None
+    known = drainer.store.route(route_id)
+    turn = drainer.store.turn if known is None else drainer.store.turn_of(known)
+    with turn.take(drainer.settings.timeout_seconds) as is_had:
+        silence = drainer.line.hosts.silence(errand.target.endpoint, began_at)
+        if is_had and known is not None and silence is not None:
+            drainer.line.put_off([known], silence)
+            verdict = Verdict.WAIT
+        elif is_had and (left := end - time.monotonic()) > 0:
+            verdict = delivery.send(route_id, errand.target, left, is_forced=True)
+    if verdict is not Verdict.DELIVERED and delivery.has_unsettled(errand.target.route):
+        # All was sent that can be, and the file refuses to settle it.
+        errand.failures += 1
+        errand.not_before = time.monotonic() + drainer.settings.backoff_seconds[0]
+    elif verdict is None:  # another process sends, or the file is another by now
+        errand.not_before = time.monotonic() + _PAUSE
+        route = drainer.store.route(route_id)
+        if route is None or route.name != errand.target.route:
+            errand.give_up()
+    elif verdict is Verdict.HOLD:
+        errand.give_up()
+    elif verdict is Verdict.DELIVERED:
+        errand.failures = 0
+    elif verdict is Verdict.WAIT:
+        _put_off(drainer, route_id, errand)
+
+
+def _put_off(drainer: Drainer, route_id: int, errand: _Errand) -> None:
+    route = drainer.store.route(route_id)
+    wait = route.wait_seconds if route else 0.0
+    errand.failures += 1
+    errand.not_before = time.monotonic() + wait
+    # Nobody watches a command that sleeps for long, unless it was told how long.
+    if wait > max(drainer.settings.backoff_seconds[1], _LONG_WAIT) and errand.limit < math.inf:
+        errand.give_up()

@@ -1,0 +1,128 @@
+"""The rescue: what waits in journals is sent as it is, where the file takes nothing.
+
+That is for a drain by hand on a disk that is full: there, to send is what helps.
+
+Invariants:
+
+- Only the holder of the turn sends, for one request.
+- What was delivered is settled as soon as the file takes that, in its order. What it does not take
+  in the end is said, and the next drain sends it again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+from spool.delivery.sender import Outcome, Verdict
+from spool.errors import SpoolError
+from spool.journal import frames, journal
+from spool.journal.frames import Chunk, identity_of
+from spool.otlp.batch import ROW_BYTES
+from spool.store.records import Route
+from spool.system.locks import BRIEFLY
+from spool.system.log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spool.delivery.drainer import Drainer
+    from spool.journal.journal import File
+    from spool.settings.settings import Target
+
+
+def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) -> None:
+    """Send what waits in the journals of all processes, until the monotonic time `end`.
+
+    `progress` is called after each request. Raises SpoolError.
+    """
+    store = drainer.store
+    spool = store.database.path
+    with store.database.file_errors():
+        for path in journal.paths(spool):
+            with journal.passing_over(path, store.unreadable), journal.opened(path, spool) as file:
+                file.moved = store.moved(file)
+                _Rescue(drainer, file, end).send(progress)
+
+
+class _Rescue:
+    """Sends one journal."""
+
+    def __init__(self, drainer: Drainer, file: File, end: float) -> None:
+        self._drainer = drainer
+        self._store = drainer.store
+        self._file = file
+        self._end = end
+        self._offset = file.moved
+        self._sent: list[tuple[Chunk, Outcome]] = []
+
+    def send(self, progress: Callable[[], None]) -> None:
+        while time.monotonic() < self._end and (chunk := self._next()) is not None:
+            outcome = self._post(chunk)
+            progress()
+            if outcome is None:
+                break
+            self._offset = chunk.end
+            self._sent.append((chunk, outcome))
+            self._settle()
+        if self._sent and (refusal := self._settle()) is not None:
+            logger.warning(
+                "langfuse-spool: %s: %d spans were delivered, but not settled: %s",
+                self._file.path,
+                sum(chunk.spans for chunk, _ in self._sent),
+                refusal,
+            )
+
+    def _next(self) -> Chunk | None:
+        """Give what comes next, of one route and as much as a request may hold."""
+        chunk = frames.read(self._file.fd, self._offset, ROW_BYTES)
+        if chunk is None or chunk.lost:
+            return None
+        first = chunk.frames[0].identity
+        mine = tuple(itertools.takewhile(lambda frame: frame.identity == first, chunk.frames))
+        end = chunk.first_at + sum(frame.size for frame in mine)
+        pace = self._drainer.line.pace(identity_of(first)[0])
+        run = Chunk(mine, chunk.start, end)
+        return run.head(pace.bytes, pace.spans) or Chunk(
+            mine[:1], run.start, run.first_at + mine[0].size
+        )
+
+    def _post(self, chunk: Chunk) -> Outcome | None:
+        """Send it, if we have the secret, in our turn; give the outcome if it was delivered."""
+        target, longest = self._target(chunk), self._drainer.settings.timeout_seconds
+        if target is None:
+            return None
+        with self._store.turn.take(longest, BRIEFLY) as is_had:
+            left = self._end - time.monotonic()
+            if not is_had or left <= 0:
+                return None
+            batches = [frame.batch for frame in chunk.frames]
+            outcome = self._drainer.line.post(target, batches, min(left, longest))
+        if outcome.verdict is not Verdict.DELIVERED:
+            logger.warning("langfuse-spool: route %s: %s", target.route, outcome.reason)
+            return None
+        dead = min(outcome.rejected, chunk.spans)
+        self._drainer.line.count(target.route, chunk.spans, dead, outcome.reason)
+        return outcome
+
+    def _target(self, chunk: Chunk) -> Target | None:
+        name, endpoint, public_key, _ = identity_of(chunk.frames[0].identity)
+        known = {route.name: route for route in self._store.routes()}
+        route = known.get(name) or Route.unknown(name, endpoint, public_key)
+        return self._drainer.line.target_of(route)
+
+    def _settle(self) -> SpoolError | None:
+        """Settle what was sent; give what the file has against it."""
+        try:
+            while self._sent:
+                chunk, outcome = self._sent[0]
+                dead = min(outcome.rejected, chunk.spans)
+                self._store.deliver(
+                    self._file, chunk, time.time(), dead=dead, reason=outcome.reason
+                )
+                self._file.moved = chunk.end
+                del self._sent[0]
+        except SpoolError as error:
+            return error
+        return None

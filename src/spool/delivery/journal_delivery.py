@@ -1,0 +1,164 @@
+"""Straight from the journal: claim → line (one POST) → settle, and no row is ever made.
+
+So goes what comes to this process while its route is well, between requests of older rows.
+
+Invariants:
+
+- Only the holder of the turn claims, one request's spans of one route. What is claimed this process
+  makes no rows of until it is released.
+- Anything but a clean delivery releases it: maintenance makes rows of it, and those are sent again.
+- What was delivered and cannot be settled, because the file refuses, stays claimed: it is not sent
+  again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from spool.delivery.sender import Outcome, Verdict
+from spool.errors import SpoolBusyError, SpoolError
+from spool.journal.frames import CHUNK, identity_of
+from spool.otlp.batch import ROW_BYTES
+from spool.store import ingest
+from spool.system.log import LimitedWarnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spool.delivery.routes import Routes
+    from spool.settings.settings import Settings, Target
+    from spool.store.ingest import Claim
+    from spool.store.records import Route
+    from spool.store.store import Store
+
+# So long after it has sent from the journal maintenance leaves what comes to it, unless it is much.
+_SERVED_SECONDS: Final = 2.0
+# What is being sent cannot be moved, nor be evicted: a small spool has no room for that.
+_ROOM_FOR_CLAIMS: Final = 32 << 20
+
+
+class JournalDelivery:
+    """Sends the oldest of this process's journal."""
+
+    def __init__(
+        self, store: Store, settings: Settings, line: Routes, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._line = line
+        self._clock = clock
+        self._unsettled: tuple[Claim, Outcome] | None = None
+        self._warnings = LimitedWarnings()
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether something was delivered that the file refuses to settle."""
+        return self._unsettled is not None
+
+    def send(self) -> bool:
+        """Send one request, if the route is well; say whether there may be more at once.
+
+        As long as that works maintenance leaves the journal to it. Raises SpoolError.
+        """
+        if self._settings.max_bytes < _ROOM_FOR_CLAIMS:
+            return False
+        if self._unsettled is not None:
+            self._settle(*self._unsettled)
+            return False
+        journal, rest = self._store.journal, None
+        if journal.unmoved_bytes and self._is_any_well():
+            with contextlib.suppress(SpoolBusyError):  # maintenance moves what is there
+                rest = self._send_in_turn()
+        left = journal.unmoved_bytes
+        if rest is not None or not left:
+            journal.served_until = time.monotonic() + _SERVED_SECONDS
+        else:
+            journal.served_until = -math.inf
+            self._store.database.written.set()  # for maintenance
+        return rest is not None and (rest > 0 or left >= CHUNK)
+
+    def stop(self) -> None:
+        """Leave the rest to maintenance."""
+        if self._unsettled is not None:
+            ingest.release(self._store, self._unsettled[0])
+
+    def _is_any_well(self) -> bool:
+        line = self._line
+        return any(line.is_well(r) for r in self._store.routes())
+
+    def _send_in_turn(self) -> int | None:
+        with self._store.turn.take(self._settings.timeout_seconds) as is_had:
+            claim = ingest.claim(self._store, ROW_BYTES) if is_had else None
+            return None if claim is None else self._send(claim)
+
+    def _send(self, claim: Claim) -> int | None:
+        """Send what of a claim makes one request, and end it.
+
+        Gives how many bytes of it did not fit; None where nothing was delivered and settled.
+        """
+        sent, outcome = claim, None
+        try:
+            if (part := self._part(claim)) is not None:
+                sent, outcome = part[0], self._post(*part)
+        finally:
+            if outcome is None:
+                ingest.release(self._store, claim)
+        if outcome is None or not self._settle(sent, outcome):
+            return None
+        return claim.chunk.end - sent.chunk.end
+
+    def _part(self, claim: Claim) -> tuple[Claim, Route, Target] | None:
+        """Give what of a claim can be sent as one request, with its route as it is now."""
+        identity = claim.chunk.identity
+        name = None if identity is None else identity_of(identity)[0]
+        route = next((known for known in self._store.routes() if known.name == name), None)
+        if route is None or not self._line.is_well(route):
+            return None
+        target, pace = self._line.target_of(route), self._line.pace(route.name)
+        chunk = None if target is None else claim.chunk.head(pace.bytes, pace.spans)
+        if target is None or chunk is None:
+            return None
+        return replace(claim, chunk=chunk), route, target
+
+    def _post(self, claim: Claim, route: Route, target: Target) -> Outcome | None:
+        """Send what was claimed; give the outcome if it was delivered."""
+        chunk, pace = claim.chunk, self._line.pace(route.name)
+        timeout = self._settings.timeout_seconds
+        started = time.monotonic()
+        outcome = self._line.post(target, [frame.batch for frame in chunk.frames], timeout)
+        if outcome.verdict is Verdict.DELIVERED:
+            pace.rise(time.monotonic() - started, timeout)
+            return outcome
+        if outcome.verdict is Verdict.SPLIT:
+            pace.refuse(chunk.spans, chunk.raw_bytes, is_too_large=outcome.is_too_large)
+            return None  # what is to blame is searched for among the rows
+        if outcome.verdict is Verdict.HOLD:
+            self._line.hold(route, target, outcome)
+        else:
+            if outcome.is_timeout:
+                pace.fall(chunk.raw_bytes)
+            self._line.wait(route, outcome)
+        return None
+
+    def _settle(self, claim: Claim, outcome: Outcome) -> bool:
+        """Settle what was sent; say whether that is done."""
+        self._unsettled = claim, outcome
+        spans, dead = claim.chunk.spans, min(outcome.rejected, claim.chunk.spans)
+        try:
+            is_ours = self._store.deliver(
+                claim.file, claim.chunk, self._clock(), dead=dead, reason=outcome.reason
+            )
+            # False: another process has taken this one for stopped, and moved it.
+            moved = claim.chunk.end if is_ours else self._store.moved(claim.file)
+        except SpoolError as error:
+            self._warnings.say("delivered from the journal, but not settled", error)
+            return False
+        self._unsettled = None
+        ingest.release(self._store, claim, moved)
+        route = identity_of(claim.chunk.frames[0].identity)[0]
+        self._line.count(route, spans, dead, outcome.reason)
+        return True

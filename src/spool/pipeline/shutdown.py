@@ -1,0 +1,130 @@
+"""The end of a process's use of a spool: what is still sent, what is saved, what is counted.
+
+Invariants:
+
+- It waits only for what could still go out, and at most `shutdown_seconds` in all. Whatever is
+  pending then stays in the file.
+- Where no drainer runs (the program was that short, or no thread can be started any more) the
+  thread that ends sends by itself.
+- What only memory holds has no other chance: it gets one last request, even on a route in trouble.
+  Then it is counted as refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final
+
+from spool.delivery.drainer import Drainer, hidden_from_instrumentation
+from spool.delivery.sender import Verdict
+from spool.errors import SpoolError
+from spool.store import ingest
+from spool.store.maintenance import Maintenance
+from spool.system.locks import BRIEFLY
+from spool.system.log import logger
+
+if TYPE_CHECKING:
+    from spool.journal.journal import File
+    from spool.journal.overflow import Overflow
+    from spool.settings.settings import Settings, Target
+    from spool.settings.targets import Targets
+    from spool.store.records import Route
+    from spool.store.store import Store
+
+_POLL: Final = 0.01
+_STOP_SECONDS: Final = 0.05
+
+
+class Shutdown:
+    """Ends the use of one store in this process; `overflow` is what its memory holds."""
+
+    def __init__(
+        self, store: Store, settings: Settings, overflow: Overflow, targets: Targets
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._overflow = overflow
+        self._maintenance = Maintenance(store, settings, overflow)
+        self._drainer = Drainer(store, settings, overflow, targets=targets)
+        self._end = time.monotonic() + settings.shutdown_seconds
+
+    def send(self, running: Drainer | None) -> None:
+        """Let go out what can: by the drainer that runs, or by this thread. Raises SpoolError."""
+        with contextlib.suppress(SpoolError):  # what the file refuses is sent from memory
+            self._maintenance.write_down(BRIEFLY)
+        if running is not None:
+            self._wait_for(running)
+        elif self._settings.drain:
+            with hidden_from_instrumentation():
+                self._send_rows()
+
+    def save(self) -> None:
+        """Write and sync what can be; send once more what cannot, and count what is lost.
+
+        Raises SpoolError.
+        """
+        self._overflow.give_back_all()
+        try:
+            self._maintenance.save(is_last=True)
+        except SpoolError as error:
+            if self._overflow.unsent_spans and self._settings.drain:
+                with hidden_from_instrumentation():
+                    self._send_last()
+            if lost := self._overflow.unsent_spans:
+                logger.error("langfuse-spool: %d spans are lost: %s", lost, error)
+                self._store.refuse(lost)
+            with contextlib.suppress(SpoolError):  # it has been said
+                self._maintenance.write_down(BRIEFLY)
+
+    # By the drainer that runs
+
+    def _wait_for(self, drainer: Drainer) -> None:
+        mark: list[tuple[File, int]] = []
+        try:
+            with contextlib.suppress(SpoolError):  # as in `_is_taken_in`
+                mark = self._store.journal.mark()
+            while self._left() > 0:
+                if self._is_taken_in(mark) and not drainer.has_prospects():
+                    return
+                drainer.wake()
+                time.sleep(_POLL)
+        finally:
+            drainer.stop(_STOP_SECONDS)
+
+    def _is_taken_in(self, mark: list[tuple[File, int]]) -> bool:
+        """Move what is in the journal; say whether all up to a mark has left it, or cannot."""
+        try:
+            ingest.ingest(self._store, compress=self._settings.is_gzip, timeout=BRIEFLY)
+        except SpoolError:  # what is not moved is safe in the journal
+            return True
+        return self._store.journal.is_past(mark)
+
+    # By this thread
+
+    def _send_rows(self) -> None:
+        self._is_taken_in([])
+        while self._left() > 0:
+            sent = [self._send(route, target) for route, target in self._drainer.due()]
+            if not any(sent):
+                return
+
+    def _send(self, route: Route, target: Target) -> bool:
+        """Send one request of a route; say whether there may be more, of whoever sends it now."""
+        turn = self._store.turn_of(route)
+        with turn.take(self._settings.timeout_seconds, _POLL) as is_had:
+            if not is_had:
+                return True
+            verdict = self._drainer.delivery.send(route.id, target, self._left())
+        return verdict in (Verdict.DELIVERED, Verdict.SPLIT)
+
+    def _send_last(self) -> None:
+        routes = self._overflow.routes()
+        for number, target in enumerate(routes):
+            end = time.monotonic() + self._left() / (len(routes) - number)
+            while (left := end - time.monotonic()) > 0:
+                if not self._drainer.send_held(self._overflow, target, left):
+                    break
+
+    def _left(self) -> float:
+        return self._end - time.monotonic()

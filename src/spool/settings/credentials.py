@@ -1,0 +1,138 @@
+"""The credentials file: secrets of further routes, each with the host that it may go to.
+
+Invariants:
+
+- A secret goes to the host of its line, else to the one that the drainer's own settings name. What
+  a row, a journal or a call names is never asked.
+- A route that a call has brought is served only where the call brought this secret and host: else
+  whoever names the public key of others could write into their project.
+- Only its owner can read and change the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from spool.errors import SettingsError
+from spool.settings.settings import Named, Target, langfuse_endpoint
+from spool.system import filesystem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret, and the traces endpoint that its line names."""
+
+    secret_key: str = field(repr=False)
+    endpoint: str | None = None
+
+    def target_of(self, route: str, public_key: str, named_endpoint: str | None) -> Target:
+        """Give the target of a route of a public key; `named_endpoint` is the settings'.
+
+        Raises SettingsError, which says what is missing.
+        """
+        endpoint = self.endpoint or named_endpoint
+        if endpoint is None:
+            raise SettingsError(
+                "SPOOL_CREDENTIALS_FILE has its secret, but nothing names the host for that: write "
+                "`public_key: secret_key https://host` there, or set LANGFUSE_HOST"
+            )
+        found = Target.langfuse(public_key, self.secret_key)
+        found = replace(found, endpoint=endpoint, named=Named.BY_OWNER)
+        if route == found.route:
+            return found
+        if route == found.marked().route:
+            return found.marked()
+        raise SettingsError(
+            "it came with another secret or host than SPOOL_CREDENTIALS_FILE has; correct the "
+            f"file, or `python -m spool adopt {route}`"
+        )
+
+
+class Credentials:
+    """The file of one drainer, read again when it has changed."""
+
+    def __init__(self, path: Path | None, spool: Path) -> None:
+        self._path = path
+        self._spool = spool
+        self._seen: tuple[int, ...] = ()
+        self._found: dict[str, Credential] = {}
+
+    def state(self) -> tuple[int, ...]:
+        """Give what is different after each change of the file. Raises OSError."""
+        if self._path is None:
+            return ()
+        status, owner = os.stat(self._path), filesystem.owner_of(self._spool)[0]
+        return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size, owner
+
+    def of(self, public_key: str) -> Credential | None:
+        """Give what the file has for a public key; None for nothing. Raises SettingsError.
+
+        The spool's owner may have written it, too, where we are root.
+        """
+        if self._path is None:
+            return None
+        try:
+            state = self.state()
+        except OSError as error:
+            raise SettingsError(f"SPOOL_CREDENTIALS_FILE={self._path}: {error.strerror}") from error
+        if state != self._seen:
+            self._found = read_credentials(self._path, state[-1])
+            self._seen = state
+        return self._found.get(public_key)
+
+
+def read_credentials(path: Path, owner: int) -> dict[str, Credential]:
+    """Read `public_key: secret_key` and `public_key: secret_key https://host` lines.
+
+    `#` begins a comment. `owner` is the user to whom the spool belongs: the file must be his alone
+    (0600), or ours. Raises SettingsError, which shows no secret.
+    """
+    variable = f"SPOOL_CREDENTIALS_FILE={path}"
+    try:
+        lines = _read(path, owner).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: {error}") from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        match = re.fullmatch(r"([^:\s]+)\s*:\s*(\S+)(?:\s+(\S+://\S*))?", text)
+        if match is not None:
+            public_key, secret_key, host = match.groups()
+            where = f"{variable}: line {number}: host"
+            endpoint = langfuse_endpoint(host, where) if host else None
+            found[public_key] = Credential(secret_key, endpoint)
+        elif text:
+            raise SettingsError(
+                f"{variable}: line {number} must be `public_key: secret_key` or "
+                "`public_key: secret_key https://host`"
+            )
+    return found
+
+
+def _read(path: Path, owner: int) -> bytes:
+    """Read a file that only its owner can have written. Raises SettingsError, OSError."""
+    # It may be a link, as where secrets are mounted; what is opened is looked at.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if why := _strangeness(os.fstat(fd), owner):
+            raise SettingsError(f"SPOOL_CREDENTIALS_FILE={path}: {why}")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
+
+
+def _strangeness(status: os.stat_result, owner: int) -> str:
+    """Say why a file is none to take secrets from; nothing where it may be."""
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_uid not in (owner, os.geteuid()):
+        return f"it belongs to user {status.st_uid}, not to you ({os.geteuid()}); chown it"
+    return "others can read it; chmod 600 it" if status.st_mode & 0o077 else ""

@@ -1,0 +1,7 @@
+"""What the operating system gives: files, locks, forks, signals, the log.
+
+- `filesystem`: where a spool may live, and how its files are opened.
+- `locks`, `drain_lock`: who may write, and who may send.
+- `forks`, `event`: what survives a fork, and what a signal handler may set.
+- `log`, `redaction`: log lines that cannot flood, and what may be shown.
+"""

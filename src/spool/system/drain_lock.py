@@ -1,0 +1,112 @@
+"""The turn: which process sends now. Past one that is stopped in its turn, a deputy sends.
+
+Invariants:
+
+- At most one process has the turn, and signs for it anew each time.
+- Who takes it again and again leaves gaps: a part of the time that it had it. Who waits looks
+  twice in such a gap, so it gets its turn next.
+- A turn that has the same signature for longer than a turn can last is a stopped process's
+  (SIGSTOP, a frozen container). Then at most one other sends beside it, as its deputy. That costs
+  the request in flight twice, and nothing else: settling ends only what was taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final
+
+from spool.system import filesystem
+from spool.system.locks import PATIENTLY, FileLock, signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# Whoever has something to send looks more often than that.
+_SOON: Final = 5.0
+# What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
+# deputy sends, which costs no more than a request twice.
+_BESIDE_SENDING: Final = 2 * PATIENTLY
+# After so many seconds in its turn a process leaves a gap.
+_LONG: Final = 0.25
+
+
+class DrainLock:
+    """A turn of one spool, as one process takes it. `kind` tells it from another of the spool's."""
+
+    def __init__(self, path: Path, create: Callable[[Path], int], kind: str = "") -> None:
+        self._spool = path
+        self._turn = FileLock(filesystem.beside(path, f"{kind}.turn"), create)
+        self._deputy = FileLock(filesystem.beside(path, f"{kind}.deputy"), create)
+        self._seen: tuple[int, str] | None = None
+        self._seen_at = self._looked_at = -_SOON
+        self._had_seconds = 0.0
+
+    def prepare(self) -> None:
+        """Create its files now: later the disk may take nothing more. Raises SpoolFileError."""
+        self._turn.prepare()
+        self._deputy.prepare()
+
+    @contextlib.contextmanager
+    def take(self, sending: float, patience: float = 0.0) -> Iterator[bool]:
+        """Take the turn for this block, if it is free, and say whether it was had.
+
+        It is looked for as long as `patience` says. `sending` is how long a request can last at
+        most. Both are in seconds. Raises SpoolFileError.
+        """
+        self._leave_gap()
+        lock, began_at = self._free_lock(sending + _BESIDE_SENDING, patience), time.monotonic()
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
+                self._had_seconds += time.monotonic() - began_at
+            if lock is self._deputy:
+                self._looked_at = time.monotonic()  # what is stopped was so all the time
+
+    def is_ours(self) -> bool:
+        """Say whether this thread has it."""
+        return self._turn.is_ours() or self._deputy.is_ours()
+
+    def pid(self) -> int | None:
+        """Give the pid of the last process that had the turn; None for none."""
+        signed = signature(self._turn.path, self._spool)
+        return None if signed is None else signed[0]
+
+    def close(self) -> None:
+        """Give the descriptors back, unless they are in use."""
+        self._turn.close()
+        self._deputy.close()
+
+    def _leave_gap(self) -> None:
+        if self._had_seconds > _LONG:
+            time.sleep(_gap_after(self._had_seconds))
+            self._had_seconds = 0.0
+
+    def _free_lock(self, longest: float, patience: float) -> FileLock | None:
+        end = time.monotonic() + patience
+        while not self._turn.acquire(timeout=0):
+            same_seconds = self._watch()
+            if same_seconds > longest and self._deputy.acquire(timeout=0):
+                return self._deputy
+            if (left := end - time.monotonic()) <= 0:
+                return None
+            time.sleep(min(left, _gap_after(max(same_seconds, _LONG)) / 2))
+        self._turn.sign()
+        return self._turn
+
+    def _watch(self) -> float:
+        """Tell for how many seconds the turn has had the same signature, as far as it was seen."""
+        signed, now = signature(self._turn.path, self._spool), time.monotonic()
+        # What was seen long ago may have been another's turn: one that has it may sign only now.
+        if signed != self._seen or now - self._looked_at > _SOON:
+            self._seen, self._seen_at = signed, now
+        self._looked_at = now
+        return now - self._seen_at
+
+
+def _gap_after(seconds: float) -> float:
+    """Tell how long a gap is after so many seconds: not for ever after a SIGSTOP."""
+    return min(0.02 * seconds, 0.25)

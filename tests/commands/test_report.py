@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spans import batch
+from spool.commands.report import Report
+from spool.delivery.drainer import Drainer
+from spool.journal import frames, journal
+from spool.settings.settings import Settings, Target
+from spool.store.records import Ledger, Route, Trouble
+from spool.store.store import Store
+from spool.system.filesystem import beside
+
+NOW = 1_700_000_000.0
+WELL = Route(
+    id=1, name="pk-lf-a", endpoint="https://langfuse.example", public_key="pk-lf-a",
+    pending_spans=0, pending_batches=0, pending_bytes=0, attempts=0, waited_at=0, wait_seconds=0,
+    fingerprints=(), held_at=0, suspect_to=0, probes=0,
+    last_error="", last_success_at=NOW, oldest_at=None,
+)  # fmt: skip
+
+
+def report(*routes: Route, trouble: Trouble | None = None) -> Report:
+    return Report(
+        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
+        routes=routes, states=("ok",) * len(routes), missing=("",) * len(routes),
+        trouble=trouble or Trouble(None, None, None),
+        is_disk_cramped=False, strangers=(), unreadable=(), now=NOW,
+    )  # fmt: skip
+
+
+def waiting(since: float, *, delivered: float | None) -> Route:
+    last_success_at = None if delivered is None else NOW - delivered
+    return replace(
+        WELL,
+        name="pk-lf-b",
+        pending_spans=1,
+        oldest_at=NOW - since,
+        last_success_at=last_success_at,
+    )
+
+
+def test_where_nothing_is_wrong_there_is_no_concern() -> None:
+    assert report(WELL, waiting(30, delivered=40)).concerns(3600) == []
+
+
+@pytest.mark.parametrize("delivered", [None, 4000])
+def test_a_route_that_is_stuck_shows_though_another_is_delivered(delivered: float | None) -> None:
+    (concern,) = report(WELL, waiting(4000, delivered=delivered)).concerns(3600)
+    assert concern == ("route pk-lf-b: nothing was delivered for 3600 s, and older spans wait")
+
+
+def test_an_old_backlog_that_is_being_delivered_is_no_concern() -> None:
+    assert report(waiting(4000, delivered=1)).concerns(3600) == []
+
+
+def test_a_disk_that_is_almost_full_is_a_concern() -> None:
+    assert "the disk is almost full" in replace(report(WELL), is_disk_cramped=True).concerns(60)[0]
+
+
+def test_a_journal_that_cannot_be_read_is_named_and_the_rest_is_reported(
+    store: Store, settings: Settings, target: Target, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.open()
+    store.accept(target, batch("a"), NOW)
+    (bad,) = journal.paths(path)
+
+    def unreadable(*_: int, **__: bool) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(frames, "read", unreadable)
+    line = Drainer(store, settings).line
+    concerns = Report.of(store, line, 1 << 30, NOW).concerns(3600)
+    assert any(f"{bad.name}: Permission denied" in concern for concern in concerns)
+
+
+@pytest.mark.parametrize("which", ["evicted_at", "refused_at", "damaged_at"])
+@pytest.mark.parametrize(("ago", "count"), [(-100, 1), (0, 1), (86_000, 1), (87_000, 0)])
+def test_what_happened_within_a_day_is_a_concern(which: str, ago: float, count: int) -> None:
+    trouble = replace(Trouble(None, None, None), **{which: NOW - ago})
+    assert len(report(WELL, trouble=trouble).concerns(3600)) == count
+
+
+def test_what_stands_in_place_of_the_spools_files_is_named_and_waited_for_by_nobody(
+    store: Store, settings: Settings, path: Path
+) -> None:
+    store.append(settings.require_target(), batch("a"), now=NOW)
+    store.close()
+    for suffix in (".turn", ".drainer", ".inbox-1-0123456789ab"):
+        beside(path, suffix).unlink(missing_ok=True)
+        os.mkfifo(beside(path, suffix))
+    beside(path, ".inbox-2-0123456789ab").symlink_to(path)
+    found = Report.of(store, Drainer(store, settings).line, 1 << 30, now=NOW)
+    assert (found.is_running, found.ledger.pending) == (False, 1)
+    assert [said for said in found.concerns(3600) if "passed over" in said] == [
+        f"passed over, as it is none of the spool's: {path}{suffix}: it is {what}; remove it"
+        for suffix, what in [
+            (".drainer", "not a regular file"),
+            (".inbox-1-0123456789ab", "not a regular file"),
+            (".inbox-2-0123456789ab", "a symlink"),
+            (".turn", "not a regular file"),
+        ]
+    ]
+
+
+def test_a_held_route_whose_spans_were_adopted_is_no_concern_any_more(
+    store: Store, settings: Settings, target: Target
+) -> None:
+    old = Target.langfuse("pk-lf-old", "sk-lf-old", "https://langfuse.example")
+    store.append(old, batch("stranded"), NOW)
+    (route,) = store.routes()
+    store.hold(route, old.fingerprint(store.salt()), 330, NOW, "401 no such key")
+    drainer = Drainer(store, settings)
+    drainer.line.add(target)
+    before = Report.of(store, drainer.line, 1 << 30, NOW)
+    assert before.states == ("held",)
+    assert before.concerns(3600)[0].startswith("route pk-lf-old is held: 401 no such key")
+    store.adopt(route, target, sending=2)
+    after = Report.of(store, drainer.line, 1 << 30, NOW)
+    assert after.states == ("ok", "ok")
+    assert not any("pk-lf-old" in concern for concern in after.concerns(3600))
+
+
+def test_what_waits_in_a_journal_is_in_the_report(store: Store, settings: Settings) -> None:
+    known, new = settings.require_target(), Target.otlp("https://new.example/v1/traces", {})
+    store.append(known, batch("a", "b"), now=100.0)
+    store.accept(known, batch("c"), now=50.0)
+    store.accept(new, batch("d"), now=200.0)
+    said = Report.of(store, Drainer(store, settings).line, 1 << 30, now=210.0).as_json()
+    assert (said["pending"]["spans"], said["pending"]["batches"]) == (4, 3)
+    assert said["pending"]["oldest_seconds"] == 160.0
+    assert (said["ledger"]["accepted"], said["ledger"]["pending"]) == (4, 4)
+    spans = {route["route"]: route["pending_spans"] for route in said["routes"]}
+    assert spans == {known.route: 3, new.route: 1}
+    assert store.pending()[1:] == [], "nothing was moved"

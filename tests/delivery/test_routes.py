@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from freezegun import freeze_time
+
+import standin
+from drains import (
+    Clock,
+    assert_nothing_lost,
+    drain_all,
+    drainer_of,
+    route_of,
+)
+from manners import NO_GZIP
+from spans import batch
+from spool.delivery.drainer import Drainer
+from spool.delivery.routes import HOLD_SECONDS, backoff
+from spool.delivery.sender import Verdict
+from spool.errors import SpoolFileError
+from spool.otlp.batch import merge
+from spool.settings.settings import Settings, Target
+from spool.store import ingest
+from spool.store.store import Store
+from standin import StandIn
+
+
+def test_a_401_gets_one_request_in_five_minutes_over_restarts_too(
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    langfuse.behave(standin.status(401))
+    for _ in range(300):
+        drainer = drainer_of(store, settings, target, clock)
+        drainer.send_due()
+        clock.now += 1
+    assert len(langfuse.requests) == 1
+    clock.now += 31
+    drainer.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_a_changed_secret_is_tried_at_once(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    wrong = Target.langfuse("pk-lf-test", "sk-lf-wrong", langfuse.url)
+    drainer.line.add(wrong)
+    drain_all(drainer)
+    assert route_of(store).fingerprints
+    drainer.line.add(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    wrong = [Target.langfuse("pk-lf-test", f"sk-lf-{word}", langfuse.url) for word in "ab"]
+    both = [drainer_of(store, settings, target, clock) for target in wrong]
+    for _ in range(10):
+        for one in both:
+            one.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_an_old_secret_is_held_while_another_process_delivers_with_the_new_one(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    old = Target.langfuse("pk-lf-test", "sk-lf-old", langfuse.url)
+    both = [drainer_of(store, settings, one, clock) for one in (old, target)]
+    for number in range(100):
+        store.append(target, batch(f"row {number}"), clock.now)
+        store.accept(old, batch(f"straight {number}"), clock.now)
+        for one in both:
+            one.send_due()
+        ingest.ingest(store, compress=True)
+        clock.now += 3
+    refused = [request for request in langfuse.requests if request.status == 401]
+    assert len(refused) == 1
+    drain_all(both[1])
+    assert len(langfuse.names()) == 200
+    assert not route_of(store).is_held
+
+
+def test_a_server_in_trouble_is_left_alone_where_another_targets_secret_is_held(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    old = Target.langfuse("pk-lf-test", "sk-lf-old", langfuse.url)
+    store.append(target, batch("a"), clock.now)
+    drain_all(drainer_of(store, settings, old, clock))
+    clock.now += 1
+    langfuse.behave(standin.too_many(60))
+    drainer = drainer_of(store, settings, target, clock)
+    for _ in range(50):
+        drainer.send_due()
+        clock.now += 1
+    assert len(langfuse.requests) == 2
+
+
+def test_retry_after_is_honoured_over_restarts(
+    drainer: Drainer,
+    store: Store,
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+) -> None:
+    langfuse.behave(standin.sequence([standin.too_many(120), None]))
+    drainer.send_due()
+    for _ in range(119):
+        clock.now += 1
+        assert not drainer_of(store, settings, target, clock).send_due()
+    clock.now += 1
+    drain_all(drainer_of(store, settings, target, clock))
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 2
+
+
+def test_retry_after_as_a_date_is_measured_by_the_servers_clock(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.retry_after_date(90))
+    with freeze_time("1970-01-02", real_asyncio=True):
+        drainer.send_due()
+    assert route_of(store).wait_seconds == pytest.approx(90, abs=1)
+
+
+def test_a_clock_that_jumps_back_neither_stalls_nor_storms(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.sequence([standin.too_many(60), None]))
+    drainer.send_due()
+    clock.now -= 365 * 86400
+    assert not drainer.send_due()
+    clock.now += 59
+    assert not drainer.send_due()
+    clock.now += 1
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 2
+
+
+def test_a_clock_that_jumps_forward_costs_one_early_attempt(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(60))
+    drainer.send_due()
+    clock.now += 365 * 86400
+    for _ in range(20):
+        drainer.send_due()
+    assert len(langfuse.requests) == 2
+
+
+def test_a_process_without_a_free_descriptor_waits_the_longest_backoff(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tenacity"]:
+        monkeypatch.delitem(sys.modules, name)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        seconds = backoff(1, 1, 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert seconds == 60
+
+
+def test_backoff_is_exponential_with_full_jitter_and_has_a_ceiling() -> None:
+    for attempt, ceiling in ((1, 1), (2, 2), (5, 16), (7, 60), (1000, 60)):
+        drawn = [backoff(attempt, 1, 60) for _ in range(200)]
+        assert 0 <= min(drawn) < ceiling / 2 < max(drawn) <= ceiling
+
+
+def test_failures_back_off_further_and_further(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.unavailable())
+    for attempt in range(1, 6):
+        drainer.send_due()
+        assert route_of(store).attempts == attempt
+        clock.now += 61
+
+
+def test_only_routes_whose_secret_is_held_are_sent(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+    store.append(theirs, batch("theirs"), clock.now)
+    drain_all(drainer)
+    assert "theirs" not in langfuse.names()
+    assert store.ledger().pending == 1
+
+
+def test_the_credentials_file_brings_the_secrets_of_further_routes(
+    store: Store, settings: Settings, clock: Clock, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "credentials"
+    with StandIn(keys={"pk-lf-theirs": "sk-lf-theirs"}) as langfuse:
+        theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+        store.append(theirs, batch("theirs"), clock.now)
+        drainer = Drainer(store, replace(settings, credentials_file=credentials), clock=clock)
+        drain_all(drainer)
+        assert store.ledger().pending == 1
+        credentials.touch(0o600)
+        text = f"# their project\npk-lf-theirs: sk-lf-theirs {langfuse.url}\n"
+        credentials.write_text(text)
+        drain_all(drainer)
+        assert langfuse.names()["theirs"] == 1
+
+
+def test_a_backlog_goes_to_the_stored_endpoint_where_none_is_named(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    unnamed = Target.langfuse("pk-lf-test", "sk-lf-test")
+    drain_all(drainer_of(store, settings, unnamed, clock))
+    assert_nothing_lost(store, langfuse)
+
+
+def test_a_backlog_follows_a_host_that_moved(
+    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+) -> None:
+    with StandIn() as moved:
+        named = Target.langfuse("pk-lf-test", "sk-lf-test", moved.url)
+        drain_all(drainer_of(store, settings, named, clock))
+        assert_nothing_lost(store, moved)
+    assert langfuse.requests == []
+
+
+def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
+    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> int:
+        raise SpoolFileError("the disk is full")
+
+    monkeypatch.setattr(store, "wait", failing)
+    langfuse.behave(standin.too_many(3600))
+    with pytest.raises(SpoolFileError):
+        drainer.send_due()
+    for _ in range(20):
+        drainer.send_due()
+    assert len(langfuse.requests) == 1
+
+
+def test_a_retry_after_of_nothing_still_backs_off(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(0))
+    drainer.send_due()
+    assert route_of(store).wait_seconds == 0.01
+
+
+# Whether a receiver knows gzip
+
+
+def encodings(langfuse: StandIn) -> list[str | None]:
+    return [request.headers.get("content-encoding") for request in langfuse.requests]
+
+
+@pytest.mark.parametrize("manner", NO_GZIP, ids=lambda manner: manner.name)
+def test_who_reads_no_gzip_gets_one_such_request_and_then_all_uncompressed(
+    drainer: Drainer,
+    store: Store,
+    target: Target,
+    langfuse: StandIn,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    drain_all(drainer)
+    ledger = assert_nothing_lost(store, langfuse)
+    store.append(target, merge([batch("packed", "too")], compress=True), 1.0)
+    drain_all(drainer)
+    assert langfuse.names()["packed"] == langfuse.names()["too"] == 1
+    assert encodings(langfuse) == ["gzip", None, None]
+    assert drainer.line.tally.requests == 3
+    assert (ledger.dead, store.ledger().pending) == (0, 0)
+    (said,) = [record.getMessage() for record in caplog.records if "gzip" in record.getMessage()]
+    assert f"route {target.route} reads no gzip: it said {langfuse.requests[0].status} " in said
+
+
+def test_a_bad_request_to_who_took_gzip_is_not_sent_uncompressed(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    drain_all(drainer)
+    langfuse.behave(standin.status(400))
+    store.append(target, batch("bad"), clock.now)
+    drainer.send_due()
+    assert set(encodings(langfuse)) == {"gzip"}
+
+
+@pytest.mark.parametrize("code", [400, 415])
+def test_who_took_gzip_and_reads_none_any_more_gets_none_after_a_hold(
+    code: int, drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    def behave(exchange: standin.Exchange) -> None:
+        is_gzip = "content-encoding" in exchange.read().headers
+        (standin.status(code) if is_gzip else standin.healthy)(exchange)
+
+    drain_all(drainer)
+    langfuse.behave(behave)
+    store.append(target, batch("a", "b"), clock.now)
+    for _ in range(3):
+        drain_all(drainer)
+        clock.now += HOLD_SECONDS
+    assert langfuse.names()["a"] == langfuse.names()["b"] == 1
+    assert store.ledger().dead == 0
+
+
+def test_whom_nothing_is_known_of_is_asked_with_gzip_again(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    line = drainer_of(store, settings, target, clock).line
+    replies = [standin.status(400), standin.status(503)]
+    langfuse.behave(standin.sequence([*replies, *replies, None]))
+    for _ in range(2):
+        outcome = line.post(target, [batch("a")], 10)
+        assert (outcome.verdict, outcome.reason) == (Verdict.WAIT, "503 Service Unavailable")
+    assert line.post(target, [batch("a")], 10).verdict is Verdict.DELIVERED
+    assert encodings(langfuse) == ["gzip", None, "gzip", None, "gzip"]
+
+
+def test_both_tries_share_one_deadline(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    def late(exchange: standin.Exchange) -> None:
+        exchange.read()
+        exchange.pause(0.5)
+        standin.status(415)(exchange)
+
+    line = drainer_of(store, settings, target, clock).line
+    langfuse.behave(standin.sequence([late, standin.mute()]))
+    started = time.monotonic()
+    outcome = line.post(target, [batch("a")], 1)
+    assert (outcome.verdict, outcome.is_timeout) == (Verdict.WAIT, True)
+    assert time.monotonic() - started < 10
+
+
+def test_without_compression_nothing_is_tried_twice(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    plain = replace(settings, compression="none")
+    line = drainer_of(store, plain, target, clock).line
+    langfuse.behave(standin.status(415))
+    assert line.post(target, [batch("a")], 10).verdict is Verdict.HOLD
+    assert encodings(langfuse) == [None]

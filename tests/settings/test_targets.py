@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from spans import batch
+from spool.delivery.drainer import Drainer
+from spool.settings import targets
+from spool.settings.settings import Settings, Target
+from spool.settings.targets import MANY, Targets
+from spool.store import ingest
+from spool.store.store import Store
+
+LASTING = Target.langfuse("pk-lf-lasting", "sk", "https://langfuse.example")
+
+
+def target(number: int) -> Target:
+    return Target.langfuse(f"pk-lf-{number}", "sk", "https://langfuse.example")
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Targets:
+    """Know one for good, and twice as many as are many by use; idle as soon as they were used."""
+    monkeypatch.setattr(targets, "_IDLE_SECONDS", 0.0)
+    known = Targets()
+    known.add(LASTING)
+    for number in range(2 * MANY):
+        known.use(target(number))
+    return known
+
+
+def test_few_targets_are_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "_IDLE_SECONDS", 0.0)
+    known = Targets()
+    for number in range(MANY):
+        known.use(target(number))
+    assert known.idle() == {}
+
+
+def test_idle_targets_are_forgotten_but_not_those_whose_spans_wait(known: Targets) -> None:
+    time.sleep(0.001)
+    known.forget(known.idle(), {"pk-lf-7"})
+    assert {one.route for one in known.values()} == {"pk-lf-lasting", "pk-lf-7"}
+
+
+def test_a_target_that_is_used_meanwhile_is_not_forgotten(known: Targets) -> None:
+    time.sleep(0.001)
+    idle = known.idle()
+    time.sleep(0.001)
+    known.use(target(3))
+    known.forget(idle, set())
+    assert {one.route for one in known.values()} == {"pk-lf-lasting", "pk-lf-3"}
+
+
+def test_a_target_used_a_moment_ago_is_not_idle() -> None:
+    known = Targets()
+    for number in range(2 * MANY):
+        known.use(target(number))
+    assert known.idle() == {}
+
+
+def test_a_target_is_not_forgotten_while_its_spans_are_in_the_journal_or_wait_as_rows(
+    known: Targets, store: Store, settings: Settings
+) -> None:
+    drainer = Drainer(store, settings, targets=known)
+    store.open()
+    store.accept(target(5), batch("a"), 1.0)
+    time.sleep(0.001)
+    for _ in range(5):
+        drainer._forget_targets()
+    assert len(known) == 2 * MANY + 1
+    ingest.ingest(store, compress=False)
+    for _ in range(2):
+        drainer._forget_targets()
+    assert {one.route for one in known.values()} == {"pk-lf-lasting", "pk-lf-5"}

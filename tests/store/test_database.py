@@ -1,0 +1,478 @@
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from drains import evict
+from spans import batch
+from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
+from spool.settings.settings import Target
+from spool.store import sql
+from spool.store.database import LARGE_WAL, Database
+from spool.store.store import Store
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+
+
+def in_forked_child(work: Callable[[], None]) -> int:
+    """Run `work` in a forked child that exits without cleaning up; give its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def pragma(database: Database, name: str) -> object:
+    with database.writing() as connection:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def test_the_file_is_set_up_as_the_invariants_say(store: Store) -> None:
+    store.open()
+    assert pragma(store.database, "journal_mode") == "wal"
+    assert pragma(store.database, "auto_vacuum") == 2
+    assert pragma(store.database, "wal_autocheckpoint") == 0
+    assert pragma(store.database, "secure_delete") == 0
+    assert pragma(store.database, "synchronous") == 1
+
+
+def test_with_a_window_of_zero_every_commit_is_synced(path: Path) -> None:
+    store = Store(path, sync_each_commit=True)
+    assert pragma(store.database, "synchronous") == 2
+    store.close()
+
+
+def test_every_file_is_its_owners_alone(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    with store.turn.take(60):
+        pass
+    store.presence.acquire(1)
+    store.presence.release()
+    files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert set(files) == {
+        "spool.db", "spool.db-wal", "spool.db-shm", "spool.db.lock", "spool.db.turn",
+        "spool.db.drainer",
+    }  # fmt: skip
+    assert set(files.values()) == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_reading_what_is_not_there_creates_nothing(store: Store, path: Path) -> None:
+    assert not store.exists()
+    with pytest.raises(SpoolFileError, match=str(path)):
+        store.routes()
+    store.close()
+    assert not path.parent.exists()
+
+
+def test_an_empty_file_becomes_a_spool(store: Store, path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    assert not store.exists()
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_all_that_is_read_at_once_is_of_one_moment(store: Store, path: Path) -> None:
+    store.register(MINE)
+    with store.database.reading() as connection:
+        before = connection.execute(sql.ROUTES).fetchall()
+        Store(path).append(MINE, batch("a"), now=1.0)
+        with store.database.reading() as nested:  # as a signal's handler may
+            assert nested.execute(sql.ROUTES).fetchall() == before
+        assert connection.execute(sql.ROUTES).fetchall() == before
+    assert store.ledger().pending == 1
+
+
+def test_a_transaction_that_was_left_open_is_ended_by_the_next_use(
+    store: Store, path: Path
+) -> None:
+    other = Store(path)
+    store.append(MINE, batch("a"), now=1.0)
+    with store.database.reading() as reader:
+        pass
+    reader.execute("BEGIN")
+    assert len(reader.execute(sql.ROUTES).fetchall()) == 1
+    with store.database.writing() as writer:
+        pass
+    writer.execute("BEGIN IMMEDIATE")
+    store.append(MINE, batch("b"), now=1.0)
+    other.append(MINE, batch("c"), now=1.0)
+    assert store.ledger().pending == other.ledger().pending == 3
+
+
+def test_exceptions_out_of_signal_handlers_leave_no_transaction_open(store: Store) -> None:
+    class TimeIsUpError(Exception):
+        pass
+
+    def end(*_: object) -> None:
+        raise TimeIsUpError
+
+    def use() -> None:
+        for _ in range(100):  # not for ever: an exception in a finalizer is only printed
+            store.ledger()
+            with store.database.transaction():
+                pass
+
+    store.append(MINE, batch("a"), now=1.0)
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        for number in range(200):
+            with contextlib.suppress(TimeIsUpError):
+                signal.setitimer(signal.ITIMER_REAL, 0.00002 * (number % 20 + 1))
+                use()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    store.append(MINE, batch("b"), now=1.0)
+    assert store.ledger().pending == 2
+    own = store.database._own.get()
+    for connection in (own.reader, own.writer):
+        assert connection is not None
+        assert not connection.sqlite.in_transaction
+
+
+def test_a_file_that_was_removed_is_made_again(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    path.unlink()
+    store.append(MINE, batch("b"), now=2.0)
+    assert store.ledger().accepted == 1
+    assert path.exists()
+
+
+def test_a_directory_that_was_removed_is_made_again(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.parent.rmdir()
+    store.append(MINE, batch("b"), now=2.0)
+    assert store.ledger().accepted == 1
+
+
+def test_a_file_that_was_moved_away_is_left_complete(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    moved = path.with_name("moved.db")
+    path.rename(moved)
+    store.append(MINE, batch("b"), now=2.0)
+    assert store.ledger().accepted == 1
+    connection = sqlite3.connect(moved)
+    assert connection.execute("SELECT sum(spans) FROM batch").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_wal_that_was_removed_is_noticed(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    path.with_name("spool.db-wal").unlink()
+    store.append(MINE, batch("b"), now=2.0)
+    other = Store(path)
+    assert other.ledger().accepted == 2
+    other.close()
+
+
+def test_a_reader_follows_the_file_that_replaced_the_old_one(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+    other = Store(path.with_name("other.db"))
+    other.append(MINE, batch("b", "c"), now=1.0)
+    other.close()
+    store.close()
+    path.with_name("other.db").rename(path)
+    assert store.ledger().pending == 2
+
+
+def test_the_mutex_bounds_how_long_an_append_waits(store: Store, path: Path) -> None:
+    store.register(MINE)
+    other = Store(path)
+    with other.database.writing(), pytest.raises(SpoolBusyError):
+        store.append(MINE, batch("a"), now=1.0)
+    other.close()
+
+
+@contextlib.contextmanager
+def stopped_holder_of_the_mutex(path: Path) -> Iterator[None]:
+    code = (
+        "import sys, time; from pathlib import Path; from spool.store.store import Store\n"
+        f"with Store(Path({str(path)!r})).database.writing():\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as peer:
+        assert peer.stdout is not None
+        peer.stdout.readline()
+        os.kill(peer.pid, signal.SIGSTOP)
+        yield
+        peer.kill()
+
+
+def test_a_stopped_peer_that_holds_the_mutex_does_not_hold_us(store: Store, path: Path) -> None:
+    store.register(MINE)
+    with stopped_holder_of_the_mutex(path), pytest.raises(SpoolBusyError):
+        store.append(MINE, batch("a"), now=1.0)
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
+def test_a_checkpoint_empties_the_wal_but_for_one_commit(store: Store, path: Path) -> None:
+    for _ in range(10):
+        store.append(MINE, batch("a", size=5000), now=1.0)
+    store.database.checkpoint()
+    assert 0 < store.database.wal_bytes() < 3 * 4152
+    assert store.ledger().pending == 10
+
+
+def test_no_append_restarts_the_wal_after_a_checkpoint(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    for _ in range(3):
+        store.database.checkpoint()
+        salt = path.with_name("spool.db-wal").read_bytes()[16:24]
+        store.append(MINE, batch("a"), now=1.0)
+        assert path.with_name("spool.db-wal").read_bytes()[16:24] == salt
+
+
+def test_after_whatever_the_keeper_does_another_that_closes_leaves_our_wal(
+    store: Store, path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from spool.store.store import Store\n"
+        f"store = Store(Path({str(path)!r})); store.open(); store.close()"
+    )
+    for _ in range(10):
+        store.append(MINE, batch("a", size=5000), now=1.0)
+    store.database.sync()
+    store.database.checkpoint()
+    store.database.vacuum()
+    assert store.database.file_bytes()
+    assert not store.database.is_cramped()
+    store.append(MINE, batch("b"), now=1.0)
+    wal = path.with_name("spool.db-wal").stat().st_ino
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert path.with_name("spool.db-wal").stat().st_ino == wal
+
+
+def test_a_large_wal_is_pointed_out(store: Store) -> None:
+    store.register(MINE)
+    assert not store.database.is_wal_large.is_set()
+    store.append(MINE, batch("a", size=LARGE_WAL), now=1.0)
+    store.append(MINE, batch("b"), now=1.0)
+    assert store.database.is_wal_large.is_set()
+
+
+def test_space_is_given_back_after_a_drain(store: Store) -> None:
+    for _ in range(100):
+        store.append(MINE, batch("a", size=100_000), now=1.0)
+    store.database.checkpoint()
+    full = store.database.file_bytes()
+    while evict(store, 1 << 30):
+        pass
+    while store.database.vacuum():
+        pass
+    store.database.checkpoint()
+    assert full > 9_000_000
+    assert store.database.file_bytes() < full / 5
+
+
+def test_the_last_one_to_close_leaves_one_file(store: Store, path: Path) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+    store.close()
+    assert not path.with_name("spool.db-wal").exists()
+
+
+def test_parent_and_forked_child_both_append(store: Store) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    assert in_forked_child(lambda: store.append(MINE, batch("child"), now=2.0)) == 0
+    store.append(MINE, batch("after"), now=3.0)
+    assert store.ledger().pending == 3
+
+
+def test_a_child_that_exits_normally_leaves_the_parents_wal(store: Store, path: Path) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    child = multiprocessing.get_context("fork").Process(
+        target=store.append, args=(MINE, batch("child"), 2.0)
+    )
+    child.start()
+    child.join()
+    store.append(MINE, batch("after"), now=3.0)
+    wal = path.with_name("spool.db-wal").stat().st_ino
+    other = Store(path)
+    assert other.ledger().pending == 3
+    assert path.with_name("spool.db-wal").stat().st_ino == wal
+    other.close()
+
+
+def test_a_child_goes_on_after_its_parent_was_killed(path: Path) -> None:
+    code = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from spans import batch
+from spool.settings.settings import Target
+from spool.store.store import Store
+target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+store = Store(Path({str(path)!r}))
+store.append(target, batch("parent"), 1.0)
+parent = os.getpid()
+if os.fork():
+    time.sleep(60)
+while os.getppid() == parent:
+    store.append(target, batch("child"), 2.0)
+    print("appended", flush=True)
+    time.sleep(0.01)
+for _ in range(10):
+    store.append(target, batch("orphan"), 3.0)
+store.close()
+print("done", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as tree:
+        assert tree.stdout is not None
+        tree.stdout.readline()
+        tree.kill()
+        lines = ["appended\n", *tree.stdout]
+    assert lines[-1] == "done\n"
+    store = Store(path)
+    assert store.ledger().pending == 1 + lines.count("appended\n") + 10
+    store.close()
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
+@pytest.mark.parametrize("use", ["reading", "writing"])
+def test_a_fork_does_not_wait_for_another_threads_use_nor_does_its_child(
+    store: Store, fork: Callable[[], int], use: str
+) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    is_used, is_over = threading.Event(), threading.Event()
+
+    def use_it() -> None:
+        with getattr(store.database, use)() as connection:
+            is_used.set()
+            assert is_over.wait(60)
+            assert connection.execute("SELECT count(*) FROM batch").fetchone() == (1,)
+
+    user = threading.Thread(target=use_it)
+    user.start()
+    assert is_used.wait(60)
+    started = time.monotonic()
+    if (pid := fork()) == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            assert store.ledger().pending == 1
+            store.append(MINE, batch("child"), now=2.0, patience=60)
+            code = 0
+        os._exit(code)
+    seconds = time.monotonic() - started
+    is_over.set()
+    user.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert seconds < 4, "a fork waits 100 ms for that, at most"
+    store.append(MINE, batch("after"), now=3.0)
+    assert store.ledger().pending == 3
+
+
+def test_a_fork_does_not_wait_for_a_stopped_peer_that_has_the_mutex(
+    store: Store, path: Path
+) -> None:
+    store.append(MINE, batch("before"), now=1.0)
+    is_over = threading.Event()
+
+    def wait_for_the_mutex() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(SpoolBusyError):
+                store.append(MINE, batch("a"), 1.0, patience=60)
+
+    with stopped_holder_of_the_mutex(path):
+        waiting = threading.Thread(target=wait_for_the_mutex)
+        waiting.start()
+        started = time.monotonic()
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        seconds = time.monotonic() - started
+        assert os.waitpid(pid, 0)[1] == 0
+        assert seconds < 4, "as above"
+        is_over.set()
+    waiting.join()
+
+
+def test_threads_append_side_by_side(store: Store) -> None:
+    store.register(MINE)
+    one = batch("a")
+    errors: list[SpoolError] = []
+
+    def append() -> None:
+        for _ in range(50):
+            try:
+                store.append(MINE, one, now=1.0)
+            except SpoolError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=append) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.ledger().pending + len(errors) == 400
+
+
+def test_processes_append_side_by_side(path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from spans import batch
+from spool.errors import SpoolBusyError
+from spool.settings.settings import Target
+from spool.store.store import Store
+target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+store, one, accepted = Store(Path({str(path)!r})), batch("a"), 0
+for _ in range(100):
+    try:
+        store.append(target, one, 1.0)
+        accepted += 1
+    except SpoolBusyError:
+        pass
+store.close()
+print(accepted)
+"""
+    command = [sys.executable, "-c", code]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    accepted = sum(int(writer.communicate()[0]) for writer in writers)
+    store = Store(path)
+    assert store.ledger().pending == accepted > 0
+    store.close()
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = Database._set_up
+
+    def set_up_and_replace(database: Database, sqlite: sqlite3.Connection) -> None:
+        set_up(database, sqlite)
+        monkeypatch.undo()
+        path.parent.rename(path.parent.with_name("aside"))
+        other.open()
+
+    monkeypatch.setattr(Database, "_set_up", set_up_and_replace)
+    store, other = Store(path), Store(path)
+    with pytest.raises(SpoolFileError, match="was replaced while it was opened"):
+        store.open()
+    store.append(MINE, batch("a"), now=1.0)
+    assert other.ledger().accepted == 1
+    store.close()
+    other.close()

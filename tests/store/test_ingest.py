@@ -1,0 +1,634 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spans import batch
+from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
+from spool.journal import frames, journal
+from spool.journal.frames import Chunk
+from spool.journal.journal import LARGE
+from spool.otlp.batch import ROW_BYTES, Codec, unpack
+from spool.settings.settings import Target
+from spool.store import ingest
+from spool.store.records import Ledger
+from spool.store.store import Store
+from spool.system import filesystem
+
+MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
+OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[Store]:
+    """Use the spool as another process does."""
+    other = Store(path)
+    yield other
+    other.close()
+
+
+def accept(store: Store, *names: str, target: Target = MINE, size: int = 0) -> None:
+    for number, name in enumerate(names):
+        store.accept(target, batch(name, size=size), float(number))
+
+
+def balanced(ledger: Ledger) -> bool:
+    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.exported
+    return ledger.accepted + ledger.imported == gone + ledger.damaged + ledger.pending
+
+
+def die(path: Path, *names: str) -> None:
+    """Let a process end spans and be killed."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, "store")
+from test_ingest import accept
+from spool.store.store import Store
+store = Store(Path(sys.argv[1]))
+store.open()
+accept(store, *sys.argv[2:])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", code, str(path), *names]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+# This process's own
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_what_came_together_becomes_one_row_of_each_route(store: Store, *, compress: bool) -> None:
+    batches = [batch(name) for name in "abcd"]
+    for one, target in zip(batches, (MINE, MINE, OTHERS, MINE), strict=True):
+        store.accept(target, one, 1.0)
+    ingest.ingest(store, compress=compress)
+    mine, others = sorted(store.pending(), key=lambda row: -row.batch.spans)
+    assert (mine.batch.spans, others.batch.spans) == (3, 1)
+    # A single span does not become smaller.
+    assert mine.batch.codec == (Codec.DEFLATE if compress else Codec.RAW)
+    assert others.batch.codec == Codec.RAW
+    assert unpack(mine.batch) == b"".join(batches[number].payload for number in (0, 1, 3))
+    assert [route.pending_spans for route in store.routes()] == [3, 1]
+
+
+def test_a_span_is_in_the_ledger_once_before_and_after_it_is_moved(
+    store: Store, other: Store
+) -> None:
+    accept(store, "a", "b")
+    store.open()
+    before = store.ledger()
+    assert [frame.batch.spans for frame in other.inbound()] == [1, 1]
+    ingest.ingest(store, compress=True)
+    assert before == store.ledger() == other.ledger() == Ledger(accepted=2, pending=2)
+    assert list(other.inbound()) == []
+    accept(store, "c")
+    ingest.ingest(store, compress=True)
+    ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_rows_are_as_large_as_they_may_be_cut_and_no_larger(store: Store) -> None:
+    accept(store, *map(str, range(40)), size=ROW_BYTES // 10)
+    ingest.ingest(store, compress=True)
+    sizes = [row.batch.raw_bytes for row in store.pending()]
+    assert max(sizes) <= ROW_BYTES
+    assert store.ledger().pending == 40
+
+
+def test_a_large_journal_is_removed_when_what_was_moved_is_synced(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(store, "a", size=LARGE)
+    (first,) = (file.path for file in store.journal.files())
+    ingest.ingest(store, compress=True)
+    accept(store, "b")
+    ingest.ingest(store, compress=True)
+
+    def broken() -> None:
+        raise SpoolFileError("the disk does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.database, "sync", broken)
+        with pytest.raises(SpoolFileError):
+            ingest.sync(store)
+    assert first.exists()
+    ingest.sync(store)
+    assert not first.exists()
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_what_cannot_be_moved_for_now_stays(store: Store, other: Store) -> None:
+    accept(store, "a")
+    with other.database.writing(), pytest.raises(SpoolBusyError):
+        ingest.ingest(store, compress=True, timeout=0.0)
+    assert other.ledger() == Ledger(accepted=1, pending=1)
+    ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_an_append_that_ends_while_its_file_is_read_is_not_taken_for_half_a_frame(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(store, "a")
+    (file,) = store.journal.files()
+    whole = file.path.read_bytes()
+    os.truncate(file.path, len(whole) // 2)
+    read = frames.read
+
+    def read_before_it_ends(fd: int, offset: int, size: int, *, is_final: bool) -> Chunk | None:
+        chunk = read(fd, offset, size, is_final=is_final)
+        file.path.write_bytes(whole)
+        store.journal.leave()
+        return chunk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "read", read_before_it_ends)
+        ingest.ingest(store, compress=True)
+    ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+    assert len(store.pending()) == 1
+
+
+def test_a_journal_that_was_removed_under_its_process_is_moved_all_the_same(
+    store: Store, path: Path
+) -> None:
+    accept(store, "a")
+    shutil.rmtree(path.parent)
+    accept(store, "b")
+    ingest.ingest(store, compress=True)
+    accept(store, "c")
+    ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_what_was_moved_away_is_in_one_place(store: Store, path: Path) -> None:
+    accept(store, "a")
+    ingest.ingest(store, compress=True)
+    accept(store, "b")
+    aside = path.parent.rename(path.parent.with_name("aside"))
+    accept(store, "c")
+    ingest.ingest(store, compress=True)
+    accept(store, "d")
+    ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+    moved = Store(aside / path.name)
+    ingest.ingest_others(moved, compress=True, sending=10.0)
+    assert moved.ledger() == Ledger(accepted=3, pending=3)
+    moved.close()
+
+
+def test_what_is_moved_away_while_it_is_read_is_in_one_place(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.open()
+    accept(store, "a")
+    read = frames.read
+
+    def read_and_rename(*how: int, **more: bool) -> frames.Chunk | None:
+        chunk = read(*how, **more)
+        path.parent.rename(path.parent.with_name("aside"))
+        return chunk
+
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "read", read_and_rename)
+        ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger()
+    moved = Store(path.parent.with_name("aside") / path.name)
+    assert moved.ledger() == Ledger(accepted=1, pending=1)
+    moved.close()
+
+
+def test_a_file_that_is_replaced_gets_only_what_comes_then(store: Store, path: Path) -> None:
+    accept(store, "a")
+    ingest.ingest(store, compress=True)
+    path.rename(path.with_name("aside.db"))
+    accept(store, "b")
+    ingest.ingest(store, compress=True)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def move_away(path: Path) -> Store:
+    """Rename the main file and its WAL, as a person does; open it where it is then."""
+    aside = Path(tempfile.mkdtemp(dir=path.parent.parent)) / path.name
+    for suffix in ("", "-wal", "-shm"):
+        filesystem.beside(path, suffix).rename(filesystem.beside(aside, suffix))
+    return Store(aside)
+
+
+def test_what_a_file_has_that_was_moved_away_is_not_in_the_next_one_too(
+    store: Store, other: Store, path: Path
+) -> None:
+    accept(store, "a")
+    ingest.ingest(store, compress=True)
+    accept(store, "b")
+    with contextlib.closing(move_away(path)) as moved:
+        other.open()
+        assert other.ledger() == Ledger(accepted=1, pending=1)
+        store.journal.close()  # its process is dead: nobody else knows how far it was moved
+        ingest.ingest_others(other, compress=True, sending=10.0)
+        assert other.ledger() == moved.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_what_was_delivered_beside_a_file_that_was_moved_away_is_not_sent_beside_the_next(
+    store: Store, other: Store, path: Path
+) -> None:
+    store.open()
+    accept(store, "a")
+    claim = ingest.claim(store, frames.CHUNK)
+    assert claim is not None
+    assert store.deliver(claim.file, claim.chunk, 1.0)
+    ingest.release(store, claim, claim.chunk.end)
+    with contextlib.closing(move_away(path)):
+        other.open()
+        store.journal.close()
+        ingest.ingest_others(other, compress=True, sending=10.0)
+        assert (other.ledger(), other.pending()) == (Ledger(), [])
+
+
+def test_files_that_come_to_the_path_in_turn_have_each_span_once(
+    store: Store, other: Store, path: Path
+) -> None:
+    files = []
+    for name in "abc":
+        accept(store, name)
+        ingest.ingest(store, compress=True)
+        files.append(move_away(path))
+    first = files[0]
+    first.close()
+    for suffix in ("", "-wal"):  # a person brings it back
+        if (back := filesystem.beside(first.database.path, suffix)).exists():
+            back.rename(filesystem.beside(path, suffix))
+    accept(store, "d")
+    store.journal.close()
+    assert other.ledger() == Ledger(accepted=2, pending=2)
+    ingest.ingest_others(other, compress=True, sending=10.0)
+    assert [one.ledger().accepted for one in (other, *files[1:])] == [2, 1, 1]
+    for one in files:
+        one.close()
+
+
+def test_a_note_that_cannot_be_read_keeps_no_span(store: Store, path: Path) -> None:
+    die(path, "a")
+    (file,) = journal.paths(path)
+    content = file.read_bytes()
+    head = frames.note(b"", 1 << 40, 1 << 40)[:-1] + b"?"
+    file.write_bytes(head + content[len(head) :])
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+def test_a_journal_without_a_note_is_taken_in(store: Store, path: Path) -> None:
+    die(path, "a", "b")
+    (file,) = journal.paths(path)
+    file.write_bytes(file.read_bytes()[frames.NOTE_BYTES :])
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_half_a_frame_of_a_refused_append_does_not_keep_its_file(store: Store, path: Path) -> None:
+    accept(store, "a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (file,) = journal.paths(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, hard))
+    try:
+        with pytest.raises(SpoolFileError):
+            accept(store, "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    accept(store, "c")
+    ingest.ingest(store, compress=True)
+    ingest.sync(store)
+    assert not file.exists()
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_nobody_waits_longer_than_was_asked_for_while_another_thread_moves(store: Store) -> None:
+    accept(store, "a")
+    is_moving, is_over = threading.Event(), threading.Event()
+
+    def move() -> None:
+        with store.journal.moving.hold(1):
+            is_moving.set()
+            is_over.wait(30)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    is_moving.wait(30)
+    with pytest.raises(SpoolBusyError):
+        ingest.ingest(store, compress=True, timeout=0.0)
+    is_over.set()
+    mover.join()
+
+
+@pytest.mark.timeout(600)
+def test_a_signal_handler_that_flushes_in_the_middle_of_an_append_does_not_hang(
+    store: Store,
+) -> None:
+    is_over = threading.Event()
+
+    def keep() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(SpoolBusyError):
+                ingest.ingest(store, compress=True)
+
+    flushes = 0
+
+    def flush(*_: object) -> None:
+        nonlocal flushes
+        flushes += 1
+        with contextlib.suppress(SpoolBusyError):
+            ingest.ingest(store, compress=True, timeout=0.01)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    maintenance = threading.Thread(target=keep)
+    maintenance.start()
+    before = signal.signal(signal.SIGALRM, flush)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    one, appended = batch("a"), 0
+    try:
+        while flushes < 200:
+            store.accept(MINE, one, 1.0)
+            appended += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        is_over.set()
+        maintenance.join()
+    ingest.ingest(store, compress=True)
+    assert store.ledger().accepted == appended
+
+
+# Others'
+
+
+def test_what_a_dead_process_left_is_moved_and_its_journal_goes(path: Path, store: Store) -> None:
+    die(path, "a", "b")
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    assert [row.batch.spans for row in store.pending()] == [2]
+    assert journal.paths(path) == []
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert store.journals() == {}
+
+
+def test_a_dead_processs_journal_stays_until_what_was_moved_is_synced(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(path, "a")
+
+    def broken() -> None:
+        raise SpoolFileError("the disk does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.database, "sync", broken)
+        with pytest.raises(SpoolFileError):
+            ingest.ingest_others(store, compress=True, sending=10.0)
+    assert len(journal.paths(path)) == 1
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert (journal.paths(path), store.ledger()) == ([], Ledger(accepted=1, pending=1))
+
+
+def test_what_a_living_process_has_is_left_to_it(store: Store, other: Store, path: Path) -> None:
+    store.open()
+    accept(store, "a")
+    ingest.ingest_others(other, compress=True, sending=10.0)
+    assert other.pending() == []
+
+
+def test_what_stands_still_is_moved_though_its_process_lives(
+    store: Store, other: Store, path: Path
+) -> None:
+    store.open()
+    accept(store, "a")
+    (file,) = journal.paths(path)
+    an_hour_ago = time.time() - 3600
+    os.utime(file, (an_hour_ago, an_hour_ago))
+    ingest.ingest_others(other, compress=True, sending=10.0)
+    assert len(other.pending()) == 1
+    accept(store, "b")
+    ingest.ingest(store, compress=True)  # it goes on
+    assert file.exists()
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+
+
+def test_by_hand_everything_is_moved(store: Store, other: Store) -> None:
+    store.open()
+    accept(store, "a")
+    ingest.ingest_others(other, compress=True, sending=10.0, everything=True)
+    assert len(other.pending()) == 1
+
+
+def test_however_many_move_it_each_span_is_moved_once(path: Path) -> None:
+    stores = [Store(path) for _ in range(4)]
+    stores[0].open()
+    is_over = threading.Event()
+    trouble: list[BaseException] = []
+
+    def move(store: Store) -> None:
+        try:
+            while not is_over.is_set():
+                ingest.ingest(store, compress=True)
+                ingest.ingest_others(store, compress=True, sending=10.0, everything=True)
+        except BaseException as error:  # noqa: BLE001 - for the test to see
+            trouble.append(error)
+
+    movers = [threading.Thread(target=move, args=(store,)) for store in stores]
+    for mover in movers:
+        mover.start()
+    for number in range(2000):
+        accept(stores[number % 4], str(number))
+    is_over.set()
+    for mover in movers:
+        mover.join()
+    assert trouble == []
+    for store in stores:
+        ingest.ingest(store, compress=True)
+    assert stores[0].ledger() == Ledger(accepted=2000, pending=2000)
+    rows, after = 0, 0
+    while page := stores[0].pending(after):
+        rows, after = rows + sum(row.batch.spans for row in page), page[-1].id
+    assert rows == 2000
+    for store in stores:
+        store.close()
+
+
+def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
+    path: Path, store: Store, other: Store
+) -> None:
+    die(path, "a")
+    (left,) = journal.paths(path)
+    with journal.opened(left, path) as file:
+        chunk = frames.read(file.fd, file.begins_at(b""))
+        assert chunk is not None
+        ingest.ingest_others(other, compress=True, sending=10.0)
+        ingest.ingest_others(other, compress=True, sending=10.0)
+        assert other.journals() == {}
+        assert not store.ingest(file, chunk, chunk.frames, 5.0)
+    assert store.ledger() == Ledger(accepted=1, pending=1)
+
+
+LEAVE_MANY = """
+import os, shutil, sys
+from pathlib import Path
+from spool.journal import journal
+path, count = Path(sys.argv[1]), int(sys.argv[2])
+(left,) = journal.paths(path)
+for number in range(count - 1):
+    shutil.copyfile(left, path.with_name(f"{path.name}.inbox-{number + 1}-{number:012x}"))
+"""
+
+
+def leave_many(path: Path, count: int) -> None:
+    """Let so many processes die, each with one span in its journal."""
+    die(path, "left")
+    command = [sys.executable, "-c", LEAVE_MANY, str(path), str(count)]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def few_files(limit: int) -> Iterator[None]:
+    """Let this process open only so many files, as `ulimit -n` does."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_dead_processes_than_files_can_be_open_are_all_moved(path: Path, store: Store) -> None:
+    leave_many(path, 300)
+    # Tests before this one may have left many open.
+    last = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
+    with few_files(last + 100):
+        assert len(list(store.inbound())) == 300
+        assert store.ledger() == Ledger(accepted=300, pending=300)
+        ingest.ingest_others(store, compress=True, sending=10.0)
+        assert store.ledger() == Ledger(accepted=300, pending=300)
+    assert (journal.paths(path), len(store.pending())) == ([], 64)
+
+
+def test_of_others_journals_one_is_open_at_a_time(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_many(path, 5)
+    store.open()
+    most, read = [0], frames.read
+
+    def read_and_count(*how: int, **more: bool) -> Chunk | None:
+        most.append(len(journal._borrowed))
+        return read(*how, **more)
+
+    monkeypatch.setattr(frames, "read", read_and_count)
+    store.ledger()
+    list(store.inbound())
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert max(most) == 1
+
+
+def test_one_journal_that_cannot_be_read_keeps_no_other_back(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_many(path, 3)
+    bad = journal.paths(path)[0]
+    identity, read = bad.stat().st_ino, frames.read
+
+    def read_but_not_the_bad_one(fd: int, *how: int, **more: bool) -> Chunk | None:
+        if os.fstat(fd).st_ino == identity:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, *how, **more)
+
+    monkeypatch.setattr(frames, "read", read_but_not_the_bad_one)
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    assert len(list(store.inbound())) == 2
+    assert set(store.unreadable) == {bad}
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert set(store.unreadable) == {bad}
+    assert store.ledger() == Ledger(accepted=2, pending=2)
+    assert journal.paths(path) == [bad]
+    monkeypatch.undo()
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+    assert store.unreadable == {}
+
+
+def test_without_a_free_descriptor_the_journals_are_moved_later(path: Path, store: Store) -> None:
+    leave_many(path, 3)
+    store.open()
+    store.journals()
+    open_files = [os.open(os.devnull, os.O_RDONLY)]
+    with few_files(open_files[0] + 8):
+        with contextlib.suppress(OSError):
+            while True:
+                open_files.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(SpoolFileError, match="Too many open files"):
+            ingest.ingest_others(store, compress=True, sending=10.0)
+        for fd in open_files:
+            os.close(fd)
+    assert store.unreadable == {}
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_what_is_moved_while_the_totals_are_read_is_in_them_once(
+    path: Path, store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_many(path, 3)
+    store.open()
+    read = journal.unmoved
+
+    def read_and_lose(file: journal.File) -> Iterator[Chunk]:
+        yield from read(file)
+        ingest.ingest_others(other, compress=True, sending=10.0)
+
+    monkeypatch.setattr(journal, "unmoved", read_and_lose)
+    assert store.ledger() == Ledger(accepted=3, pending=3)
+
+
+def test_damage_of_how_far_a_journal_was_moved_is_damage_of_the_file(
+    path: Path, store: Store
+) -> None:
+    accept(store, "a")
+    ingest.ingest(store, compress=True)
+    with store.database.writing() as connection:
+        connection.execute("UPDATE inbox SET moved = 'garbage'")
+    for read in (store.ledger, store.journals):
+        with pytest.raises(SpoolDamagedError):
+            read()
+    store.database.repair()
+    assert store.ledger().accepted >= 1
+    assert balanced(store.ledger())
+
+
+@pytest.mark.parametrize("is_first_damaged", [True, False])
+def test_what_is_damaged_in_a_journal_is_counted_and_the_ledger_balances(
+    path: Path, store: Store, caplog: pytest.LogCaptureFixture, *, is_first_damaged: bool
+) -> None:
+    die(path, "a", "b")
+    (file,) = journal.paths(path)
+    content = bytearray(file.read_bytes())
+    content[frames.NOTE_BYTES + 30 if is_first_damaged else -1] ^= 0xFF
+    file.write_bytes(content)
+    ingest.ingest_others(store, compress=True, sending=10.0)
+    ledger = store.ledger()
+    assert (ledger.accepted, ledger.pending, ledger.damaged) == (2, 1, 1)
+    assert balanced(ledger)
+    assert store.last_trouble().damaged_at is not None
+    assert "1 spans were damaged" in caplog.text
