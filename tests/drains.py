@@ -24,7 +24,7 @@ class Clock:
 
 def drainer_of(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:
     drainer = Drainer(store, settings, clock=clock)
-    drainer.line.add(target)
+    drainer.routes.add(target)
     return drainer
 
 

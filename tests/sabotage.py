@@ -372,7 +372,7 @@ SABOTAGES = [
     Sabotage(
         "each route of a host that answers nobody is tried",
         "delivery/lane.py",
-        "silence = self._line.hosts.silence(target.endpoint, since)",
+        "silence = self._routes.hosts.silence(target.endpoint, since)",
         "silence = None",
         "delivery/test_lane.py",
     ),
@@ -400,7 +400,7 @@ SABOTAGES = [
     Sabotage(
         "connections stay open when the drainer stops",
         "delivery/drainer.py",
-        "        self._journal_delivery.stop()\n        self.line.connections.close()\n",
+        "        self._journal_delivery.stop()\n        self.routes.connections.close()\n",
         "        self._journal_delivery.stop()\n",
         "delivery/test_connection_pool.py",
     ),

@@ -62,7 +62,7 @@ def main() -> None:
             compression="none",
         )
         store, drainer = Store(settings.path), Drainer(Store(settings.path), settings)
-        drainer.line.add(target)
+        drainer.routes.add(target)
         run(make)
         result: dict[str, object] = {}
         for now in ("bad", "good"):

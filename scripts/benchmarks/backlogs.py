@@ -86,11 +86,11 @@ def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
     maintenance.stop(5)
     pending = store.ledger().pending
     store.close()
-    delivered = drainer.line.tally.delivered
+    delivered = drainer.routes.tally.delivered
     return {
         "per_second": delivered / seconds,
         "cpu_us": cpu / delivered * 1e6,
-        "requests": drainer.line.tally.requests,
+        "requests": drainer.routes.tally.requests,
         "pending": pending,
     }
 
@@ -125,7 +125,7 @@ def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     drainer.stop(5)
     maintenance.stop(5)
     store.close()
-    return {"delivered": drainer.line.tally.delivered}
+    return {"delivered": drainer.routes.tally.delivered}
 
 
 def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _visit(path: str, endpoint: str) -> dict[str, float]:
 
 
 def _status(store: Store, drainer: Drainer, settings: Settings) -> str:
-    report = Report.of(store, drainer.line, settings.max_bytes, time.time())
+    report = Report.of(store, drainer.routes, settings.max_bytes, time.time())
     return json.dumps(report.as_json(), indent=2)
 
 
@@ -236,5 +236,5 @@ def _open(path: str, endpoint: str, compression: Any = "gzip") -> tuple[Settings
     )
     store = Store(settings.path)
     drainer = Drainer(store, settings)
-    drainer.line.add(target)
+    drainer.routes.add(target)
     return settings, store, drainer

@@ -148,10 +148,10 @@ class Ours:
     def drain(self, _: Callable[[bytes], None]) -> int:
         store = Store(self._settings.path)
         drainer = Drainer(store, self._settings)
-        drainer.line.add(self._target)
+        drainer.routes.add(self._target)
         drain_once.drain(drainer, None, lambda: None)
         store.close()
-        return drainer.line.tally.delivered
+        return drainer.routes.tally.delivered
 
     def close(self) -> None:
         self._pipeline.release()

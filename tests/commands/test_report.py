@@ -74,8 +74,8 @@ def test_a_journal_that_cannot_be_read_is_named_and_the_rest_is_reported(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(frames, "read", unreadable)
-    line = Drainer(store, settings).line
-    concerns = Report.of(store, line, 1 << 30, NOW).concerns(3600)
+    routes = Drainer(store, settings).routes
+    concerns = Report.of(store, routes, 1 << 30, NOW).concerns(3600)
     assert any(f"{bad.name}: Permission denied" in concern for concern in concerns)
 
 
@@ -95,7 +95,7 @@ def test_what_stands_in_place_of_the_spools_files_is_named_and_waited_for_by_nob
         beside(path, suffix).unlink(missing_ok=True)
         os.mkfifo(beside(path, suffix))
     beside(path, ".inbox-2-0123456789ab").symlink_to(path)
-    found = Report.of(store, Drainer(store, settings).line, 1 << 30, now=NOW)
+    found = Report.of(store, Drainer(store, settings).routes, 1 << 30, now=NOW)
     assert (found.is_running, found.ledger.pending) == (False, 1)
     assert [said for said in found.concerns(3600) if "passed over" in said] == [
         f"passed over, as it is none of the spool's: {path}{suffix}: it is {what}; remove it"
@@ -116,12 +116,12 @@ def test_a_held_route_whose_spans_were_adopted_is_no_concern_any_more(
     (route,) = store.routes()
     store.hold(route, old.fingerprint(store.salt()), 330, NOW, "401 no such key")
     drainer = Drainer(store, settings)
-    drainer.line.add(target)
-    before = Report.of(store, drainer.line, 1 << 30, NOW)
+    drainer.routes.add(target)
+    before = Report.of(store, drainer.routes, 1 << 30, NOW)
     assert before.states == ("held",)
     assert before.concerns(3600)[0].startswith("route pk-lf-old is held: 401 no such key")
     store.adopt(route, target, sending=2)
-    after = Report.of(store, drainer.line, 1 << 30, NOW)
+    after = Report.of(store, drainer.routes, 1 << 30, NOW)
     assert after.states == ("ok", "ok")
     assert not any("pk-lf-old" in concern for concern in after.concerns(3600))
 
@@ -131,7 +131,7 @@ def test_what_waits_in_a_journal_is_in_the_report(store: Store, settings: Settin
     store.append(known, batch("a", "b"), now=100.0)
     store.accept(known, batch("c"), now=50.0)
     store.accept(new, batch("d"), now=200.0)
-    said = Report.of(store, Drainer(store, settings).line, 1 << 30, now=210.0).as_json()
+    said = Report.of(store, Drainer(store, settings).routes, 1 << 30, now=210.0).as_json()
     assert (said["pending"]["spans"], said["pending"]["batches"]) == (4, 3)
     assert said["pending"]["oldest_seconds"] == 160.0
     assert (said["ledger"]["accepted"], said["ledger"]["pending"]) == (4, 4)

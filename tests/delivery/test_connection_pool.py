@@ -32,7 +32,7 @@ def a_route(store: Store, drainer: Drainer, server: StandIn, number: int) -> Non
     target = Target.langfuse(f"pk-lf-{number}", f"sk-lf-{number}", server.url)
     server.keys = {**server.keys, f"pk-lf-{number}": f"sk-lf-{number}"}
     store.append(target, batch(str(number)), 1.0)
-    drainer.line.add(target)
+    drainer.routes.add(target)
 
 
 @pytest.fixture

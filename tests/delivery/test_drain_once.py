@@ -18,9 +18,9 @@ from standin import StandIn
 
 def drain(drainer: Drainer, timeout: float | None = None) -> int:
     """Drain by hand; give the number of requests."""
-    before = drainer.line.tally.requests
+    before = drainer.routes.tally.requests
     drain_once.drain(drainer, timeout, lambda: None)
-    return drainer.line.tally.requests - before
+    return drainer.routes.tally.requests - before
 
 
 @each_manner
@@ -72,7 +72,7 @@ def test_a_route_that_fails_keeps_no_other_from_going_out(
     with StandIn(keys={"pk-lf-other": "sk-lf-other"}) as other:
         theirs = Target.langfuse("pk-lf-other", "sk-lf-other", other.url)
         store.append(theirs, batch("theirs"), 1.0)
-        drainer.line.add(theirs)
+        drainer.routes.add(theirs)
         langfuse.behave(standin.unavailable())
         drain(drainer)
         assert set(other.names()) == {"theirs"}
@@ -117,7 +117,7 @@ def test_a_route_that_its_limit_leaves_no_time_for_is_not_contacted(
     with StandIn(keys={"pk-lf-other": "sk-lf-other"}) as other:
         theirs = Target.langfuse("pk-lf-other", "sk-lf-other", other.url)
         store.append(theirs, batch("theirs"), 1.0)
-        drainer.line.add(theirs)
+        drainer.routes.add(theirs)
         langfuse.behave(standin.mute())
         drain(drainer, 0.3)
         assert other.requests == []

@@ -138,7 +138,7 @@ def test_only_the_one_bad_span_is_dead_with_the_servers_words(
     assert_nothing_lost(store, langfuse, dead=1)
     (letter,) = store.dead_letters()
     assert letter.reason == "400 cannot take the span s13"
-    assert drainer.line.tally.dead == 1
+    assert drainer.routes.tally.dead == 1
     # To who reads no gzip some go twice, until that is known.
     requests = [one for one in langfuse.requests if one.status != 415]
     assert len(requests) < (25 if "gzip" in langfuse.manner.name else 20)
@@ -271,7 +271,7 @@ def test_what_comes_rouses_a_drainer_that_rests(
 ) -> None:
     store.register(target)
     drainer, wait, is_resting = Drainer(store, settings), store.come.wait, threading.Event()
-    drainer.line.add(target)
+    drainer.routes.add(target)
 
     def wait_for_ever(_: float) -> bool:
         is_resting.set()
@@ -293,7 +293,7 @@ def test_what_is_held_in_memory_goes_out_while_the_turn_is_waited_for(
     store.append(target, batch("row"), 1.0)
     overflow, other = Overflow(), Store(path)
     drainer = Drainer(store, settings, overflow)
-    drainer.line.add(target)
+    drainer.routes.add(target)
     with other.turn.take(60):
         drainer.start()
         time.sleep(3 * TICK)
@@ -525,7 +525,7 @@ def test_one_routes_outage_does_not_keep_another_from_going_out(
         other.behave(standin.unavailable())
         theirs = Target.langfuse("pk-lf-other", "sk-lf-other", other.url)
         store.append(theirs, batch("theirs"), clock.now)
-        drainer.line.add(theirs)
+        drainer.routes.add(theirs)
         drain_all(drainer)
     assert len(langfuse.names()) == 20
     assert store.ledger().pending == 1
@@ -545,7 +545,7 @@ def test_a_line_that_is_too_slow_for_a_request_gets_smaller_ones(
 
     langfuse.behave(slow)
     impatient = Drainer(store, replace(drainer.settings, timeout_seconds=0.2), clock=clock)
-    impatient.line.add(drainer.line.targets["pk-lf-test"])
+    impatient.routes.add(drainer.routes.targets["pk-lf-test"])
     for _ in range(40):
         impatient.send_due()
         clock.now += 1
@@ -758,7 +758,7 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
     route = route_of(store)
     store.wait(route, 60, clock.now, "503")
     with store.probe_turn.take(60):
-        assert drainer.delivery.send(route.id, drainer.line.targets[route.name]) is None
+        assert drainer.delivery.send(route.id, drainer.routes.targets[route.name]) is None
     assert langfuse.requests == []
 
 

@@ -26,8 +26,8 @@ def credentials(tmp_path: Path) -> Path:
 def watch(store: Store, settings: Settings, credentials: Path) -> FileWatch:
     """Watch a spool in which there is nothing to do for an hour."""
     store.open()
-    line = Routes(store, replace(settings, credentials_file=credentials), lambda: 1.0)
-    watch = FileWatch(store, line)
+    routes = Routes(store, replace(settings, credentials_file=credentials), lambda: 1.0)
+    watch = FileWatch(store, routes)
     watch.begin()
     watch.rest(AN_HOUR)
     return watch

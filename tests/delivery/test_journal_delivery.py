@@ -65,7 +65,7 @@ def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
 ) -> None:
     assert not fresh.send_due()  # what comes meanwhile is sent in company
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert fresh.line.tally == Tally(delivered=3, requests=1)
+    assert fresh.routes.tally == Tally(delivered=3, requests=1)
     end(store, target, "d")
     fresh.send_due()
     assert_delivered(store, langfuse, *"abcd")
@@ -104,7 +104,7 @@ def test_fresh_spans_do_not_wait_behind_a_backlog(
     drainer: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
     slow = Drainer(store, replace(settings, max_request_bytes=1024), clock=lambda: 1.0)
-    slow.line.add(target)
+    slow.routes.add(target)
     end(store, target, "fresh")
     while slow.send_due():
         if "fresh" in langfuse.names():
@@ -177,7 +177,7 @@ def test_spans_of_the_journal_that_a_receiver_rejects_are_dead_letters(
     (letter,) = store.dead_letters()
     assert (letter.batch.spans, letter.created_at) == (dead, 1.0)
     assert "too old" in letter.reason
-    assert fresh.line.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
+    assert fresh.routes.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
 
 
 def test_what_several_routes_have_in_the_journal_becomes_rows_of_each(
@@ -186,7 +186,7 @@ def test_what_several_routes_have_in_the_journal_becomes_rows_of_each(
     others = Target.langfuse("pk-lf-others", "sk-lf-others", langfuse.url)
     langfuse.keys["pk-lf-others"] = "sk-lf-others"
     store.register(others)
-    fresh.line.add(others)
+    fresh.routes.add(others)
     end(store, others, "theirs")
     end(store, target, "mine")
     fresh.send_due()
@@ -209,7 +209,7 @@ def test_a_part_of_the_journal_that_makes_a_request_is_sent_and_the_rest_at_once
     drainer = drainer_of(store, small, target, clock)
     assert drainer.send_due()
     assert not drainer.send_due()
-    assert drainer.line.tally == Tally(delivered=3, requests=2)
+    assert drainer.routes.tally == Tally(delivered=3, requests=2)
     assert_delivered(store, langfuse, "a", "b", "c")
 
 
@@ -332,7 +332,7 @@ def test_one_bad_span_alone_in_the_journal_holds_its_route_until_others_are_acce
         drainer.send_due()
         Maintenance(store, settings).save()
     assert store.ledger() == Ledger(accepted=2, delivered=1, dead=1)
-    assert drainer.line.tally == Tally(delivered=1, requests=4, dead=1)
+    assert drainer.routes.tally == Tally(delivered=1, requests=4, dead=1)
 
 
 @each_manner
@@ -379,7 +379,7 @@ def test_what_cannot_be_read_at_the_end_of_the_journal_is_told_when_nothing_more
 ) -> None:
     (file,) = store.journal.files()
     fresh.send_due()
-    end(store, fresh.line.targets["pk-lf-test"], "d")
+    end(store, fresh.routes.targets["pk-lf-test"], "d")
     os.truncate(file.path, file.path.stat().st_size - 1)
     with file.path.open("ab") as damaged:
         damaged.write(b"?")
@@ -461,11 +461,11 @@ def test_what_was_delivered_from_the_journal_and_cannot_be_settled_is_not_sent_a
         fresh.send_due()
         fresh.send_due()
         Maintenance(store, settings).save()
-        assert fresh.line.tally == Tally(requests=1)
+        assert fresh.routes.tally == Tally(requests=1)
     assert store.ledger() == Ledger(accepted=3, pending=3)
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert (fresh.line.tally, spans_in_rows(store)) == (Tally(delivered=3, requests=1), 0)
+    assert (fresh.routes.tally, spans_in_rows(store)) == (Tally(delivered=3, requests=1), 0)
 
 
 def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(

@@ -52,7 +52,7 @@ def drainer(store: Store, settings: Settings, tenants: list[Target], clock: Cloc
     """Drain for all of them, with a short deadline."""
     drainer = Drainer(store, replace(settings, timeout_seconds=0.5), clock=clock)
     for target in tenants:
-        drainer.line.add(target)
+        drainer.routes.add(target)
     return drainer
 
 
@@ -66,7 +66,7 @@ def test_beside_many_tenants_whose_host_swallows_requests_a_healthy_route_is_sen
 ) -> None:
     spans = 3
     store.register(target)
-    drainer.line.add(target)
+    drainer.routes.add(target)
     drainer.start()
     try:
         deaf.wait_for(lambda server: len(server.requests) == 1)
@@ -145,7 +145,7 @@ def test_those_that_were_delivered_last_go_first_and_again_after_a_slow_failure(
         drainer = drainer_of(store, replace(settings, timeout_seconds=0.5), target, clock)
         for number, server in enumerate((one, other)):
             store.append(tenant(number, server), batch("theirs"), 1.0)
-            drainer.line.add(tenant(number, server))
+            drainer.routes.add(tenant(number, server))
         store.append(target, batch("first"), 1.0)
         with store.turn.take(60):
             drainer.delivery.send(store.routes()[-1].id, target)
@@ -168,8 +168,8 @@ def test_while_others_wait_an_unknown_host_has_only_a_short_time_at_first(
         store.append(theirs, batch("theirs"), clock.now)
         store.append(target, batch("mine"), clock.now)
         patient = Drainer(store, replace(settings, timeout_seconds=60), clock=clock)
-        patient.line.add(theirs)
-        patient.line.add(target)
+        patient.routes.add(theirs)
+        patient.routes.add(target)
         assert patient.send_due()
         assert "while others waited" in route_of(store).last_error
         patient.send_due()
@@ -201,7 +201,7 @@ def test_a_route_in_trouble_is_not_packed_while_another_process_tries_it(
     drainer: Drainer, store: Store, path: Path, tenants: list[Target]
 ) -> None:
     small = Drainer(store, replace(drainer.settings, max_request_bytes=5000), clock=lambda: 1.0)
-    small.line.add(tenants[0])
+    small.routes.add(tenants[0])
     for number in range(40):
         store.append(tenants[0], batch(str(number)), 1.0)
     small.send_due()
@@ -217,7 +217,7 @@ def test_by_hand_too_one_request_tells_for_all_routes_of_a_host_that_answers_nob
 ) -> None:
     drainer = Drainer(store, replace(settings, timeout_seconds=0.5))
     for one in (*tenants, target):
-        drainer.line.add(one)
+        drainer.routes.add(one)
     store.append(target, batch("mine"), 1.0)
     drain_once.drain(drainer, None, lambda: None)
     assert len(deaf.requests) <= 5  # not each of them several times

@@ -53,10 +53,10 @@ def test_a_changed_secret_is_tried_at_once(
     drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
 ) -> None:
     wrong = Target.langfuse("pk-lf-test", "sk-lf-wrong", langfuse.url)
-    drainer.line.add(wrong)
+    drainer.routes.add(wrong)
     drain_all(drainer)
     assert route_of(store).fingerprints
-    drainer.line.add(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
+    drainer.routes.add(Target.langfuse("pk-lf-test", "sk-lf-test", langfuse.url))
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
 
@@ -279,7 +279,7 @@ def test_who_reads_no_gzip_gets_one_such_request_and_then_all_uncompressed(
     drain_all(drainer)
     assert langfuse.names()["packed"] == langfuse.names()["too"] == 1
     assert encodings(langfuse) == ["gzip", None, None]
-    assert drainer.line.tally.requests == 3
+    assert drainer.routes.tally.requests == 3
     assert (ledger.dead, store.ledger().pending) == (0, 0)
     (said,) = [record.getMessage() for record in caplog.records if "gzip" in record.getMessage()]
     assert f"route {target.route} reads no gzip: it said {langfuse.requests[0].status} " in said
@@ -316,13 +316,13 @@ def test_who_took_gzip_and_reads_none_any_more_gets_none_after_a_hold(
 def test_whom_nothing_is_known_of_is_asked_with_gzip_again(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
-    line = drainer_of(store, settings, target, clock).line
+    routes = drainer_of(store, settings, target, clock).routes
     replies = [standin.status(400), standin.status(503)]
     langfuse.behave(standin.sequence([*replies, *replies, None]))
     for _ in range(2):
-        outcome = line.post(target, [batch("a")], 10)
+        outcome = routes.post(target, [batch("a")], 10)
         assert (outcome.verdict, outcome.reason) == (Verdict.WAIT, "503 Service Unavailable")
-    assert line.post(target, [batch("a")], 10).verdict is Verdict.DELIVERED
+    assert routes.post(target, [batch("a")], 10).verdict is Verdict.DELIVERED
     assert encodings(langfuse) == ["gzip", None, "gzip", None, "gzip"]
 
 
@@ -334,10 +334,10 @@ def test_both_tries_share_one_deadline(
         exchange.pause(0.5)
         standin.status(415)(exchange)
 
-    line = drainer_of(store, settings, target, clock).line
+    routes = drainer_of(store, settings, target, clock).routes
     langfuse.behave(standin.sequence([late, standin.mute()]))
     started = time.monotonic()
-    outcome = line.post(target, [batch("a")], 1)
+    outcome = routes.post(target, [batch("a")], 1)
     assert (outcome.verdict, outcome.is_timeout) == (Verdict.WAIT, True)
     assert time.monotonic() - started < 10
 
@@ -346,7 +346,7 @@ def test_without_compression_nothing_is_tried_twice(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
     plain = replace(settings, compression="none")
-    line = drainer_of(store, plain, target, clock).line
+    routes = drainer_of(store, plain, target, clock).routes
     langfuse.behave(standin.status(415))
-    assert line.post(target, [batch("a")], 10).verdict is Verdict.HOLD
+    assert routes.post(target, [batch("a")], 10).verdict is Verdict.HOLD
     assert encodings(langfuse) == [None]

@@ -162,7 +162,7 @@ def test_a_route_whose_host_nobody_names_waits_and_says_so(
     nobody = replace(settings, target=None)
     drainer = drainer_with(store, nobody, credentials, "pk-lf-theirs: sk-lf-theirs\n")
     assert not drainer.send_due()
-    report = Report.of(store, drainer.line, 1 << 30, now=100.0)
+    report = Report.of(store, drainer.routes, 1 << 30, now=100.0)
     assert report.states == ("no-secret",)
     assert any("nothing names the host" in concern for concern in report.concerns(3600))
     assert theirs.requests == []
@@ -201,7 +201,7 @@ def test_a_route_of_a_call_is_served_where_the_call_brought_the_same_secret_and_
     drainer = drainer_with(store, settings, credentials, text)
     drain_all(drainer)
     assert theirs.names() == {"good": 1}
-    missing = drainer.line.missing(route_of(store, forged.route))
+    missing = drainer.routes.missing(route_of(store, forged.route))
     assert "another secret or host" in missing
     assert "sk-lf" not in missing
 

@@ -106,8 +106,8 @@ class SpoolMachine(RuleBasedStateMachine):
         for store in self.stores:
             drainer = Drainer(store, config, clock=lambda: self.now)
             for target, receiver in zip(TARGETS, self.receivers, strict=True):
-                drainer.line.add(target)
-                drainer.line._senders[target.route] = receiver  # type: ignore[assignment]  # its shape
+                drainer.routes.add(target)
+                drainer.routes._senders[target.route] = receiver  # type: ignore[assignment]  # its shape
             self.drainers.append(drainer)
 
     @rule(handle=handles, route=routes, spans=st.integers(1, 12), is_packed=st.booleans())

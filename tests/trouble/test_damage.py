@@ -72,7 +72,7 @@ def use(path: Path, langfuse: StandIn) -> Ledger:
     store = Store(path)
     drainer = Drainer(store, settings)
     for target in targets:
-        drainer.line.add(target)
+        drainer.routes.add(target)
     for _ in range(3):  # what only a reader meets is salvaged by the next writer
         with contextlib.suppress(SpoolDamagedError):
             ingest.ingest_others(store, compress=True, sending=10.0)  # what shutdown could not move
@@ -153,7 +153,7 @@ def hold_three(store: Store, langfuse: StandIn) -> Target:
 def drain_and_repair(store: Store, target: Target) -> None:
     """Send what can be sent; who meets damage says so, and then it is salvaged."""
     drainer = Drainer(store, Settings(path=store.database.path, target=target))
-    drainer.line.add(target)
+    drainer.routes.add(target)
     for _ in range(5):
         with contextlib.suppress(SpoolDamagedError):
             drainer.send_due()

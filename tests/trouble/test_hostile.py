@@ -295,7 +295,7 @@ class Meeting:
             (route,) = self.store.routes()
             if route.fingerprints:  # what `python -m spool drain` does about a held route
                 drainer = Drainer(self.store, self.settings)
-                drainer.line.add(exporter._target)
+                drainer.routes.add(exporter._target)
                 drain_once.drain(drainer, 10, lambda: None)
             self.end_span(exporter, "well")
             wait_until(lambda: not self.store.ledger().pending)
@@ -393,7 +393,7 @@ def test_a_clock_that_jumps_during_a_wait_neither_stalls_nor_storms(
     for name in NAMES:
         store.append(target, batch(name), clock.now)
     drainer = Drainer(store, Settings(path=path), clock=clock)
-    drainer.line.add(target)
+    drainer.routes.add(target)
     langfuse.behave(behaviour)
     drainer.send_due()
     clock.now += distance
@@ -416,7 +416,7 @@ def test_a_captive_portal_costs_few_requests_in_an_hour_and_no_span(
     clock = Clock()
     drainers = [Drainer(store, Settings(path=path), clock=clock) for _ in range(3)]
     for drainer in drainers:
-        drainer.line.add(target)
+        drainer.routes.add(target)
     langfuse.behave(standin.html_200())
     for second in range(3600):
         if second % 60 == 0:

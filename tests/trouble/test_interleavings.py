@@ -211,8 +211,8 @@ class Trial:
     def _drainer(self, store: Store, clock: Callable[[], float]) -> Drainer:
         drainer = Drainer(store, self.settings, clock=clock)
         for target in TARGETS:
-            drainer.line.add(target)
-            drainer.line._senders[target.route] = Receiver(self, target)
+            drainer.routes.add(target)
+            drainer.routes._senders[target.route] = Receiver(self, target)
         return drainer
 
     def _append(self, store: Store) -> None:

@@ -70,7 +70,7 @@ def test_what_a_process_left_that_dies_unseen_is_sent_by_one_that_is_idle(
 ) -> None:
     store.register(target)
     drainer = Drainer(store, settings)
-    drainer.line.add(target)
+    drainer.routes.add(target)
     drainer.start()
     try:
         peer.accept(target, batch("left"), 1.0)

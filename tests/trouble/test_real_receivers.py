@@ -172,7 +172,7 @@ def assert_drained(path: Path, real: Receiver, spans: int) -> None:
     target = Target.otlp(real.endpoint, {})
     store = Store(path)
     drainer = Drainer(store, Settings(path=path, target=target, timeout_seconds=60))
-    drainer.line.add(target)
+    drainer.routes.add(target)
     drain_once.drain(drainer, PATIENCE, lambda: None)
     ledger, error = store.ledger(), store.routes()[0].last_error
     store.close()

@@ -89,7 +89,7 @@ class _Spool:
         self.store = Store(self.settings.path, sync_each_commit=self.settings.sync_seconds == 0)
         self.drainer = Drainer(self.store, self.settings)
         if self.settings.target is not None:
-            self.drainer.line.add(self.settings.target)
+            self.drainer.routes.add(self.settings.target)
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
                 except SpoolDamagedError:
                     spool.store.database.repair()
                     drain_once.drain(spool.drainer, timeout, progress)
-            tally, pending = spool.drainer.line.tally, spool.store.ledger().pending
+            tally, pending = spool.drainer.routes.tally, spool.store.ledger().pending
         seconds = round(time.monotonic() - started, 3)
         result = {**asdict(tally), "pending": pending, "seconds": seconds}
         _say(json.dumps(result) if as_json else _DRAINED.format(**result))
@@ -141,11 +141,11 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
 
 def _explain(spool: _Spool) -> None:
     for route in spool.store.routes():
-        if route.pending_spans and (missing := spool.drainer.line.missing(route)):
+        if route.pending_spans and (missing := spool.drainer.routes.missing(route)):
             _note(route, missing)
         elif route.pending_spans and route.last_error:
             _note(route, route.last_error)
-    if spool.drainer.line.tally.dead:
+    if spool.drainer.routes.tally.dead:
         _say("see the dead letters with `python -m spool dead list`", err=True)
 
 
@@ -158,7 +158,7 @@ def _progress(spool: _Spool, *, hidden: bool) -> Iterator[Any]:
     if hidden or not sys.stderr.isatty():
         yield lambda: None
         return
-    total, tally = spool.store.ledger().pending, spool.drainer.line.tally
+    total, tally = spool.store.ledger().pending, spool.drainer.routes.tally
     with click.progressbar(length=total, label="draining", file=sys.stderr) as bar:
         yield lambda: bar.update(tally.delivered + tally.dead - bar.pos)
 
@@ -222,7 +222,7 @@ def status(path: str | None, max_age: float, *, as_json: bool) -> None:
     with _existing(path) as spool:
         if spool is None:
             return
-        report = Report.of(spool.store, spool.drainer.line, spool.settings.max_bytes, time.time())
+        report = Report.of(spool.store, spool.drainer.routes, spool.settings.max_bytes, time.time())
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:

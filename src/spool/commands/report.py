@@ -46,10 +46,10 @@ class Report:
     now: float
 
     @classmethod
-    def of(cls, store: Store, line: Routes, max_bytes: int, now: float) -> Report:
-        """Read a spool's state; `line` knows whose secrets this environment holds."""
+    def of(cls, store: Store, routes: Routes, max_bytes: int, now: float) -> Report:
+        """Read a spool's state; `routes` knows whose secrets this environment holds."""
         is_running, pid = store.drainer()
-        routes = tuple(_with_inbound(store.routes(), store.inbound()))
+        known = tuple(_with_inbound(store.routes(), store.inbound()))
         return cls(
             path=store.database.path,
             file_bytes=store.database.file_bytes(),
@@ -57,9 +57,9 @@ class Report:
             ledger=store.ledger(),
             is_running=is_running,
             pid=pid,
-            routes=routes,
-            states=tuple(_state(r, not line.missing(r), now) for r in routes),
-            missing=tuple(line.missing(r) for r in routes),
+            routes=known,
+            states=tuple(_state(r, not routes.missing(r), now) for r in known),
+            missing=tuple(routes.missing(r) for r in known),
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
             strangers=store.strangers(),

@@ -64,7 +64,7 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
     errands = {
         route.id: _Errand(target, store.last_id(route.name), limit)
         for route in sorted(store.routes(), key=lambda one: -(one.last_success_at or 0.0))
-        if (target := drainer.line.target_of(route)) is not None
+        if (target := drainer.routes.target_of(route)) is not None
     }
     while errands and (began_at := time.monotonic()) < end:
         for route_id, errand in list(errands.items()):
@@ -102,9 +102,9 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end:
     known = drainer.store.route(route_id)
     turn = drainer.store.turn if known is None else drainer.store.turn_of(known)
     with turn.take(drainer.settings.timeout_seconds) as is_had:
-        silence = drainer.line.hosts.silence(errand.target.endpoint, began_at)
+        silence = drainer.routes.hosts.silence(errand.target.endpoint, began_at)
         if is_had and known is not None and silence is not None:
-            drainer.line.put_off([known], silence)
+            drainer.routes.put_off([known], silence)
             verdict = Verdict.WAIT
         elif is_had and (left := end - time.monotonic()) > 0:
             verdict = delivery.send(route_id, errand.target, left, is_forced=True)

@@ -55,7 +55,7 @@ _PACK_SHARE: Final = 4
 
 
 class Drainer:
-    """Sends what waits in one store; `line` knows to whom."""
+    """Sends what waits in one store; `routes` knows to whom."""
 
     def __init__(
         self,
@@ -68,16 +68,16 @@ class Drainer:
     ) -> None:
         self.store = store
         self.settings = settings
-        self.line = Routes(store, settings, clock, targets)
-        self.delivery = RowDelivery(store, settings, self.line, clock)
-        self._journal_delivery = JournalDelivery(store, settings, self.line, clock)
+        self.routes = Routes(store, settings, clock, targets)
+        self.delivery = RowDelivery(store, settings, self.routes, clock)
+        self._journal_delivery = JournalDelivery(store, settings, self.routes, clock)
         self._overflow = overflow
         self._unpacked: dict[str, int] = {}
         sending = settings.timeout_seconds
-        self._well = Lane(store.turn, self.line, self._send, sending, is_troubled=False)
-        self._troubled = Lane(store.probe_turn, self.line, self._send, sending, is_troubled=True)
+        self._well = Lane(store.turn, self.routes, self._send, sending, is_troubled=False)
+        self._troubled = Lane(store.probe_turn, self.routes, self._send, sending, is_troubled=True)
         self._takeover = Takeover(store, settings)
-        self._watch = FileWatch(store, self.line)
+        self._watch = FileWatch(store, self.routes)
         self._warnings = LimitedWarnings()
         self._idle: tuple[dict[str, float], list[tuple[File, int]]] | None = None
         self._awake = SignalSafeEvent()
@@ -122,10 +122,10 @@ class Drainer:
         held = self._overflow.routes() if self._overflow is not None else ()
         return (
             self.store.journal.is_claimed()
-            or any(not self.line.is_in_trouble(target.route) for target in held)
+            or any(not self.routes.is_in_trouble(target.route) for target in held)
             or any(
                 not self.delivery.has_unsettled(route.name)
-                and (not route.attempts or not self.line.has_failed(route.name))
+                and (not route.attempts or not self.routes.has_failed(route.name))
                 for route, _ in self.due()
             )
         )
@@ -148,7 +148,7 @@ class Drainer:
                 if not self._safely(self._send_somehow, otherwise=False):
                     self._rest()
         self._journal_delivery.stop()
-        self.line.connections.close()
+        self.routes.connections.close()
 
     def _rest(self) -> None:
         """Pack, or sleep until there may be something to do."""
@@ -158,7 +158,7 @@ class Drainer:
         self._watch.rest(self._safely(self._next_due, otherwise=0.0))
         pause = TICK
         while not self.store.come.wait(pause):
-            self.line.connections.close_unusable()
+            self.routes.connections.close_unusable()
             self._safely(self._look_around, otherwise=None)
             if self._watch.is_over():
                 return
@@ -177,7 +177,7 @@ class Drainer:
         waiting = self.store.waiting()
         if is_something_left or any(self._sendable(route) is not None for route in waiting):
             return 0.0
-        return min(self.line.next_due(waiting), self.delivery.next_due())
+        return min(self.routes.next_due(waiting), self.delivery.next_due())
 
     # Beside it: the routes in trouble
 
@@ -203,7 +203,7 @@ class Drainer:
         self.store.probe_turn.close()
         self.wake()
         if self._stopping.is_set():
-            self.line.connections.close()
+            self.routes.connections.close()
 
     def _is_probing(self) -> bool:
         return self._prober is not None and self._prober.is_alive()
@@ -263,14 +263,14 @@ class Drainer:
     def _forget_targets(self) -> None:
         """Forget targets that calls brought, when nothing of them can wait any more."""
         if self._idle is None:
-            idle = self.line.targets.idle()
+            idle = self.routes.targets.idle()
             self._idle = (idle, self.store.journal.mark()) if idle else None
             return
         idle, mark = self._idle
         if self.store.journal.is_past(mark):
             pending = {route.name for route in self.store.waiting()}
             held = self._overflow.routes() if self._overflow is not None else ()
-            self.line.targets.forget(idle, pending.union(target.route for target in held))
+            self.routes.targets.forget(idle, pending.union(target.route for target in held))
             self._idle = None
 
     def pack_idle(self) -> bool:
@@ -302,10 +302,10 @@ class Drainer:
 
     def _sendable(self, route: Route) -> Target | None:
         """Give the target of a route that has something to send, now; None otherwise."""
-        if not route.pending_spans or self.line.is_in_trouble(route.name):
+        if not route.pending_spans or self.routes.is_in_trouble(route.name):
             return None
-        target = self.line.target_of(route)
-        return target if target is not None and self.line.is_due(route, target) else None
+        target = self.routes.target_of(route)
+        return target if target is not None and self.routes.is_due(route, target) else None
 
     # From memory
 
@@ -316,7 +316,7 @@ class Drainer:
         sent = [
             self.send_held(self._overflow, target, self.settings.timeout_seconds)
             for target in self._overflow.routes()
-            if not self.line.is_in_trouble(target.route)
+            if not self.routes.is_in_trouble(target.route)
         ]
         return any(sent)
 
@@ -325,13 +325,13 @@ class Drainer:
 
         Say whether it was delivered. A route in trouble is tried, too.
         """
-        held = overflow.take(target.route, self.line.pace(target.route).bytes)
+        held = overflow.take(target.route, self.routes.request_size(target.route).bytes)
         if not held:
             return False
         batches = [one.batch for one in held]
         is_delivered = False
         try:
-            outcome = self.line.post(target, batches, timeout)
+            outcome = self.routes.post(target, batches, timeout)
             is_delivered = outcome.verdict is Verdict.DELIVERED and not outcome.rejected
         finally:
             if not is_delivered:
@@ -339,10 +339,10 @@ class Drainer:
                 self.store.database.written.set()  # for maintenance
         if not is_delivered:
             # Splitting and dead letters need the file: these wait for it.
-            self.line.wait_without_file(target.route, outcome)
+            self.routes.wait_without_file(target.route, outcome)
             return False
         overflow.deliver(held)
-        self.line.count(target.route, sum(batch.spans for batch in batches), 0, "")
+        self.routes.count(target.route, sum(batch.spans for batch in batches), 0, "")
         return True
 
 

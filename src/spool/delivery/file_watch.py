@@ -19,11 +19,11 @@ _LONGEST: Final = 30.0
 
 
 class FileWatch:
-    """Watches one store and what a line knows, for one thread."""
+    """Watches one store and what is known of its routes, for one thread."""
 
-    def __init__(self, store: Store, line: Routes) -> None:
+    def __init__(self, store: Store, routes: Routes) -> None:
         self._store = store
-        self._line = line
+        self._routes = routes
         self._seen: object = None
         self._until = 0.0
 
@@ -41,6 +41,6 @@ class FileWatch:
 
     def _state(self) -> object:
         try:
-            return self._store.database.state(), self._line.credentials_state()
+            return self._store.database.state(), self._routes.credentials_state()
         except SpoolError:
             return object()  # look at it, and say what is wrong

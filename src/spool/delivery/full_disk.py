@@ -82,9 +82,9 @@ class _Rescue:
         first = chunk.frames[0].identity
         mine = tuple(itertools.takewhile(lambda frame: frame.identity == first, chunk.frames))
         end = chunk.first_at + sum(frame.size for frame in mine)
-        pace = self._drainer.line.pace(identity_of(first)[0])
+        size = self._drainer.routes.request_size(identity_of(first)[0])
         run = Chunk(mine, chunk.start, end)
-        return run.head(pace.bytes, pace.spans) or Chunk(
+        return run.head(size.bytes, size.spans) or Chunk(
             mine[:1], run.start, run.first_at + mine[0].size
         )
 
@@ -98,19 +98,19 @@ class _Rescue:
             if not is_had or left <= 0:
                 return None
             batches = [frame.batch for frame in chunk.frames]
-            outcome = self._drainer.line.post(target, batches, min(left, longest))
+            outcome = self._drainer.routes.post(target, batches, min(left, longest))
         if outcome.verdict is not Verdict.DELIVERED:
             logger.warning("langfuse-spool: route %s: %s", target.route, outcome.reason)
             return None
         dead = min(outcome.rejected, chunk.spans)
-        self._drainer.line.count(target.route, chunk.spans, dead, outcome.reason)
+        self._drainer.routes.count(target.route, chunk.spans, dead, outcome.reason)
         return outcome
 
     def _target(self, chunk: Chunk) -> Target | None:
         name, endpoint, public_key, _ = identity_of(chunk.frames[0].identity)
         known = {route.name: route for route in self._store.routes()}
         route = known.get(name) or Route.unknown(name, endpoint, public_key)
-        return self._drainer.line.target_of(route)
+        return self._drainer.routes.target_of(route)
 
     def _settle(self) -> SpoolError | None:
         """Settle what was sent; give what the file has against it."""

@@ -45,11 +45,11 @@ class JournalDelivery:
     """Sends the oldest of this process's journal."""
 
     def __init__(
-        self, store: Store, settings: Settings, line: Routes, clock: Callable[[], float]
+        self, store: Store, settings: Settings, routes: Routes, clock: Callable[[], float]
     ) -> None:
         self._store = store
         self._settings = settings
-        self._line = line
+        self._routes = routes
         self._clock = clock
         self._unsettled: tuple[Claim, Outcome] | None = None
         self._warnings = LimitedWarnings()
@@ -87,8 +87,7 @@ class JournalDelivery:
             ingest.release(self._store, self._unsettled[0])
 
     def _is_any_well(self) -> bool:
-        line = self._line
-        return any(line.is_well(r) for r in self._store.routes())
+        return any(self._routes.is_well(route) for route in self._store.routes())
 
     def _send_in_turn(self) -> int | None:
         with self._store.turn.take(self._settings.timeout_seconds) as is_had:
@@ -116,32 +115,32 @@ class JournalDelivery:
         identity = claim.chunk.identity
         name = None if identity is None else identity_of(identity)[0]
         route = next((known for known in self._store.routes() if known.name == name), None)
-        if route is None or not self._line.is_well(route):
+        if route is None or not self._routes.is_well(route):
             return None
-        target, pace = self._line.target_of(route), self._line.pace(route.name)
-        chunk = None if target is None else claim.chunk.head(pace.bytes, pace.spans)
+        target, size = self._routes.target_of(route), self._routes.request_size(route.name)
+        chunk = None if target is None else claim.chunk.head(size.bytes, size.spans)
         if target is None or chunk is None:
             return None
         return replace(claim, chunk=chunk), route, target
 
     def _post(self, claim: Claim, route: Route, target: Target) -> Outcome | None:
         """Send what was claimed; give the outcome if it was delivered."""
-        chunk, pace = claim.chunk, self._line.pace(route.name)
+        chunk, size = claim.chunk, self._routes.request_size(route.name)
         timeout = self._settings.timeout_seconds
         started = time.monotonic()
-        outcome = self._line.post(target, [frame.batch for frame in chunk.frames], timeout)
+        outcome = self._routes.post(target, [frame.batch for frame in chunk.frames], timeout)
         if outcome.verdict is Verdict.DELIVERED:
-            pace.rise(time.monotonic() - started, timeout)
+            size.rise(time.monotonic() - started, timeout)
             return outcome
         if outcome.verdict is Verdict.SPLIT:
-            pace.refuse(chunk.spans, chunk.raw_bytes, is_too_large=outcome.is_too_large)
+            size.refuse(chunk.spans, chunk.raw_bytes, is_too_large=outcome.is_too_large)
             return None  # what is to blame is searched for among the rows
         if outcome.verdict is Verdict.HOLD:
-            self._line.hold(route, target, outcome)
+            self._routes.hold(route, target, outcome)
         else:
             if outcome.is_timeout:
-                pace.fall(chunk.raw_bytes)
-            self._line.wait(route, outcome)
+                size.fall(chunk.raw_bytes)
+            self._routes.wait(route, outcome)
         return None
 
     def _settle(self, claim: Claim, outcome: Outcome) -> bool:
@@ -160,5 +159,5 @@ class JournalDelivery:
         self._unsettled = None
         ingest.release(self._store, claim, moved)
         route = identity_of(claim.chunk.frames[0].identity)[0]
-        self._line.count(route, spans, dead, outcome.reason)
+        self._routes.count(route, spans, dead, outcome.reason)
         return True

@@ -64,11 +64,11 @@ class Lane:
     """
 
     def __init__(
-        self, turn: DrainLock, line: Routes, send: Send, sending: float, *, is_troubled: bool
+        self, turn: DrainLock, routes: Routes, send: Send, sending: float, *, is_troubled: bool
     ) -> None:
         self._is_troubled = is_troubled
         self._turn = turn
-        self._line = line
+        self._routes = routes
         self._send = send
         self._sending = sending
         self._missed: dict[str, _Miss] = {}
@@ -115,7 +115,7 @@ class Lane:
         silent: dict[Silence, list[Route]] = {}
         others = []
         for route, target in left:
-            silence = self._line.hosts.silence(target.endpoint, since)
+            silence = self._routes.hosts.silence(target.endpoint, since)
             if silence is None:
                 others.append((route, target))
             else:
@@ -123,7 +123,7 @@ class Lane:
         if silent:
             with self._turn.take(self._sending) as is_had:
                 for silence, routes in silent.items() if is_had else ():
-                    self._line.put_off(routes, silence)
+                    self._routes.put_off(routes, silence)
         return others
 
     def _send_in_turn(self, route: Route, target: Target, longest: float) -> Verdict | None:
@@ -150,6 +150,6 @@ class Lane:
         if verdict is not None or longest == self._sending or now - asked_at < longest:
             return verdict
         reason = f"no complete answer within {longest:g} s, while others waited"
-        self._line.hosts.mute(target.endpoint, asked_at, longest, reason)
-        self._line.put_off([route], Silence(now, now, reason))
+        self._routes.hosts.mute(target.endpoint, asked_at, longest, reason)
+        self._routes.put_off([route], Silence(now, now, reason))
         return Verdict.WAIT

@@ -5,7 +5,7 @@ Invariants:
 - A process sends only routes whose secret it has, to the endpoint that its owner named: in the
   settings or the credentials file, else the remembered one (see `credentials` for those secrets).
 - Waits and holds must outlive the process: they are written to the store, and remembered here only
-  while the file refuses them. The pace, here, is found again within a few requests.
+  while the file refuses them. The size, here, is found again within a few requests.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Routes:
         self.hosts = Hosts()
         self._unanswered: dict[str, tuple[str, float]] = {}
         self._senders: dict[str, Sender] = {}
-        self._paces: dict[str, RequestSize] = {}
+        self._request_sizes: dict[str, RequestSize] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._failed: set[str] = set()
         self._warnings = LimitedWarnings()
@@ -255,9 +255,9 @@ class Routes:
 
     # How many at once, and the POST
 
-    def pace(self, route: str) -> RequestSize:
+    def request_size(self, route: str) -> RequestSize:
         """Give how much a request of a route may hold."""
-        return self._paces.setdefault(route, RequestSize(self._settings.max_request_bytes))
+        return self._request_sizes.setdefault(route, RequestSize(self._settings.max_request_bytes))
 
     def post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
         """Send batches as one request, within `timeout` seconds; say what came of it.

@@ -34,14 +34,14 @@ _Sent = tuple["Take", Outcome, "Target | None"]
 
 
 class RowDelivery:
-    """Sends the rows of one store over one line; only for the holder of a route's turn."""
+    """Sends the rows of one store; only for the holder of a route's turn."""
 
     def __init__(
-        self, store: Store, settings: Settings, line: Routes, clock: Callable[[], float]
+        self, store: Store, settings: Settings, routes: Routes, clock: Callable[[], float]
     ) -> None:
         self._store = store
         self._settings = settings
-        self._line = line
+        self._routes = routes
         self._clock = clock
         self._unsettled: dict[str, list[_Sent]] = {}
         self._suspects: dict[str, Suspect] = {}
@@ -79,7 +79,7 @@ class RowDelivery:
             return None
         if is_forced:  # all of it, not what has come since some was suspected
             route = replace(route, suspect_to=0)
-        elif not self._line.is_due(route, target):
+        elif not self._routes.is_due(route, target):
             return None
         unsettled = self._settle_again(route.name)
         take = self._next(route, max((sent.rows[-1].id for sent, *_ in unsettled), default=0))
@@ -90,7 +90,7 @@ class RowDelivery:
             return Verdict.SPLIT
         started = time.monotonic()
         longest = self._settings.timeout_seconds
-        outcome = self._line.post(target, take.batches, min(timeout, longest))
+        outcome = self._routes.post(target, take.batches, min(timeout, longest))
         if outcome.is_timeout and timeout < longest:
             return None
         return self._act(route, target, take, outcome, time.monotonic() - started)
@@ -134,7 +134,7 @@ class RowDelivery:
         """Take what stands behind the spans that were refused; one of them where nothing does."""
         refusals = self._refusals.setdefault(route.name, Refusals())
         refusals.front = front = self._front(route, refusals, after)
-        spans = self._line.pace(route.name).spans
+        spans = self._routes.request_size(route.name).spans
         if suspect is not None:
             front, spans = self._behind(route, suspect.aside, front), min(spans, suspect.around)
         if refusals.words and (number := refusals.elsewhere) is not None:
@@ -167,21 +167,21 @@ class RowDelivery:
         return self._take(route, somewhere(first, last, number) - 1, spans=1) if first else None
 
     def _take(self, route: Route, after: int, spans: int) -> Take | None:
-        pace = self._line.pace(route.name)
-        return self._store.take(route.id, max_bytes=pace.bytes, max_spans=spans, after=after)
+        size = self._routes.request_size(route.name)
+        return self._store.take(route.id, max_bytes=size.bytes, max_spans=spans, after=after)
 
     # What an outcome does
 
     def _act(
         self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
     ) -> Verdict:
-        pace = self._line.pace(route.name)
+        size = self._routes.request_size(route.name)
         if outcome.verdict in (Verdict.HOLD, Verdict.WAIT):
             self._condemn(route)  # what is proven by now
         if outcome.verdict is Verdict.DELIVERED:
             if route.is_held:  # what was refused before was not too large
-                pace.reset()
-            pace.rise(seconds, self._settings.timeout_seconds)
+                size.reset()
+            size.rise(seconds, self._settings.timeout_seconds)
             self._settle(route.name, take, outcome, target)
             if outcome.rejected < take.spans:
                 self._exonerate(route, take)
@@ -189,17 +189,17 @@ class RowDelivery:
         elif outcome.verdict is Verdict.SPLIT:
             return self._refuse(route, target, take, outcome)
         elif outcome.verdict is Verdict.HOLD:
-            self._line.hold(route, target, outcome)
+            self._routes.hold(route, target, outcome)
         else:
             if outcome.is_timeout:
-                pace.fall(take.raw_bytes)
+                size.fall(take.raw_bytes)
             return self._suspect(route, take, outcome)
         return outcome.verdict
 
     def _refuse(self, route: Route, target: Target, take: Take, outcome: Outcome) -> Verdict:
         """Search a request for what is to blame: a span, or the receiver, which holds the route."""
-        pace = self._line.pace(route.name)
-        pace.refuse(take.spans, take.raw_bytes, is_too_large=outcome.is_too_large)
+        size = self._routes.request_size(route.name)
+        size.refuse(take.spans, take.raw_bytes, is_too_large=outcome.is_too_large)
         suspect = self._suspects.get(route.name)
         if suspect is not None and suspect.is_of(take):  # it is refused now, which says more
             del self._suspects[route.name]
@@ -220,7 +220,7 @@ class RowDelivery:
             return Verdict.SPLIT
         refusals.is_receiver_doubted = True
         probes = route.probes + (0 < route.suspect_to < take.rows[0].id)
-        self._line.hold(route, target, outcome, newest, probes)
+        self._routes.hold(route, target, outcome, newest, probes)
         return Verdict.HOLD
 
     def _accept(self, route: Route, take: Take) -> None:
@@ -240,7 +240,7 @@ class RowDelivery:
         except SpoolError as error:  # they are found again
             self._warnings.say(f"route {route.name}: bad spans, but not buried", error)
         else:
-            self._line.count(route.name, buried, buried, next(iter(condemned.values())))
+            self._routes.count(route.name, buried, buried, next(iter(condemned.values())))
 
     def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
         """Wait, unless only the head of the route fails: then go around it, and isolate it."""
@@ -258,7 +258,7 @@ class RowDelivery:
             suspect = self._suspects[route.name] = Suspect(0, 0)
             suspect.narrow(take)
         if suspect is None or not suspect.proofs:
-            self._line.wait(route, outcome)
+            self._routes.wait(route, outcome)
             return Verdict.WAIT
         self._warnings.say(f"route {route.name} goes around spans that fail alone", outcome.reason)
         if suspect.is_proven:
@@ -270,7 +270,7 @@ class RowDelivery:
             pause = backoff(suspect.failures, *self._settings.backoff_seconds)
             suspect.until = time.monotonic() + pause
             return Verdict.SPLIT
-        self._line.wait(route, outcome, suspect_to=newest)
+        self._routes.wait(route, outcome, suspect_to=newest)
         return Verdict.WAIT
 
     def _exonerate(self, route: Route, take: Take) -> None:
@@ -289,7 +289,7 @@ class RowDelivery:
         self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans), None)
 
     def _settle(self, route: str, take: Take, outcome: Outcome, target: Target | None) -> None:
-        self._line.count(route, take.spans, min(outcome.rejected, take.spans), outcome.reason)
+        self._routes.count(route, take.spans, min(outcome.rejected, take.spans), outcome.reason)
         self._unsettled.setdefault(route, []).append((take, outcome, target))
         self._settle_again(route)
 
@@ -304,7 +304,7 @@ class RowDelivery:
                     self._clock(),
                     dead=outcome.rejected,
                     reason=outcome.reason,
-                    accepted_by=self._line.fingerprint(target) if target else None,
+                    accepted_by=self._routes.fingerprint(target) if target else None,
                 )
                 del unsettled[0]
         except SpoolError as error:
