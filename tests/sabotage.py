@@ -365,8 +365,8 @@ SABOTAGES = [
     Sabotage(
         "routes in trouble are sent in the turn of those that are well",
         "store/store.py",
-        "return self.probe_turn if route.is_troubled else self.turn",
-        "return self.turn",
+        "return self.probe_lock if route.is_troubled else self.drain_lock",
+        "return self.drain_lock",
         "delivery/test_lane.py",
     ),
     Sabotage(

@@ -85,7 +85,7 @@ class SpoolSpanExporter(SpanExporter):
     def refuse(self, spans: Sequence[ReadableSpan], reason: object) -> SpanExportResult:
         """Count spans as refused, for good, and say why."""
         self._pipeline.refuse(len(spans))
-        self._refusal.say(reason)
+        self._refusal.warn(reason)
         return SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -99,7 +99,7 @@ class SpoolSpanExporter(SpanExporter):
         try:
             return self._pipeline.flush(self._target, timeout_millis / 1000)
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
-            self._trouble.say(error)
+            self._trouble.warn(error)
             return False
 
     def shutdown(self) -> None:
@@ -110,4 +110,4 @@ class SpoolSpanExporter(SpanExporter):
         try:
             self._pipeline.release()
         except Exception as error:  # noqa: BLE001 - as above
-            self._trouble.say(error)
+            self._trouble.warn(error)

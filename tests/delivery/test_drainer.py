@@ -188,7 +188,7 @@ def test_while_another_process_has_the_turn_nothing_is_sent(
     drainer: Drainer, store: Store, path: Path, langfuse: StandIn
 ) -> None:
     other = Store(path)
-    with other.turn.take(60) as is_had:
+    with other.drain_lock.take(60) as is_had:
         assert is_had
         assert not drainer.send_due()
     assert langfuse.requests == []
@@ -211,7 +211,8 @@ def test_the_turn_of_a_killed_drainer_is_free_at_once(
 def process_with_the_turn(path: Path) -> Iterator[subprocess.Popen[str]]:
     code = (
         "import time; from pathlib import Path; from spool.store.store import Store\n"
-        f"with Store(Path({str(path)!r})).turn.take(60): print('had', flush=True); time.sleep(60)"
+        f"with Store(Path({str(path)!r})).drain_lock.take(60): "
+        "print('had', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
@@ -247,7 +248,7 @@ def test_a_route_that_nobody_else_sends_gets_its_turn_between_another_processs_r
 
     def send_for_ever() -> None:
         while not is_over.is_set():
-            with other.turn.take(60):
+            with other.drain_lock.take(60):
                 time.sleep(1.2)
 
     thread = threading.Thread(target=send_for_ever)
@@ -294,7 +295,7 @@ def test_what_is_held_in_memory_goes_out_while_the_turn_is_waited_for(
     overflow, other = Overflow(), Store(path)
     drainer = Drainer(store, settings, overflow)
     drainer.routes.add(target)
-    with other.turn.take(60):
+    with other.drain_lock.take(60):
         drainer.start()
         time.sleep(3 * TICK)
         overflow.has_moved = False
@@ -511,7 +512,7 @@ def test_nobody_packs_while_another_process_sends(
     many(store, target, NAMES)
     drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
     other = Store(path)
-    with other.turn.take(60):
+    with other.drain_lock.take(60):
         assert not drainer.pack_idle()
     other.close()
     assert drainer.pack_idle()
@@ -747,7 +748,7 @@ def test_a_route_of_another_file_is_never_sent_with_these_credentials(
     path.rename(path.with_name("moved.db"))
     store.append(theirs, batch("theirs"), clock.now)
     assert store.routes()[0].id == routes[0].id
-    with store.turn.take(60):
+    with store.drain_lock.take(60):
         assert drainer.delivery.send(routes[0].id, target) is None
     assert langfuse.requests == []
 
@@ -757,7 +758,7 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
 ) -> None:
     route = route_of(store)
     store.wait(route, 60, clock.now, "503")
-    with store.probe_turn.take(60):
+    with store.probe_lock.take(60):
         assert drainer.delivery.send(route.id, drainer.routes.targets[route.name]) is None
     assert langfuse.requests == []
 

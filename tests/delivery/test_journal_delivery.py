@@ -248,13 +248,13 @@ def test_what_another_process_has_moved_and_sent_is_not_sent_again(
 def test_a_route_that_another_process_has_put_off_meanwhile_is_not_sent(
     fresh: Drainer, store: Store, clock: Clock, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = store.turn.take
+    take = store.drain_lock.take
 
     def take_behind_another(sending: float) -> contextlib.AbstractContextManager[bool]:
         store.wait(route_of(store), 60, clock.now, "429")
         return take(sending)
 
-    monkeypatch.setattr(store.turn, "take", take_behind_another)
+    monkeypatch.setattr(store.drain_lock, "take", take_behind_another)
     fresh.send_due()
     assert not langfuse.requests
 
@@ -267,7 +267,7 @@ def test_between_requests_from_the_journal_another_process_gets_its_turn(
 
     def poll() -> None:
         while not is_over.is_set():
-            with other.turn.take(60) as had:
+            with other.drain_lock.take(60) as had:
                 if had:
                     is_had.set()
                     return
@@ -486,9 +486,9 @@ def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(
 
 def test_an_idle_drainer_takes_no_turn(store: Store, drainer: Drainer) -> None:
     drain_all(drainer)
-    signed = signature(store.turn._turn.path, store.database.path)
+    signed = signature(store.drain_lock._lock.path, store.database.path)
     drainer.send_due()
-    assert signature(store.turn._turn.path, store.database.path) == signed
+    assert signature(store.drain_lock._lock.path, store.database.path) == signed
 
 
 def test_a_defect_while_sending_leaves_the_journal_to_the_keeper(

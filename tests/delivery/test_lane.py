@@ -114,7 +114,7 @@ def test_a_route_in_trouble_that_is_tried_keeps_no_turn_from_those_that_are_well
     trying.start()
     try:
         deaf.wait_for(lambda server: len(server.requests) == 2)
-        with peer.turn.take(60) as well, peer.probe_turn.take(60) as troubled:
+        with peer.drain_lock.take(60) as well, peer.probe_lock.take(60) as troubled:
             assert (well, troubled) == (True, False)
     finally:
         trying.join()
@@ -128,10 +128,10 @@ def test_a_route_is_sent_only_in_the_turn_of_its_lane(
     clock.now += 60
     before = len(deaf.requests)
     route = route_of(store)
-    with store.turn.take(60):
+    with store.drain_lock.take(60):
         assert drainer.delivery.send(route.id, tenants[0]) is None
     assert len(deaf.requests) == before
-    with store.probe_turn.take(60):
+    with store.probe_lock.take(60):
         assert drainer.delivery.send(route.id, tenants[0]) is not None
     assert len(deaf.requests) == before + 1
 
@@ -147,7 +147,7 @@ def test_those_that_were_delivered_last_go_first_and_again_after_a_slow_failure(
             store.append(tenant(number, server), batch("theirs"), 1.0)
             drainer.routes.add(tenant(number, server))
         store.append(target, batch("first"), 1.0)
-        with store.turn.take(60):
+        with store.drain_lock.take(60):
             drainer.delivery.send(store.routes()[-1].id, target)
         store.append(target, batch("second"), 1.0)
         assert drainer.send_due()
@@ -188,7 +188,7 @@ def test_a_stranded_route_in_trouble_is_not_adopted_while_it_is_tried(
         peer.adopt(stranded, target, 60)
         is_adopted.set()
 
-    with store.probe_turn.take(60):
+    with store.probe_lock.take(60):
         adopting = threading.Thread(target=adopt)
         adopting.start()
         assert not is_adopted.wait(0.5)
@@ -206,7 +206,7 @@ def test_a_route_in_trouble_is_not_packed_while_another_process_tries_it(
         store.append(tenants[0], batch(str(number)), 1.0)
     small.send_due()
     peer = Store(path)
-    with peer.probe_turn.take(60):
+    with peer.probe_lock.take(60):
         assert not small.pack_idle()
     peer.close()
     assert small.pack_idle()

@@ -73,7 +73,7 @@ def test_joining_an_open_spool_waits_for_nobody_and_writes_nothing(
 ) -> None:
     exporters.append(SpoolSpanExporter(settings=replace(settings, drain=False)))
     other = Store(path)
-    with other.database.writing(), exporters[0]._pipeline.store.turn.take(1.0) as is_had:
+    with other.database.writing(), exporters[0]._pipeline.store.drain_lock.take(1.0) as is_had:
         assert is_had
         joined = threading.Thread(
             target=lambda: exporters.append(

@@ -62,7 +62,7 @@ def test_with_a_window_of_zero_every_commit_is_synced(path: Path) -> None:
 
 def test_every_file_is_its_owners_alone(store: Store, path: Path) -> None:
     store.append(MINE, batch("a"), now=1.0)
-    with store.turn.take(60):
+    with store.drain_lock.take(60):
         pass
     store.presence.acquire(1)
     store.presence.release()

@@ -26,104 +26,104 @@ def _turns_are_as_long_as_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def turns(tmp_path: Path) -> Iterator[list[DrainLock]]:
-    """Give four uses of one spool's turn."""
-    turns = [DrainLock(tmp_path / "spool.db", create) for _ in range(4)]
-    yield turns
-    for turn in turns:
-        turn.close()
+def locks(tmp_path: Path) -> Iterator[list[DrainLock]]:
+    """Give four uses of one spool's drain lock."""
+    locks = [DrainLock(tmp_path / "spool.db", create) for _ in range(4)]
+    yield locks
+    for lock in locks:
+        lock.close()
 
 
-def test_one_has_the_turn_and_the_next_gets_it_after_that(turns: list[DrainLock]) -> None:
-    with turns[0].take(NEVER) as first, turns[1].take(NEVER) as second:
+def test_one_has_the_turn_and_the_next_gets_it_after_that(locks: list[DrainLock]) -> None:
+    with locks[0].take(NEVER) as first, locks[1].take(NEVER) as second:
         assert (first, second) == (True, False)
-    with turns[1].take(NEVER) as second:
+    with locks[1].take(NEVER) as second:
         assert second
 
 
-def test_who_has_the_turn_can_be_named(turns: list[DrainLock]) -> None:
-    assert turns[0].pid() is None
-    with turns[0].take(NEVER):
-        assert turns[1].pid() == os.getpid()
+def test_who_has_the_turn_can_be_named(locks: list[DrainLock]) -> None:
+    assert locks[0].pid() is None
+    with locks[0].take(NEVER):
+        assert locks[1].pid() == os.getpid()
 
 
-def test_past_one_that_is_stuck_there_is_one_deputy(turns: list[DrainLock]) -> None:
-    with turns[0].take(NEVER):
-        assert not is_had(turns[1], AT_ONCE)  # seen for the first time
+def test_past_one_that_is_stuck_there_is_one_deputy(locks: list[DrainLock]) -> None:
+    with locks[0].take(NEVER):
+        assert not is_had(locks[1], AT_ONCE)  # seen for the first time
         time.sleep(0.01)
-        with turns[1].take(AT_ONCE) as deputy:
+        with locks[1].take(AT_ONCE) as deputy:
             assert deputy
-            assert not is_had(turns[2], AT_ONCE)
+            assert not is_had(locks[2], AT_ONCE)
             time.sleep(0.01)
-            assert not is_had(turns[2], AT_ONCE)
-        assert is_had(turns[2], AT_ONCE)
+            assert not is_had(locks[2], AT_ONCE)
+        assert is_had(locks[2], AT_ONCE)
 
 
 def test_one_that_has_the_turn_and_has_not_signed_yet_is_not_taken_for_one_seen_long_ago(
-    turns: list[DrainLock], monkeypatch: pytest.MonkeyPatch
+    locks: list[DrainLock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with turns[0].take(NEVER):
-        assert not is_had(turns[1], 1.0)
+    with locks[0].take(NEVER):
+        assert not is_had(locks[1], 1.0)
     now += 600
     monkeypatch.setattr(FileLock, "sign", lambda _: None)
-    with turns[0].take(NEVER):
-        assert not is_had(turns[1], 1.0)
+    with locks[0].take(NEVER):
+        assert not is_had(locks[1], 1.0)
 
 
-def test_turns_that_change_hands_are_not_stuck(turns: list[DrainLock]) -> None:
+def test_turns_that_change_hands_are_not_stuck(locks: list[DrainLock]) -> None:
     for _ in range(3):
-        with turns[0].take(NEVER):
-            assert not is_had(turns[1], AT_ONCE)
+        with locks[0].take(NEVER):
+            assert not is_had(locks[1], AT_ONCE)
             time.sleep(0.01)
 
 
-def test_a_turn_that_may_last_is_not_stuck(turns: list[DrainLock]) -> None:
-    with turns[0].take(NEVER):
+def test_a_turn_that_may_last_is_not_stuck(locks: list[DrainLock]) -> None:
+    with locks[0].take(NEVER):
         for _ in range(3):
-            assert not is_had(turns[1], NEVER)
+            assert not is_had(locks[1], NEVER)
             time.sleep(0.01)
 
 
-def test_after_the_stopped_one_went_on_there_is_one_turn_again(turns: list[DrainLock]) -> None:
-    with turns[0].take(NEVER):
-        is_had(turns[1], AT_ONCE)
+def test_after_the_stopped_one_went_on_there_is_one_turn_again(locks: list[DrainLock]) -> None:
+    with locks[0].take(NEVER):
+        is_had(locks[1], AT_ONCE)
         time.sleep(0.01)
-        assert is_had(turns[1], AT_ONCE)
-    with turns[1].take(NEVER) as first:
+        assert is_had(locks[1], AT_ONCE)
+    with locks[1].take(NEVER) as first:
         assert first
-        assert not is_had(turns[0], NEVER)
+        assert not is_had(locks[0], NEVER)
 
 
 def test_a_deputy_whose_requests_are_slow_goes_on(
-    turns: list[DrainLock], monkeypatch: pytest.MonkeyPatch
+    locks: list[DrainLock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with turns[0].take(NEVER):
-        assert not is_had(turns[1], 1.0)
+    with locks[0].take(NEVER):
+        assert not is_had(locks[1], 1.0)
         now += 2
         for _ in range(3):
-            with turns[1].take(1.0) as deputy:
+            with locks[1].take(1.0) as deputy:
                 assert deputy
                 now += 60
 
 
 def test_who_takes_it_again_and_again_leaves_gaps_for_one_that_looks_for_it(
-    turns: list[DrainLock],
+    locks: list[DrainLock],
 ) -> None:
     is_over = threading.Event()
 
     def hog() -> None:
         while not is_over.is_set():
-            with turns[0].take(NEVER):
+            with locks[0].take(NEVER):
                 time.sleep(0.3)
 
     thread = threading.Thread(target=hog)
     thread.start()
     try:
-        with turns[1].take(NEVER, patience=60) as had:
+        with locks[1].take(NEVER, patience=60) as had:
             assert had
     finally:
         is_over.set()
@@ -131,18 +131,18 @@ def test_who_takes_it_again_and_again_leaves_gaps_for_one_that_looks_for_it(
 
 
 def test_one_that_was_stopped_in_its_turn_leaves_no_gap_of_minutes(
-    turns: list[DrainLock], monkeypatch: pytest.MonkeyPatch
+    locks: list[DrainLock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(time, "sleep", slept.append)
-    with turns[0].take(NEVER):
+    with locks[0].take(NEVER):
         now += 86_400
-    assert is_had(turns[0], NEVER)
+    assert is_had(locks[0], NEVER)
     assert 0 < sum(slept) <= 0.25
 
 
-def is_had(turn: DrainLock, longest: float) -> bool:
-    with turn.take(longest) as had:
+def is_had(lock: DrainLock, longest: float) -> bool:
+    with lock.take(longest) as had:
         return had

@@ -30,7 +30,7 @@ def test_the_first_trouble_is_said_at_once_as_a_warning(
     clock: Clock, said: pytest.LogCaptureFixture
 ) -> None:
     clock.now = 0.0  # just booted
-    LimitedWarning("route pk waits").say("503 Service Unavailable")
+    LimitedWarning("route pk waits").warn("503 Service Unavailable")
     (record,) = said.records
     assert (record.name, record.levelname) == ("spool", "WARNING")
     assert record.getMessage() == "langfuse-spool: route pk waits: 503 Service Unavailable"
@@ -41,7 +41,7 @@ def test_more_of_the_same_is_not_said_within_a_minute(
 ) -> None:
     trouble = LimitedWarning("trouble")
     for _ in range(100):
-        trouble.say("again")
+        trouble.warn("again")
         clock.now += 0.59
     assert len(said.records) == 1
 
@@ -51,26 +51,26 @@ def test_what_was_not_said_is_counted_when_the_minute_is_over(
 ) -> None:
     trouble = LimitedWarning("trouble")
     for detail in ("first", "second", "third"):
-        trouble.say(detail)
+        trouble.warn(detail)
     clock.now += 60
-    trouble.say("fourth")
+    trouble.warn("fourth")
     assert said.messages[1:] == [
         "langfuse-spool: trouble: fourth (and 2 times more since the last such line)"
     ]
     clock.now += 60
-    trouble.say("fifth")
+    trouble.warn("fifth")
     assert said.messages[2:] == ["langfuse-spool: trouble: fifth"]
 
 
 def test_two_kinds_of_trouble_do_not_silence_each_other(
     clock: Clock, said: pytest.LogCaptureFixture
 ) -> None:
-    LimitedWarning("one").say(clock.now)
-    LimitedWarning("other").say(clock.now)
+    LimitedWarning("one").warn(clock.now)
+    LimitedWarning("other").warn(clock.now)
     assert len(said.records) == 2
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_percent_sign_in_a_detail_is_only_text(said: pytest.LogCaptureFixture) -> None:
-    LimitedWarning("100 %s").say("%d %(x)s")
+    LimitedWarning("100 %s").warn("%d %(x)s")
     assert said.messages == ["langfuse-spool: 100 %s: %d %(x)s"]

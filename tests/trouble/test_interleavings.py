@@ -229,7 +229,7 @@ class Trial:
 
     def _pack(self, store: Store) -> None:
         for route in store.routes():
-            with store.turn.take(SENDING) as is_had:
+            with store.drain_lock.take(SENDING) as is_had:
                 if is_had:
                     store.pack(route.id, 1000)
 

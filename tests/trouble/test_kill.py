@@ -98,7 +98,7 @@ class Killer:
     """Kills the process whose request it is, before or after the server has accepted it."""
 
     def __init__(self, path: Path, nursery: Nursery, kills: int, chance: random.Random) -> None:
-        self.turn = beside(path, ".turn")
+        self.drain_lock = beside(path, ".turn")
         self.nursery = nursery
         self.left = kills
         self.chance = chance
@@ -121,7 +121,7 @@ class Killer:
             self.kill()
 
     def kill(self) -> None:
-        signed = signature(self.turn, self.turn)
+        signed = signature(self.drain_lock, self.drain_lock)
         if self.left and signed and signed[0] in self.nursery.alive:
             pid = signed[0]
             self.left -= 1

@@ -443,7 +443,7 @@ store = Store(Path(os.environ["SPOOL_PATH"]))
 target = Target.langfuse("pk-lf-test", "sk-lf-test", os.environ["LANGFUSE_HOST"])
 store.append(target, batch("a row"), 1.0)
 store.accept(target, batch("in the journal"), 2.0)
-store.turn.prepare()
+store.drain_lock.prepare()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 WORDS = {

@@ -100,8 +100,8 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end:
     """
     delivery, verdict = drainer.delivery, None
     known = drainer.store.route(route_id)
-    turn = drainer.store.turn if known is None else drainer.store.turn_of(known)
-    with turn.take(drainer.settings.timeout_seconds) as is_had:
+    lock = drainer.store.drain_lock if known is None else drainer.store.lock_of(known)
+    with lock.take(drainer.settings.timeout_seconds) as is_had:
         silence = drainer.routes.hosts.silence(errand.target.endpoint, began_at)
         if is_had and known is not None and silence is not None:
             drainer.routes.put_off([known], silence)

@@ -74,8 +74,8 @@ class Drainer:
         self._overflow = overflow
         self._unpacked: dict[str, int] = {}
         sending = settings.timeout_seconds
-        self._well = Lane(store.turn, self.routes, self._send, sending, is_troubled=False)
-        self._troubled = Lane(store.probe_turn, self.routes, self._send, sending, is_troubled=True)
+        self._well = Lane(store.drain_lock, self.routes, self._send, sending, is_troubled=False)
+        self._troubled = Lane(store.probe_lock, self.routes, self._send, sending, is_troubled=True)
         self._takeover = Takeover(store, settings)
         self._watch = FileWatch(store, self.routes)
         self._warnings = LimitedWarnings()
@@ -200,7 +200,7 @@ class Drainer:
             while is_more and not self._stopping.is_set():
                 is_more = self._safely(functools.partial(self._troubled.send, due), otherwise=False)
                 due = self._safely(self.due, otherwise=[])
-        self.store.probe_turn.close()
+        self.store.probe_lock.close()
         self.wake()
         if self._stopping.is_set():
             self.routes.connections.close()
@@ -212,7 +212,7 @@ class Drainer:
         try:
             return work()
         except SpoolError as error:
-            self._warnings.say("the spool file", error)
+            self._warnings.warn("the spool file", error)
         except Exception:  # noqa: BLE001 - a drainer that died would be a silent stall
             logger.exception("langfuse-spool: a defect in the drainer; it goes on")
         return otherwise
@@ -230,7 +230,7 @@ class Drainer:
             self._start_probe(due)
             is_more = self._send_well(due)
         except SpoolError as error:
-            self._warnings.say("the spool file", error)
+            self._warnings.warn("the spool file", error)
             return self._send_overflow()
         # It can be read, but takes nothing.
         is_refusing = self._overflow is not None and not self._overflow.has_moved
@@ -289,10 +289,10 @@ class Drainer:
 
     def _pack_in_turn(self, route: Route) -> bool:
         max_bytes = min(ROW_BYTES, self.settings.max_request_bytes)
-        turn = self.store.turn_of(route)
-        with turn.take(self.settings.timeout_seconds) as is_had:
+        lock = self.store.lock_of(route)
+        with lock.take(self.settings.timeout_seconds) as is_had:
             fresh = self.store.route(route.id) if is_had else None
-            if fresh is None or self.store.turn_of(fresh) is not turn:
+            if fresh is None or self.store.lock_of(fresh) is not lock:
                 return False
             is_packed = self.store.pack(route.id, max_bytes)
         if not is_packed:

@@ -93,7 +93,7 @@ class _Rescue:
         target, longest = self._target(chunk), self._drainer.settings.timeout_seconds
         if target is None:
             return None
-        with self._store.turn.take(longest, BRIEFLY) as is_had:
+        with self._store.drain_lock.take(longest, BRIEFLY) as is_had:
             left = self._end - time.monotonic()
             if not is_had or left <= 0:
                 return None

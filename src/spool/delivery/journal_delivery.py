@@ -90,7 +90,7 @@ class JournalDelivery:
         return any(self._routes.is_well(route) for route in self._store.routes())
 
     def _send_in_turn(self) -> int | None:
-        with self._store.turn.take(self._settings.timeout_seconds) as is_had:
+        with self._store.drain_lock.take(self._settings.timeout_seconds) as is_had:
             claim = ingest.claim(self._store, ROW_BYTES) if is_had else None
             return None if claim is None else self._send(claim)
 
@@ -154,7 +154,7 @@ class JournalDelivery:
             # False: another process has taken this one for stopped, and moved it.
             moved = claim.chunk.end if is_ours else self._store.moved(claim.file)
         except SpoolError as error:
-            self._warnings.say("delivered from the journal, but not settled", error)
+            self._warnings.warn("delivered from the journal, but not settled", error)
             return False
         self._unsettled = None
         ingest.release(self._store, claim, moved)

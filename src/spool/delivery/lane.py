@@ -64,10 +64,10 @@ class Lane:
     """
 
     def __init__(
-        self, turn: DrainLock, routes: Routes, send: Send, sending: float, *, is_troubled: bool
+        self, lock: DrainLock, routes: Routes, send: Send, sending: float, *, is_troubled: bool
     ) -> None:
         self._is_troubled = is_troubled
-        self._turn = turn
+        self._lock = lock
         self._routes = routes
         self._send = send
         self._sending = sending
@@ -121,7 +121,7 @@ class Lane:
             else:
                 silent.setdefault(silence, []).append(route)
         if silent:
-            with self._turn.take(self._sending) as is_had:
+            with self._lock.take(self._sending) as is_had:
                 for silence, routes in silent.items() if is_had else ():
                     self._routes.put_off(routes, silence)
         return others
@@ -136,7 +136,7 @@ class Lane:
         if missed is None or missed.sent != sent:
             missed = _Miss(sent, time.monotonic())
         patience = _LONG if missed.is_old() else 0.0
-        with self._turn.take(self._sending, patience) as is_had:
+        with self._lock.take(self._sending, patience) as is_had:
             if is_had:
                 return self._probe(route, target, longest)
         self._missed[route.name] = missed

@@ -114,7 +114,7 @@ class Routes:
             if (key := route.public_key) and (credential := self._credentials.of(key)) is not None:
                 return credential.target_of(route.name, key, self._settings.named_endpoint), ""
         except SettingsError as error:
-            self._warnings.say("routes wait for their secrets", f"{route.name}: {error}")
+            self._warnings.warn("routes wait for their secrets", f"{route.name}: {error}")
             return None, str(error)
         adopt = f"`python -m spool adopt {route.name}`"
         return None, f"its secret is not known here; run a drainer with its keys, or {adopt}"
@@ -193,7 +193,7 @@ class Routes:
         With `suspect_to` those up to that id: perhaps it is they that are refused. So many `probes`
         of what came since were refused as well.
         """
-        self._warnings.say(f"route {route.name} is held", outcome.reason)
+        self._warnings.warn(f"route {route.name} is held", outcome.reason)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
         if (sender := self._senders.get(route.name)) is not None:
             sender.encoding.doubt()
@@ -204,7 +204,7 @@ class Routes:
     def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
-        self._warnings.say(f"route {route.name} waits", outcome.reason)
+        self._warnings.warn(f"route {route.name} waits", outcome.reason)
         if outcome.is_unanswered and (asked := self._unanswered.pop(route.name, None)):
             self.hosts.mute(*asked, delay, outcome.reason)
         self._remember(route.name, route.attempts, delay)
@@ -283,7 +283,7 @@ class Routes:
         if not encoding.is_gzip:
             trouble = f"route {target.route} reads no gzip"
             said = f"it said {refused.reason}; it gets uncompressed requests now"
-            self._warnings.say(trouble, said)
+            self._warnings.warn(trouble, said)
         return outcome
 
     def _send(self, sender: Sender, body: bytes, spans: int, timeout: float) -> Outcome:
@@ -307,7 +307,7 @@ class Routes:
     def count(self, route: str, spans: int, dead: int, reason: str) -> None:
         """Count the spans of a request that is done, some of them dead: its route is well."""
         if dead:
-            self._warnings.say(f"route {route}: dead letters", reason)
+            self._warnings.warn(f"route {route}: dead letters", reason)
         self._troubles.pop(route, None)
         self._failed.discard(route)
         self.tally.delivered += spans - dead

@@ -104,7 +104,7 @@ class RowDelivery:
         route = self._store.route(route_id)
         if route is None or route.name != target.route:
             return None
-        return route if self._store.turn_of(route).is_ours() else None
+        return route if self._store.lock_of(route).is_ours() else None
 
     # What is sent next
 
@@ -238,7 +238,7 @@ class RowDelivery:
         try:
             buried = self._store.bury(route.id, refusals.salt, condemned, self._clock())
         except SpoolError as error:  # they are found again
-            self._warnings.say(f"route {route.name}: bad spans, but not buried", error)
+            self._warnings.warn(f"route {route.name}: bad spans, but not buried", error)
         else:
             self._routes.count(route.name, buried, buried, next(iter(condemned.values())))
 
@@ -260,7 +260,7 @@ class RowDelivery:
         if suspect is None or not suspect.proofs:
             self._routes.wait(route, outcome)
             return Verdict.WAIT
-        self._warnings.say(f"route {route.name} goes around spans that fail alone", outcome.reason)
+        self._warnings.warn(f"route {route.name} goes around spans that fail alone", outcome.reason)
         if suspect.is_proven:
             self._bury(route.name, take, outcome.reason)
             del self._suspects[route.name]
@@ -308,7 +308,7 @@ class RowDelivery:
                 )
                 del unsettled[0]
         except SpoolError as error:
-            self._warnings.say(f"route {route}: delivered, but not settled", error)
+            self._warnings.warn(f"route {route}: delivered, but not settled", error)
             take, outcome, target = unsettled[-1]
             if not outcome.rejected:
                 unsettled[-1] = take.without_payloads(), outcome, target

@@ -171,11 +171,11 @@ class Pipeline:
         except SpoolBusyError:  # the first row records the route
             self._check_version()
         except SpoolUnavailableError as error:
-            self._holding.say(error)
+            self._holding.warn(error)
         with contextlib.suppress(SpoolUnavailableError):  # who takes it says so
-            self.store.turn.prepare()
-            self.store.probe_turn.prepare()
-            self.store.probe_turn.close()  # it is opened when there is trouble
+            self.store.drain_lock.prepare()
+            self.store.probe_lock.prepare()
+            self.store.probe_lock.close()  # it is opened when there is trouble
 
     def _check_version(self) -> None:
         with contextlib.suppress(SpoolUnavailableError):
@@ -213,13 +213,13 @@ class Pipeline:
         try:
             self.store.accept(target, batch, now)
         except SpoolUnsyncedError as error:
-            self._unsynced.say(error)
+            self._unsynced.warn(error)
             return False
         except SpoolError as error:
             is_full = isinstance(error, SpoolFullError)
             self.overflow.has_moved = self.overflow.has_moved and is_full
             if is_full or not self._hold(target, batch, now, error):
-                self._refusal.say(error)
+                self._refusal.warn(error)
                 self.refuse(batch.spans)
             return False
         self.overflow.has_moved = True
@@ -228,7 +228,7 @@ class Pipeline:
     def _hold(self, target: Target, batch: Batch, now: float, reason: object) -> bool:
         if self._is_ending or not self.overflow.add(target, batch, now):
             return False
-        self._holding.say(reason)
+        self._holding.warn(reason)
         self.store.rouse()
         return True
 
@@ -319,7 +319,7 @@ class Pipeline:
                 is_begun = True
             except RuntimeError as error:  # none are to be had
                 if "shutdown" not in str(error):  # from Python 3.12 on none start during exit
-                    self._warning.say(error)
+                    self._warning.warn(error)
             finally:
                 self._is_running = is_begun  # else the next span tries again
         _end_with_multiprocessing()

@@ -111,8 +111,8 @@ class Shutdown:
 
     def _send(self, route: Route, target: Target) -> bool:
         """Send one request of a route; say whether there may be more, of whoever sends it now."""
-        turn = self._store.turn_of(route)
-        with turn.take(self._settings.timeout_seconds, _POLL) as is_had:
+        lock = self._store.lock_of(route)
+        with lock.take(self._settings.timeout_seconds, _POLL) as is_had:
             if not is_had:
                 return True
             verdict = self._drainer.delivery.send(route.id, target, self._left())

@@ -146,7 +146,8 @@ def ingest_others(  # noqa: PLR0913 - each is a caller's choice, by name
     with store.database.file_errors(), store.journal.moving.hold(min(timeout, PATIENTLY)):
         others = _Others(store, end, compress=compress, everything=everything)
         is_whole = others.look(only_unmoved=only_unmoved)
-        with store.turn.take(sending) if others.living else contextlib.nullcontext(True) as is_had:
+        turn = store.drain_lock.take(sending) if others.living else contextlib.nullcontext(True)
+        with turn as is_had:
             if is_had:
                 others.move_living()
         others.remove_dead()

@@ -185,7 +185,7 @@ class Maintenance:
         self._store.watch(now - self._watched_at, now)
         self._watched_at = now
         while evicted := self._store.expire(max_age, time.time()):
-            self._expiry.say(f"{evicted} spans, {self._store.database.path}")
+            self._expiry.warn(f"{evicted} spans, {self._store.database.path}")
             self._store.database.checkpoint(LARGE_WAL)
 
     def _limit_size(self) -> None:
@@ -216,7 +216,7 @@ class Maintenance:
 
     def _say_evicted(self, spans: int) -> None:
         if spans:
-            self._eviction.say(f"{spans} spans, {self._store.database.path}")
+            self._eviction.warn(f"{spans} spans, {self._store.database.path}")
 
     def _make_room(self) -> None:
         """Give the WAL's space back, where the disk may be full of it."""
@@ -255,7 +255,7 @@ class Maintenance:
         try:
             work()
         except SpoolError as error:
-            self._warning.say(error)
+            self._warning.warn(error)
         except Exception:  # noqa: BLE001 - one that died would go unseen
             logger.exception("langfuse-spool: a defect in maintenance; it goes on")
         else:

@@ -53,9 +53,9 @@ _KNOWN_FINGERPRINTS: Final = 15
 class Store:
     """The spool as one process uses it: safe between threads and across forks.
 
-    `journal` takes what the application's threads bring, and `come` is set by that. `turn` is held
-    by the process that sends, for one turn, and `probe_turn` by the one that sends a route in
-    trouble; `presence` by every process that has a drainer. While it `is_full`, or the disk
+    `journal` takes what the application's threads bring, and `come` is set by that. `drain_lock`
+    is held by the process that sends, for one turn, and `probe_lock` by the one that sends a route
+    in trouble; `presence` by every process that has a drainer. While it `is_full`, or the disk
     `is_cramped`, nothing is accepted. `unreadable` are the journals that were passed over when they
     were read last, and why. All methods raise SpoolFileError, those that write SpoolBusyError
     too.
@@ -65,8 +65,8 @@ class Store:
         self.database = Database(path, sync_each_commit=sync_each_commit)
         create = self.database.create_beside
         self.journal = journal.Journal(path, create, sync_each_append=sync_each_commit)
-        self.turn = DrainLock(path, create)
-        self.probe_turn = DrainLock(path, create, kind=".probe")
+        self.drain_lock = DrainLock(path, create)
+        self.probe_lock = DrainLock(path, create, kind=".probe")
         self.presence = FileLock(filesystem.beside(path, ".drainer"), create, shared=True)
         self.come = SignalSafeEvent()
         self.is_full = False
@@ -89,8 +89,8 @@ class Store:
         """Close what is open; the next call opens it again."""
         self.journal.close()
         self.database.close()
-        self.turn.close()
-        self.probe_turn.close()
+        self.drain_lock.close()
+        self.probe_lock.close()
         self.presence.close()
 
     # Writing: the application's threads
@@ -426,8 +426,8 @@ class Store:
         moved = 0
         while True:
             with (
-                self.turn.take(sending, patience=BRIEFLY) as is_one_had,
-                self.probe_turn.take(sending, patience=BRIEFLY) as is_other_had,
+                self.drain_lock.take(sending, patience=BRIEFLY) as is_one_had,
+                self.probe_lock.take(sending, patience=BRIEFLY) as is_other_had,
             ):
                 is_had = is_one_had and is_other_had
                 chunk = self._adopt_chunk(stranded, target) if is_had else 0
@@ -512,9 +512,9 @@ class Store:
         """Give one route as it is now, not since when; None if there is none (any more)."""
         return next(iter(self._routes(sql.ROUTE, route_id)), None)
 
-    def turn_of(self, route: Route) -> DrainLock:
+    def lock_of(self, route: Route) -> DrainLock:
         """Give the turn in which a route is sent, as it is now."""
-        return self.probe_turn if route.is_troubled else self.turn
+        return self.probe_lock if route.is_troubled else self.drain_lock
 
     def waiting(self) -> list[Route]:
         """Give the routes with something pending, in the order of their first use.
@@ -626,7 +626,7 @@ class Store:
         with self.database.file_errors():
             if not is_held(self.presence.path, self.database.path):
                 return False, None
-            return True, self.turn.pid()
+            return True, self.drain_lock.pid()
 
 
 def _route_id(connection: sqlite3.Connection, identity: Identity) -> int:

@@ -57,10 +57,10 @@ class Takeover:
                 timeout=BRIEFLY,
             )
         except SpoolError as error:  # what is in the file can be sent all the same
-            self._warnings.say("journals of other processes", error)
+            self._warnings.warn("journals of other processes", error)
             return
         for path, why in self._store.unreadable.items():
-            self._warnings.say(f"{path} is passed over", why)
+            self._warnings.warn(f"{path} is passed over", why)
         if is_sweep and is_done:
             self._swept_at = started
         # What there was no time for comes next; others may be faster.

@@ -37,7 +37,7 @@ class DrainLock:
 
     def __init__(self, path: Path, create: Callable[[Path], int], kind: str = "") -> None:
         self._spool = path
-        self._turn = FileLock(filesystem.beside(path, f"{kind}.turn"), create)
+        self._lock = FileLock(filesystem.beside(path, f"{kind}.turn"), create)
         self._deputy = FileLock(filesystem.beside(path, f"{kind}.deputy"), create)
         self._seen: tuple[int, str] | None = None
         self._seen_at = self._looked_at = -_SOON
@@ -45,7 +45,7 @@ class DrainLock:
 
     def prepare(self) -> None:
         """Create its files now: later the disk may take nothing more. Raises SpoolFileError."""
-        self._turn.prepare()
+        self._lock.prepare()
         self._deputy.prepare()
 
     @contextlib.contextmanager
@@ -68,16 +68,16 @@ class DrainLock:
 
     def is_ours(self) -> bool:
         """Say whether this thread has it."""
-        return self._turn.is_ours() or self._deputy.is_ours()
+        return self._lock.is_ours() or self._deputy.is_ours()
 
     def pid(self) -> int | None:
         """Give the pid of the last process that had the turn; None for none."""
-        signed = signature(self._turn.path, self._spool)
+        signed = signature(self._lock.path, self._spool)
         return None if signed is None else signed[0]
 
     def close(self) -> None:
         """Give the descriptors back, unless they are in use."""
-        self._turn.close()
+        self._lock.close()
         self._deputy.close()
 
     def _leave_gap(self) -> None:
@@ -87,19 +87,19 @@ class DrainLock:
 
     def _free_lock(self, longest: float, patience: float) -> FileLock | None:
         end = time.monotonic() + patience
-        while not self._turn.acquire(timeout=0):
+        while not self._lock.acquire(timeout=0):
             same_seconds = self._watch()
             if same_seconds > longest and self._deputy.acquire(timeout=0):
                 return self._deputy
             if (left := end - time.monotonic()) <= 0:
                 return None
             time.sleep(min(left, _gap_after(max(same_seconds, _LONG)) / 2))
-        self._turn.sign()
-        return self._turn
+        self._lock.sign()
+        return self._lock
 
     def _watch(self) -> float:
         """Tell for how many seconds the turn has had the same signature, as far as it was seen."""
-        signed, now = signature(self._turn.path, self._spool), time.monotonic()
+        signed, now = signature(self._lock.path, self._spool), time.monotonic()
         # What was seen long ago may have been another's turn: one that has it may sign only now.
         if signed != self._seen or now - self._looked_at > _SOON:
             self._seen, self._seen_at = signed, now

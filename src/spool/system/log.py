@@ -35,7 +35,7 @@ class LimitedWarning:
         self._said_at = -_INTERVAL
         self._unsaid = 0
 
-    def say(self, detail: object) -> None:
+    def warn(self, detail: object) -> None:
         """Warn, unless that was done within the last minute; then count it for the next time."""
         now = time.monotonic()
         if now - self._said_at < _INTERVAL:
@@ -52,6 +52,6 @@ class LimitedWarnings:
     def __init__(self) -> None:
         self._kinds: dict[str, LimitedWarning] = {}
 
-    def say(self, trouble: str, detail: object) -> None:
-        """Warn of this kind of trouble, as `LimitedWarning.say` does."""
-        self._kinds.setdefault(trouble, LimitedWarning(trouble)).say(detail)
+    def warn(self, trouble: str, detail: object) -> None:
+        """Warn of this kind of trouble, as `LimitedWarning.warn` does."""
+        self._kinds.setdefault(trouble, LimitedWarning(trouble)).warn(detail)
