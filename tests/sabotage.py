@@ -45,8 +45,8 @@ SABOTAGES = [
     Sabotage(
         "no span is fsynced with SPOOL_SYNC_SECONDS=0",
         "journal/journal.py",
-        "            if self._sync_each_append:\n                self._sync_append(file)\n",
-        "",
+        "                self._sync_append(file)\n",
+        "                pass\n",
         "trouble/test_crash_states.py",
     ),
     Sabotage(

@@ -17,6 +17,7 @@ from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError, SpoolUnsyncedError
 from spool.journal import frames, journal
 from spool.journal.journal import LARGE, Journal
+from spool.settings.durability import Durability
 from spool.settings.settings import Target
 from spool.system import filesystem
 from spool.system.locks import can_lock
@@ -39,10 +40,8 @@ def mine(path: Path) -> Iterator[Journal]:
     mine.close()
 
 
-def made(path: Path, *, sync_each_append: bool = False) -> Journal:
-    return Journal(
-        path, lambda new: filesystem.create(new, path), sync_each_append=sync_each_append
-    )
+def made(path: Path, durability: Durability = Durability.PROCESS_DEATH) -> Journal:
+    return Journal(path, lambda new: filesystem.create(new, path), durability)
 
 
 def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
@@ -135,7 +134,7 @@ def test_a_file_grows_no_further_than_the_room_that_there_was(
 def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = made(path, sync_each_append=True)
+    mine = made(path, Durability.POWER_CUT)
     appended = fill(mine, 1)
 
     def broken(_: int) -> None:
@@ -276,7 +275,7 @@ def test_a_handler_that_forks_in_the_middle_of_an_append_leaves_both_processes_w
 def test_one_fsync_is_for_all_who_wait_for_it(
     path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
 ) -> None:
-    mine, synced = made(path, sync_each_append=True), list[int]()
+    mine, synced = made(path, Durability.POWER_CUT), list[int]()
     is_syncing, may_end = threading.Event(), threading.Event()
     fill(mine, 1)
 
@@ -306,7 +305,7 @@ def test_one_fsync_is_for_all_who_wait_for_it(
 def test_a_signal_handler_syncs_in_the_middle_of_its_threads_own_sync(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, sync = made(path, sync_each_append=True), filesystem.sync
+    mine, sync = made(path, Durability.POWER_CUT), filesystem.sync
 
     def interrupted(fd: int) -> None:
         monkeypatch.setattr(filesystem, "sync", sync)

@@ -14,6 +14,7 @@ from typing import NoReturn
 import pytest
 
 from spool.errors import SettingsError
+from spool.settings.durability import Durability
 from spool.settings.settings import MISSING_KEYS, Named, Settings, Target
 from spool.system.redaction import without_secrets
 
@@ -70,6 +71,16 @@ def test_without_any_variable_the_documented_defaults_count() -> None:
         client_key=None,
         proxies={},
     )
+
+
+@pytest.mark.parametrize(
+    ("sync_seconds", "durability"),
+    [(0, Durability.POWER_CUT), (0.1, Durability.PROCESS_DEATH), (1, Durability.PROCESS_DEATH)],
+)
+def test_a_window_of_zero_seconds_is_the_durability_that_survives_a_power_cut(
+    sync_seconds: float, durability: Durability
+) -> None:
+    assert Settings(path=Path("/spool.db"), sync_seconds=sync_seconds).durability is durability
 
 
 @pytest.mark.parametrize(

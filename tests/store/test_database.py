@@ -19,6 +19,7 @@ import pytest
 from drains import evict
 from spans import batch
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
+from spool.settings.durability import Durability
 from spool.settings.settings import Target
 from spool.store import sql
 from spool.store.database import LARGE_WAL, Database
@@ -54,8 +55,8 @@ def test_the_file_is_set_up_as_the_invariants_say(store: Store) -> None:
     assert pragma(store.database, "synchronous") == 1
 
 
-def test_with_a_window_of_zero_every_commit_is_synced(path: Path) -> None:
-    store = Store(path, sync_each_commit=True)
+def test_every_commit_is_synced_where_a_power_cut_is_to_be_survived(path: Path) -> None:
+    store = Store(path, Durability.POWER_CUT)
     assert pragma(store.database, "synchronous") == 2
     store.close()
 

@@ -86,7 +86,7 @@ class _Spool:
 
     def __init__(self, path: str | None) -> None:
         self.settings = Settings.from_env(path=path)
-        self.store = Store(self.settings.path, sync_each_commit=self.settings.sync_seconds == 0)
+        self.store = Store(self.settings.path, self.settings.durability)
         self.drainer = Drainer(self.store, self.settings)
         if self.settings.target is not None:
             self.drainer.routes.add(self.settings.target)

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Final
 from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError, SpoolUnsyncedError
 from spool.journal import frames
 from spool.journal.group_commit import GroupCommit
+from spool.settings.durability import Durability
 from spool.system import filesystem
 from spool.system.forks import PerProcess
 from spool.system.locks import BRIEFLY, ThreadLock, can_lock
@@ -163,8 +164,8 @@ class _Files:
 class Journal:
     """The journal of one process: safe between threads, signal handlers and forks.
 
-    `create` opens a file of the spool, and creates it where it is absent. With `sync_each_append`
-    what `append` returned from survives a power cut. A new file is begun only while no more than
+    `create` opens a file of the spool, and creates it where it is absent. `durability` says
+    what survives what `append` returned from. A new file is begun only while no more than
     `limit` bytes wait to be moved; none gets much larger than `largest`. It `is_crowded` when one
     was left for being that large. All methods raise SpoolFileError, `append` SpoolFullError too.
 
@@ -172,11 +173,14 @@ class Journal:
     """
 
     def __init__(
-        self, spool: Path, create: Callable[[Path], int], *, sync_each_append: bool = False
+        self,
+        spool: Path,
+        create: Callable[[Path], int],
+        durability: Durability = Durability.PROCESS_DEATH,
     ) -> None:
         self._spool = spool
         self._create = create
-        self._sync_each_append = sync_each_append
+        self._durability = durability
         self.limit = math.inf
         self.largest = _LARGEST
         self.is_crowded = False
@@ -225,7 +229,7 @@ class Journal:
             file.room -= size
             if os.writev(file.fd, frame) != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._spool)  # noqa: TRY301 - as write itself would
-            if self._sync_each_append:
+            if self._durability is Durability.POWER_CUT:
                 self._sync_append(file)
         except OSError as error:
             file.is_left = True  # its end may be half a frame
@@ -299,7 +303,7 @@ class Journal:
             path.unlink()
             raise
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
-        if self._sync_each_append:
+        if self._durability is Durability.POWER_CUT:
             filesystem.sync_directory(self._spool.parent)
         else:
             self._are_names_synced = False

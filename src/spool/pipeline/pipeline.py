@@ -103,7 +103,7 @@ class Pipeline:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
-        self.store = Store(path, sync_each_commit=settings.sync_seconds == 0)
+        self.store = Store(path, settings.durability)
         self.store.journal.bound(settings.max_bytes)  # until maintenance knows better
         self._settings = settings
         self._targets = Targets()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 from spool.errors import SettingsError
+from spool.settings.durability import Durability
 from spool.system.redaction import printable, without_secrets
 
 EU_HOST: Final = "https://cloud.langfuse.com"
@@ -234,6 +235,11 @@ class Settings:
             if not is_allowed:
                 value = getattr(self, name)
                 _refuse(f"SPOOL_{name.upper()}", shown(value), _ALLOWED[name])
+
+    @property
+    def durability(self) -> Durability:
+        """What a span survives once `export` has returned."""
+        return Durability.PROCESS_DEATH if self.sync_seconds else Durability.POWER_CUT
 
     @property
     def is_gzip(self) -> bool:

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool.errors import SpoolDamagedError, SpoolFileError, SpoolUnavailableError
+from spool.settings.durability import Durability
 from spool.store import version
 from spool.store.version import pragma
 from spool.system import filesystem
@@ -51,6 +52,7 @@ ID_BITS: Final = 40
 
 LARGE_WAL: Final = 4 << 20
 
+_SYNCHRONOUS: Final = {Durability.PROCESS_DEATH: "NORMAL", Durability.POWER_CUT: "FULL"}
 _SPARE_PAGES: Final = 512
 _VACUUM_PAGES: Final = 256
 
@@ -101,7 +103,7 @@ class Database:
     SpoolFileError, those that write SpoolBusyError too.
     """
 
-    def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
+    def __init__(self, path: Path, durability: Durability = Durability.PROCESS_DEATH) -> None:
         self.path = path
         self.written = SignalSafeEvent()
         self.is_wal_large = SignalSafeEvent()
@@ -110,7 +112,7 @@ class Database:
         # A fresh one, and a copy of the damaged one: while a salvage lasts.
         self._salvaging = filesystem.beside(path, ".salvaging"), filesystem.beside(path, ".grafted")
         self._mutex = FileLock(filesystem.beside(path, ".lock"), self.create_beside)
-        self._sync_each_commit = sync_each_commit
+        self._durability = durability
         self._own = PerProcess(_Use, _Use.leak)
         self._are_names_synced = False
         # Which main file is at the path, and which one was found to be damaged.
@@ -368,7 +370,7 @@ class Database:
     def _set_up(self, sqlite: sqlite3.Connection) -> None:
         sqlite.execute("PRAGMA secure_delete = OFF")  # Debian's default writes deleted bytes again
         sqlite.execute("PRAGMA wal_autocheckpoint = 0")
-        sqlite.execute(f"PRAGMA synchronous = {'FULL' if self._sync_each_commit else 'NORMAL'}")
+        sqlite.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
         found = version.check(self.path, sqlite)
         if found == 0:
             sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode

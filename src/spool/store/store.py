@@ -29,6 +29,7 @@ from spool.errors import PayloadError, SpoolFileError
 from spool.journal import frames, journal
 from spool.journal.frames import identity_of
 from spool.otlp.batch import Batch, divide, merge
+from spool.settings.durability import Durability
 from spool.store import rows, sql
 from spool.store.database import ID_BITS, Database, in_transaction, live_bytes
 from spool.store.records import DeadLetter, Ledger, Route, Row, Take, Trouble
@@ -61,10 +62,10 @@ class Store:
     too.
     """
 
-    def __init__(self, path: Path, *, sync_each_commit: bool = False) -> None:
-        self.database = Database(path, sync_each_commit=sync_each_commit)
+    def __init__(self, path: Path, durability: Durability = Durability.PROCESS_DEATH) -> None:
+        self.database = Database(path, durability)
         create = self.database.create_beside
-        self.journal = journal.Journal(path, create, sync_each_append=sync_each_commit)
+        self.journal = journal.Journal(path, create, durability)
         self.drain_lock = DrainLock(path, create)
         self.probe_lock = DrainLock(path, create, kind=".probe")
         self.presence = FileLock(filesystem.beside(path, ".drainer"), create, shared=True)
