@@ -1,0 +1,177 @@
+"""The README's first screen, its quick start and the roads in: each block runs as it stands.
+
+What goes around it (a stand-in in place of Langfuse, a call, a look at what arrived) is the test's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pages import README, ROOT, block, blocks, drain, quoted, run, run_python, run_shell
+from spool import SpoolSpanExporter
+from standin import StandIn
+
+MOST_LINES: Final = 250
+
+needs_litellm = pytest.mark.skipif(
+    importlib.util.find_spec("litellm") is None,
+    reason="litellm is not installed; pip install 'langfuse-spool[litellm]'",
+)
+needs_langfuse = pytest.mark.skipif(
+    importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
+)
+
+
+# The page as a whole
+
+
+def test_the_readme_fits_its_page() -> None:
+    assert len(README.read_text().splitlines()) <= MOST_LINES
+
+
+def test_every_block_of_the_readme_has_its_test() -> None:
+    assert [(b.section, b.kind) for b in blocks(README)] == [
+        ("", ""),
+        ("", "sh"),
+        ("", "python"),
+        ("Quick start", "python"),
+        ("Quick start", "sh"),
+        ("Quick start", "sh"),
+        ("The roads in", "python"),
+        ("The roads in", "yaml"),
+        ("The roads in", "python"),
+        ("Commands", "sh"),
+    ]
+
+
+# The first screen
+
+
+def test_the_two_commands_are_there() -> None:
+    lines = block("", "sh").splitlines()
+    assert [line.split()[0] for line in lines] == ["scripts/demo", "scripts/test"]
+    for line in lines:
+        assert os.access(ROOT / line.split()[0], os.X_OK)
+
+
+@needs_litellm
+@pytest.mark.timeout(600)
+def test_the_demo_prints_what_the_readme_shows() -> None:
+    said, *story = block("", "").splitlines()
+    assert f'echo "{said}"' in (ROOT / "scripts" / "demo").read_text()
+    shown = run(sys.executable, str(ROOT / "scripts" / "demo.py")).stdout.splitlines()
+    assert [without_figures(line) for line in shown] == [without_figures(line) for line in story]
+
+
+def without_figures(line: str) -> str:
+    """Take out what differs each time: the port, and how long it took."""
+    return re.sub(r"127\.0\.0\.1:\d+|and \d+\.\d s", "…", line)
+
+
+# LiteLLM
+
+CALL: Final = """
+litellm.completion(
+    model="gpt-4o", messages=[{"role": "user", "content": "hello"}], mock_response="hello"
+)
+from litellm.litellm_core_utils.thread_pool_executor import executor
+executor.shutdown(wait=True)  # the call is logged in LiteLLM's own threads
+"""
+
+
+@needs_litellm
+@pytest.mark.parametrize("section", ["", "The roads in"])
+def test_a_litellm_call_arrives(section: str, environment: None, langfuse: StandIn) -> None:
+    code = block(section, "python")
+    assert "litellm" in code
+    run_python(code + CALL)
+    drain()
+    assert langfuse.names() == {"litellm_request": 1, "raw_gen_ai_request": 1}
+
+
+@needs_litellm
+def test_with_litellms_v2_install_warns(environment: None) -> None:
+    code = block("The roads in", "python") + "print('went on')"
+    done = run("python", "-W", "always", "-c", code, LITELLM_OTEL_V2="true")
+    assert "LITELLM_OTEL_V2 is set" in done.stderr
+    assert "went on" in done.stdout
+
+
+@needs_litellm
+def test_the_proxys_ways_are_those_that_are_tried() -> None:
+    """They are tried with a real proxy in test_litellm_proxy."""
+    yaml = pytest.importorskip("yaml")
+    from test_litellm_proxy import SHIM, WAYS
+
+    said = yaml.safe_load(block("The roads in", "yaml"))
+    dotted, _, hook = WAYS.values()
+    assert said == {"litellm_settings": {"callbacks": [dotted.callback]}}
+    text = " ".join(README.read_text().split())
+    assert f"`{SHIM.strip()}`" in text
+    (assignment,) = [f"{name}={value}" for name, value in hook.environment.items()]
+    assert f"`{assignment} litellm --config config.yaml`" in text
+    assert f'callbacks: ["{hook.callback}"]' in text
+    for way in (dotted, hook):
+        assert ".".join(map(str, way.first)) in text
+
+
+# OpenTelemetry, and the Langfuse SDK
+
+
+def test_the_quick_start_ends_with_a_trace(
+    environment: None, tmp_path: Path, langfuse: StandIn
+) -> None:
+    (tmp_path / "hello.py").write_text(block("Quick start", "python"))
+    said = run_shell(block("Quick start", "sh", 0))
+    assert "delivered 1" in said
+    assert langfuse.names() == {"hello": 1}
+    said = run_shell(block("Quick start", "sh", 1))
+    assert said.startswith("delivered 1 spans")
+    assert langfuse.names() == {"hello": 2}
+
+
+def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:
+    (call,) = [
+        said for said in quoted(README.read_text()) if said.startswith("SpoolSpanExporter(p")
+    ]
+    taken = inspect.signature(SpoolSpanExporter).parameters
+    assert re.findall(r"(\w+)=", call) == [name for name in taken if name != "settings"]
+
+
+def test_without_code_opentelemetry_finds_the_exporter(
+    environment: None, langfuse: StandIn
+) -> None:
+    (command,) = [c for c in quoted(README.read_text()) if "opentelemetry-instrument" in c]
+    assignment = command.split()[0]
+    code = """
+    from opentelemetry.sdk._configuration import _OTelSDKConfigurator  # what the command calls
+    _OTelSDKConfigurator().configure(auto_instrumentation_version="")
+    from opentelemetry import trace
+    trace.get_tracer("x").start_span("without code").end()
+    """
+    name, _, value = assignment.partition("=")
+    others = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", name: value}
+    run_python(textwrap.dedent(code), **others)
+    drain()
+    assert langfuse.names() == {"without code": 1}
+
+
+@needs_langfuse
+def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandIn) -> None:
+    code = """
+    with langfuse.start_as_current_observation(name="observed"):
+        pass
+    langfuse.shutdown()
+    """
+    run_python(block("The roads in", "python", 1) + textwrap.dedent(code))
+    drain()
+    assert langfuse.names() == {"observed": 1}

@@ -1,0 +1,114 @@
+"""The README's commands, what `status` says, and the symptoms: the code says the same."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import signal
+import subprocess
+import textwrap
+
+import standin
+from pages import README, ROOT, block, quoted, run, table
+from sources import text_of, texts
+from spans import batch
+from spool.commands import report
+from spool.settings.settings import Target
+from spool.store.store import Store
+from standin import StandIn
+
+
+def test_each_command_of_the_readme_does_its_work(filled: Store, langfuse: StandIn) -> None:
+    drained, told, peeked, listed, adopted, ran = block("Commands", "sh").splitlines()
+    one, rest = ["bash", "-c"], "1 spans of pk-lf-old now wait for pk-lf-test\n"
+    assert (
+        "delivered 1 spans" in run(*one, drained, code=1).stdout
+    )  # the other one's key is missing
+    assert "no-secret" in run(*one, told, code=1).stdout
+    assert "  old\n" in run(*one, peeked).stdout
+    assert run(*one, listed).stdout == ""
+    assert run(*one, adopted).stdout == rest
+    with subprocess.Popen(["bash", "-c", f"exec {ran}"], stderr=subprocess.PIPE) as sidecar:
+        langfuse.wait_for(lambda server: server.accepted == 2)
+        sidecar.send_signal(signal.SIGTERM)
+        assert sidecar.wait(60) == 0
+    run(*one, told)
+    assert "Usage" in run("python", "-m", "spool", "no-such-command", code=2).stderr
+    assert "SPOOL_DRAIN" in run("python", "-m", "spool", "status", code=2, SPOOL_DRAIN="?").stderr
+
+
+def test_the_commands_that_print_json_are_those_that_the_readme_names(filled: Store) -> None:
+    (sentence,) = re.findall(r"[^.]+take `--json`", README.read_text().replace("\n", " "))
+    assert quoted(sentence)[:-1] == ["drain", "status", "peek"]
+    run("python", "-m", "spool", "drain", "--json", code=1)
+    json.loads(run("python", "-m", "spool", "status", "--json", code=1).stdout)
+    json.loads(run("python", "-m", "spool", "peek", "--json").stdout)
+
+
+def test_dead_letters_are_looked_after_as_the_readme_says(filled: Store, langfuse: StandIn) -> None:
+    langfuse.behave(standin.reject_span("new"))
+    (line,) = [row[2] for row in table(README, "it says") if "dead letters" in row[0]]
+    commands = [c for c in quoted(line) if c.startswith("dead")]
+    assert commands == ["dead list", "dead show ID", "dead retry", "dead purge"]
+    for command in commands:
+        assert "Usage" in run("python", "-m", "spool", *command.split()[:2], "--help").stdout
+
+
+# The table of `status`
+
+
+def shown_by_status() -> list[str]:
+    return [said for row in table(README, "it says") for said in quoted(row[0])]
+
+
+def test_the_states_are_those_of_the_code() -> None:
+    is_state = re.compile(r"[a-z-]+").fullmatch
+    assert set(filter(is_state, shown_by_status())) == set(texts(report._state))
+
+
+def concerns_of_the_code() -> list[str]:
+    """Give the lines with `!`: what is formatted, or handed on as it is, and is no mere part."""
+    said = []
+    for function in (report.Report.concerns, report.Report._concern):
+        nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))))
+        handed_on = [one for node in nodes if isinstance(node, ast.Call) for one in node.args]
+        formatted = [node for node in nodes if isinstance(node, ast.JoinedStr)]
+        said += [text_of(node) or "" for node in (*handed_on, *formatted)]
+    return [one for one in said if re.search(r"\w+ \w+", one)]
+
+
+def test_every_concern_of_status_is_in_the_readme_and_the_reverse() -> None:
+    concerns = concerns_of_the_code()
+    shown = {said for said in shown_by_status() if " " in said} | {"is held"}
+    assert [said for said in concerns if not any(words in said for words in shown)] == []
+    assert [words for words in shown if not any(words in said for said in concerns)] == []
+
+
+def test_status_says_no_secret_held_and_waiting_where_the_readme_says_so(
+    environment: None, store: Store, target: Target, langfuse: StandIn
+) -> None:
+    store.append(target, batch("one"), now=1_700_000_000.0)
+    store.close()
+    command = ["python", "-m", "spool"]
+    other = {"LANGFUSE_PUBLIC_KEY": "pk-lf-other"}
+    assert "no-secret" in run(*command, "status", code=1, **other).stdout
+    langfuse.behave(standin.unavailable())
+    run(*command, "drain", code=1)
+    assert "waiting" in run(*command, "status", code=1).stdout
+    langfuse.behave(standin.status(401))
+    run(*command, "drain", code=1)
+    assert "held" in run(*command, "status", code=1).stdout
+    langfuse.behave(None)
+    run(*command, "drain")
+    assert "         ok  " in run(*command, "status").stdout
+
+
+def test_the_symptoms_that_are_our_words_are_those_of_the_code() -> None:
+    package = ROOT / "src" / "spool"
+    said = " ".join("".join(re.findall(r'"([^"]*)"', f.read_text())) for f in package.rglob("*.py"))
+    for row in table(README, "symptom"):
+        for symptom in quoted(row[0]):
+            if symptom.count(" ") > 1:
+                assert symptom in said, symptom
