@@ -251,7 +251,7 @@ SABOTAGES = [
     ),
     Sabotage(
         "a held route is tried as often as any",
-        "delivery/routes.py",
+        "delivery/backoff.py",
         "HOLD_SECONDS: Final = 330.0",
         "HOLD_SECONDS: Final = 1.0",
         "delivery/test_routes.py",

@@ -29,8 +29,8 @@ from drains import (
 )
 from manners import each_manner, each_manner_with_gzip
 from spans import batch
+from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import TICK, Drainer
-from spool.delivery.routes import HOLD_SECONDS
 from spool.errors import SpoolFileError
 from spool.journal import journal
 from spool.journal.overflow import Overflow

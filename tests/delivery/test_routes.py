@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,8 @@ from drains import (
 )
 from manners import NO_GZIP
 from spans import batch
+from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
-from spool.delivery.routes import HOLD_SECONDS, backoff
 from spool.delivery.sender import Verdict
 from spool.errors import SpoolFileError
 from spool.otlp.batch import merge
@@ -158,26 +156,6 @@ def test_a_clock_that_jumps_forward_costs_one_early_attempt(
     for _ in range(20):
         drainer.send_due()
     assert len(langfuse.requests) == 2
-
-
-def test_a_process_without_a_free_descriptor_waits_the_longest_backoff(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tenacity"]:
-        monkeypatch.delitem(sys.modules, name)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        seconds = backoff(1, 1, 60)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert seconds == 60
-
-
-def test_backoff_is_exponential_with_full_jitter_and_has_a_ceiling() -> None:
-    for attempt, ceiling in ((1, 1), (2, 2), (5, 16), (7, 60), (1000, 60)):
-        drawn = [backoff(attempt, 1, 60) for _ in range(200)]
-        assert 0 <= min(drawn) < ceiling / 2 < max(drawn) <= ceiling
 
 
 def test_failures_back_off_further_and_further(

@@ -13,8 +13,8 @@ import standin
 from drains import Clock, drain_all, drainer_of, route_of
 from manners import each_manner
 from spans import batch, span
+from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
-from spool.delivery.routes import HOLD_SECONDS
 from spool.otlp.batch import Codec, encode
 from spool.settings.settings import Settings, Target
 from spool.store.records import Ledger

@@ -19,8 +19,8 @@ from drains import Clock
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.delivery import drain_once
+from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
-from spool.delivery.routes import HOLD_SECONDS
 from spool.settings.settings import Target
 from spool.store.records import Ledger
 from spool.store.store import Store

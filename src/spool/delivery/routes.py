@@ -14,8 +14,10 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from spool.delivery import backoff
+from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.connection_pool import ConnectionPool
 from spool.delivery.request_size import RequestSize
 from spool.delivery.sender import Outcome, Sender, Verdict
@@ -36,11 +38,6 @@ if TYPE_CHECKING:
     from spool.settings.settings import Settings
     from spool.store.records import Route
     from spool.store.store import Store
-
-# Langfuse caches an unknown key for 300 s, and every request with it renews that.
-HOLD_SECONDS: Final = 330.0
-# Larger powers are no number of seconds any more.
-_MOST_DOUBLINGS: Final = 30
 
 
 @dataclass(slots=True)
@@ -148,11 +145,8 @@ class Routes:
         return is_time and self._store.newest_id(route.id) > route.suspect_to
 
     def _probe_pause(self, route: Route) -> float:
-        if not route.probes:
-            return 0.0
         first = self._settings.backoff_seconds[0]
-        pause = first * 4.0 ** min(route.probes - 1, _MOST_DOUBLINGS)
-        return min(pause, route.wait_seconds)
+        return backoff.between_probes(route.probes, first, route.wait_seconds)
 
     def next_due(self, routes: Iterable[Route]) -> float:
         """Tell in how many seconds the next of these waits is over; infinity for none."""
@@ -224,7 +218,7 @@ class Routes:
         first, largest = self._settings.backoff_seconds
         left = max(silence.until - time.monotonic(), 0.0)
         waits = [
-            (route, min(left, largest, first * 2.0 ** min(route.attempts, _MOST_DOUBLINGS)))
+            (route, min(left, backoff.longest(route.attempts + 1, first, largest)))
             for route in routes
         ]
         self._store.put_off(waits, self._clock(), silence.reason)
@@ -247,7 +241,7 @@ class Routes:
         first, largest = self._settings.backoff_seconds
         if outcome.retry_after is not None:
             return max(outcome.retry_after, first)
-        return backoff(self._attempts(route, attempts) + 1, first, largest)
+        return backoff.draw(self._attempts(route, attempts) + 1, first, largest)
 
     def fingerprint(self, target: Target) -> str:
         """Give what tells a target from others, and is no secret."""
@@ -312,21 +306,3 @@ class Routes:
         self._failed.discard(route)
         self.tally.delivered += spans - dead
         self.tally.dead += dead
-
-
-def backoff(attempt: int, first: float, largest: float) -> float:
-    """Draw the seconds to wait after a failed attempt: exponential, with full jitter.
-
-    The largest, as long as the process has no free descriptor to import the policy with.
-    """
-    try:
-        from tenacity import (  # noqa: PLC0415 - slow
-            RetryCallState,
-            Retrying,
-            wait_random_exponential,
-        )
-    except (OSError, ImportError):
-        return largest
-    state = RetryCallState(Retrying(), None, (), {})
-    state.attempt_number = attempt
-    return float(wait_random_exponential(multiplier=first, max=largest)(state))

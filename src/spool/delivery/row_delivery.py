@@ -16,8 +16,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from spool.delivery import backoff
 from spool.delivery.evidence import Refusals, Suspect, somewhere
-from spool.delivery.routes import backoff
 from spool.delivery.sender import Outcome, Verdict
 from spool.errors import SpoolError
 from spool.system.log import LimitedWarnings
@@ -267,7 +267,7 @@ class RowDelivery:
             return Verdict.SPLIT
         newest = self._store.newest_id(route.id)
         if newest > suspect.last_id:
-            pause = backoff(suspect.failures, *self._settings.backoff_seconds)
+            pause = backoff.draw(suspect.failures, *self._settings.backoff_seconds)
             suspect.until = time.monotonic() + pause
             return Verdict.SPLIT
         self._routes.wait(route, outcome, suspect_to=newest)
