@@ -17,11 +17,12 @@ from spool.pipeline import pipeline
 from spool.settings.settings import Settings, Target
 from spool.store.store import Store
 from standin import LANGFUSE, Manner, StandIn
-from trouble import Trouble
+from trials import Trial
 
+SUPPORT = Path(__file__).parent / "support"
 _OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
 
-_troubles = pytest.StashKey[dict[str, Trouble]]()
+_troubles = pytest.StashKey[dict[str, Trial]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Programs that tests start find what is shared, too.
+    paths = [str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     # What any test has imported of them imports more when it is looked at, which breaks a freeze.
     freezegun.configure(extend_ignore_list=["langfuse", "litellm"])
     config.stash[_troubles] = {}
@@ -39,7 +43,7 @@ def pytest_terminal_summary(
 ) -> None:
     if config.stash[_troubles]:
         terminalreporter.section("troubles")
-        terminalreporter.write_line(Trouble.table(list(config.stash[_troubles].values())))
+        terminalreporter.write_line(Trial.table(list(config.stash[_troubles].values())))
 
 
 @pytest.fixture
@@ -49,10 +53,10 @@ def is_full(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture
-def report(pytestconfig: pytest.Config) -> Callable[[Trouble], None]:
+def report(pytestconfig: pytest.Config) -> Callable[[Trial], None]:
     """Check what came of a trouble, and print it with the others at the end of the run."""
 
-    def check_and_print(trouble: Trouble) -> None:
+    def check_and_print(trouble: Trial) -> None:
         known = pytestconfig.stash[_troubles]
         same = known.get(trouble.name)
         known[trouble.name] = trouble if same is None else same + trouble

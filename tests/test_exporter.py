@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 import standin
-from chaos import no_room
+from disks import no_room
 from manners import each_manner
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
@@ -28,8 +28,6 @@ from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import StandIn
 from waits import wait_until
-
-HERE = str(Path(__file__).parent)
 
 
 @pytest.fixture
@@ -43,12 +41,7 @@ def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) 
 
 def run(code: str, *arguments: str) -> str:
     """Run a program as a process of its own; give what it prints."""
-    command = [
-        sys.executable,
-        "-c",
-        f"import sys; sys.path.insert(0, {HERE!r})\n{code}",
-        *arguments,
-    ]
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-
-from standin import HOST, StandIn, parse, spans_of, unavailable
 from test_litellm import (
     KEYS,
     OWN_KEY,
@@ -28,6 +26,8 @@ from test_litellm import (
     litellm_version,
     refused_port,
 )
+
+from standin import HOST, StandIn, parse, spans_of, unavailable
 
 COMMAND: Final = Path(sys.executable).with_name("litellm")
 

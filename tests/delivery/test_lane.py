@@ -15,7 +15,7 @@ from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings, Target
 from spool.store.store import Store
 from standin import StandIn
-from trouble import Trouble
+from trials import Trial
 
 TENANTS = 20
 
@@ -62,7 +62,7 @@ def test_beside_many_tenants_whose_host_swallows_requests_a_healthy_route_is_sen
     target: Target,
     langfuse: StandIn,
     deaf: StandIn,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     spans = 3
     store.register(target)
@@ -79,7 +79,7 @@ def test_beside_many_tenants_whose_host_swallows_requests_a_healthy_route_is_sen
     ended, ledger = TENANTS + spans, store.ledger()
     lost, again = ended - ledger.delivered - ledger.pending, langfuse.accepted - spans
     name = "a healthy route beside 20 whose host hangs"
-    report(Trouble(name, 1, ended, ledger.accepted, ledger.refused, 0, lost, again))
+    report(Trial(name, 1, ended, ledger.accepted, ledger.refused, 0, lost, again))
 
 
 def test_one_request_tells_for_all_routes_of_a_host_that_answers_nobody(

@@ -9,7 +9,6 @@ from typing import Final
 
 import pytest
 
-import sabotage
 from pages import PAGES, README, ROOT, SCRIPTS, TESTS, quoted, table
 
 SCRIPT: Final = ROOT / "scripts" / "test"
@@ -46,14 +45,6 @@ def test_nothing_that_was_accepted_is_lost_in_the_table_of_trouble() -> None:
     accepted, lost = (sum(int(row[i].replace(",", "")) for row in rows) for i in (3, 6))
     assert lost == 0
     assert accepted > 1_000_000, "the README says: more than a million"
-
-
-def test_the_table_of_sabotage_names_sabotages_and_tests_that_there_are() -> None:
-    names = {one.name for one in sabotage.SABOTAGES}
-    source = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
-    for name, test in table(TESTS, "broken on purpose"):
-        assert name in names
-        assert f"def {test.strip('`')}(" in source
 
 
 def test_the_scripts_are_those_of_their_table() -> None:

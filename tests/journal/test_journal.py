@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos import no_room
+from disks import no_room
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError, SpoolUnsyncedError
 from spool.journal import frames, journal

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 import spool
 import standin
-from chaos import no_room
+from disks import no_room
 from spans import span
 from spool import Settings, SpoolSpanExporter
 from spool.pipeline import pipeline
@@ -27,8 +27,6 @@ from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import StandIn
 from waits import wait_until
-
-HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture

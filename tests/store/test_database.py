@@ -322,7 +322,6 @@ def test_a_child_goes_on_after_its_parent_was_killed(path: Path) -> None:
     code = f"""
 import os, sys, time
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from spans import batch
 from spool.settings.settings import Target
 from spool.store.store import Store
@@ -434,7 +433,6 @@ def test_processes_append_side_by_side(path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from spans import batch
 from spool.errors import SpoolBusyError
 from spool.settings.settings import Target

@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,20 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from dead_processes import accept, die, leave_many
 from spans import batch
 from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
 from spool.journal import frames, journal
 from spool.journal.frames import Chunk
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES, Codec, unpack
-from spool.settings.settings import Target
 from spool.store import ingest
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system import filesystem
-
-MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
-OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+from targets import MINE, OTHERS
 
 
 @pytest.fixture
@@ -40,32 +36,9 @@ def other(path: Path) -> Iterator[Store]:
     other.close()
 
 
-def accept(store: Store, *names: str, target: Target = MINE, size: int = 0) -> None:
-    for number, name in enumerate(names):
-        store.accept(target, batch(name, size=size), float(number))
-
-
 def balanced(ledger: Ledger) -> bool:
     gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.exported
     return ledger.accepted + ledger.imported == gone + ledger.damaged + ledger.pending
-
-
-def die(path: Path, *names: str) -> None:
-    """Let a process end spans and be killed."""
-    code = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, "store")
-from test_ingest import accept
-from spool.store.store import Store
-store = Store(Path(sys.argv[1]))
-store.open()
-accept(store, *sys.argv[2:])
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    command = [sys.executable, "-c", code, str(path), *names]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], check=False)
-    assert done.returncode == -signal.SIGKILL
 
 
 # This process's own
@@ -482,24 +455,6 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
         assert other.journals() == {}
         assert not store.ingest(file, chunk, chunk.frames, 5.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
-
-
-LEAVE_MANY = """
-import os, shutil, sys
-from pathlib import Path
-from spool.journal import journal
-path, count = Path(sys.argv[1]), int(sys.argv[2])
-(left,) = journal.paths(path)
-for number in range(count - 1):
-    shutil.copyfile(left, path.with_name(f"{path.name}.inbox-{number + 1}-{number:012x}"))
-"""
-
-
-def leave_many(path: Path, count: int) -> None:
-    """Let so many processes die, each with one span in its journal."""
-    die(path, "left")
-    command = [sys.executable, "-c", LEAVE_MANY, str(path), str(count)]
-    subprocess.run(command, check=True, timeout=60)
 
 
 @contextlib.contextmanager

@@ -15,11 +15,10 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from decoders import first_member
 from drains import evict
-from spans import batch
+from spans import batch, names_in
 from spool.delivery.content_encoding import ContentEncoding
 from spool.delivery.drainer import Drainer
 from spool.delivery.sender import Outcome, Verdict
@@ -44,16 +43,6 @@ TROUBLES = {
 MAX_AGE = 60.0
 handles = st.integers(0, 1)
 routes = st.integers(0, 1)
-
-
-def names_in(payload: bytes) -> list[str]:
-    request = ExportTraceServiceRequest.FromString(payload)
-    return [
-        span.name
-        for resource_spans in request.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    ]
 
 
 class Receiver:

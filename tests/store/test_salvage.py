@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from damaged_files import ROWS, damage, fill
+from seeds import seed
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.errors import SpoolDamagedError
@@ -22,30 +24,9 @@ from spool.settings.settings import Target
 from spool.store import ingest, salvage
 from spool.store.store import Store
 from standin import StandIn
+from targets import MINE
 
-MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
-OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
-ROWS = 200
 IMAGES = int(os.environ.get("TEST_DAMAGED_FILES", "150"))
-
-
-def seed() -> int:
-    """Draw a seed, or take the one to repeat; it is printed with a failure."""
-    drawn = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
-    print(f"TEST_SEED={drawn}")
-    return drawn
-
-
-def fill(store: Store) -> None:
-    """Hold 200 pending spans of two routes and three dead ones, part of it in the WAL."""
-    for number in range(ROWS):
-        target = OTHERS if number % 4 == 0 else MINE
-        store.append(target, batch(f"s{number}", size=number * 20), now=float(number))
-        if number == ROWS // 2:
-            store.database.checkpoint()
-    take = store.oldest(1, max_bytes=1 << 20, max_spans=8)
-    assert take is not None
-    store.settle(take, now=1.0, dead=3, reason="400 no")
 
 
 @pytest.fixture
@@ -236,22 +217,6 @@ def test_no_damage_stops_the_application_and_every_readable_span_is_kept(
         read_all(store)
         store.close()
         shutil.rmtree(directory)
-
-
-def damage(directory: Path, chance: random.Random) -> None:
-    """Flip bytes of the main file or the WAL, or cut one off."""
-    name = chance.choice(["spool.db", "spool.db-wal"])
-    file = directory / name
-    content = bytearray(file.read_bytes())
-    if chance.random() < 0.2:
-        # An empty main file is a new one, which is no damage.
-        content = content[: chance.randrange(1 if name == "spool.db" else 0, len(content))]
-    else:
-        for _ in range(chance.choice([1, 3, 50])):
-            # The first 100 bytes say whose file it is: another test's matter.
-            position = chance.randrange(100 if name == "spool.db" else 0, len(content))
-            content[position] ^= 1 << chance.randrange(8)
-    file.write_bytes(content)
 
 
 def test_a_salvage_that_was_killed_at_its_end_is_finished(

@@ -19,7 +19,6 @@ import pytest
 from spool.system.forks import PerProcess
 from standin import StandIn
 
-HERE = Path(__file__).parent
 FORK_IN_C = ctypes.PyDLL(None).fork
 
 

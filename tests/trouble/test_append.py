@@ -15,7 +15,7 @@ import pytest
 
 from spool.store import ingest
 from spool.store.store import Store
-from trouble import Trouble
+from trials import Trial
 
 OFTEN: Final = 20
 
@@ -72,7 +72,7 @@ def results_of(code: str, path: Path, **environment: str) -> Any:
     return json.loads(ran.stdout)
 
 
-def on_disk(name: str, path: Path, results: dict[str, int]) -> Trouble:
+def on_disk(name: str, path: Path, results: dict[str, int]) -> Trial:
     """Say what of the spans that were exported with these results is in the spool."""
     assert list(results) == ["SUCCESS"]
     ended = results["SUCCESS"]
@@ -82,7 +82,7 @@ def on_disk(name: str, path: Path, results: dict[str, int]) -> Trouble:
     store.close()
     assert ledger.damaged == 0
     lost = ended - ledger.pending
-    return Trouble(name, 1, ended, ledger.accepted, ledger.refused, ledger.in_memory, lost, 0)
+    return Trial(name, 1, ended, ledger.accepted, ledger.refused, ledger.in_memory, lost, 0)
 
 
 @pytest.mark.parametrize(("threads", "each", "burning"), [(8, 20, 1), (20, 20, 2)])
@@ -91,7 +91,7 @@ def test_threads_beside_busy_ones_are_never_refused_and_a_kill_loses_nothing(
     threads: int,
     each: int,
     burning: int,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
     *,
     is_full: bool,
 ) -> None:
@@ -104,7 +104,7 @@ def test_threads_beside_busy_ones_are_never_refused_and_a_kill_loses_nothing(
 
 
 def test_64_threads_that_wait_for_their_fsyncs_are_never_refused(
-    tmp_path: Path, report: Callable[[Trouble], None], *, is_full: bool
+    tmp_path: Path, report: Callable[[Trial], None], *, is_full: bool
 ) -> None:
     code = "run(64, 10); said(); os.kill(os.getpid(), 9)"
     for number in range(OFTEN if is_full else 1):
@@ -116,7 +116,7 @@ def test_64_threads_that_wait_for_their_fsyncs_are_never_refused(
 
 @pytest.mark.parametrize(("a_second", "sync_seconds"), [(1000, "1"), (20, "1"), (50, "0")])
 def test_a_signal_handler_that_ends_spans_deadlocks_with_nothing_and_loses_nothing(
-    path: Path, a_second: int, sync_seconds: str, report: Callable[[Trouble], None]
+    path: Path, a_second: int, sync_seconds: str, report: Callable[[Trial], None]
 ) -> None:
     code = """
 every = 1 / float(os.environ["SIGNALS_A_SECOND"])

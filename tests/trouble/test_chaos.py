@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from chaos import rounds, total
-from trouble import Trouble
+from trials import Trial
 
 
 @pytest.mark.trust
 @pytest.mark.timeout(1200)
-def test_nothing_is_lost_in_chaos(is_full: bool, report: Callable[[Trouble], None]) -> None:
+def test_nothing_is_lost_in_chaos(is_full: bool, report: Callable[[Trial], None]) -> None:
     seed = random.randrange(1 << 32)
     print(f"scripts/chaos --seed {seed}")
     seconds = 120 if is_full else 10

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from test_ingest import die
-from test_kill import seed
 
+from dead_processes import die
+from seeds import seed
 from spans import batch
 from spool.errors import SpoolDamagedError
 from spool.otlp.batch import Batch, unpack
@@ -35,7 +35,7 @@ from spool.store.records import DeadLetter, Ledger, Row
 from spool.store.store import Store
 from standin import spans_of
 from syscalls import Call, Disk, Image, Snapshot, calls, has_strace, record, snapshot
-from trouble import Trouble
+from trials import Trial
 
 pytestmark = [
     pytest.mark.trust,
@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.skipif(not has_strace, reason="needs strace, and the right to use it"),
 ]
 
-WORKER = Path(__file__).parents[1] / "worker.py"
+WORKER = Path(__file__).with_name("worker.py")
 TARGET = Target.langfuse("pk-lf-test", "sk-lf-test", "https://langfuse.example")
 FAST_DISK = Path("/dev/shm")
 
@@ -145,12 +145,12 @@ class Judge:
     def _accepted(self, found: Found) -> int:
         return found.ledger.accepted - self._before.ledger.accepted
 
-    def row(self, name: str) -> Trouble:
+    def row(self, name: str) -> Trial:
         """Give the table's row: a span counts in each image that must hold it, or does."""
         accepted = {digest: self._accepted(found) for digest, found in self._found.items()}
         ended = sum(max(accepted[digest], owed) for digest, owed in self._owed.items())
         lost = len(self.lost)
-        return Trouble(name, self.images, ended, sum(accepted.values()), 0, 0, lost, 0)
+        return Trial(name, self.images, ended, sum(accepted.values()), 0, 0, lost, 0)
 
     def _open(self, cut: Cut) -> Found:
         directory = self._directory / f"{self.images}"
@@ -280,7 +280,7 @@ def test_every_state_that_a_crash_leaves_holds_what_was_promised(
     sync_seconds: str,
     is_full: bool,
     monkeypatch: pytest.MonkeyPatch,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     chance = random.Random(seed())
     monkeypatch.setenv("SPOOL_SYNC_SECONDS", sync_seconds)
@@ -297,7 +297,7 @@ def test_every_state_that_a_crash_leaves_holds_what_was_promised(
 
 
 def test_a_spool_that_does_not_sync_is_found_out(
-    root: Path, images: Path, report: Callable[[Trouble], None]
+    root: Path, images: Path, report: Callable[[Trial], None]
 ) -> None:
     judge = Judge(images, "1")
     recording = Recording.of("unsynced", root, "unsynced export=4 await-sync export=1 close")
@@ -336,7 +336,7 @@ def test_a_salvage_can_be_cut_off_anywhere(
     images: Path,
     has_wal: bool,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     fill(path)
     ruin_a_leaf(path, has_wal=has_wal)
@@ -350,7 +350,7 @@ def test_a_salvage_can_be_cut_off_anywhere(
 
 
 def test_taking_over_from_a_dead_process_can_be_cut_off_anywhere(
-    root: Path, path: Path, images: Path, is_full: bool, report: Callable[[Trouble], None]
+    root: Path, path: Path, images: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     die(path, *map(str, range(10)))
     Disk(root, snapshot(root)).all_kept().write(images / "before")

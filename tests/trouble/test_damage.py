@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
-from test_hostile import balances
-from test_salvage import MINE, OTHERS, ROWS, damage, fill, seed
 
 import standin
 from chaos import Witness, environment_of
+from damaged_files import ROWS, damage, fill
+from seeds import seed
 from spans import batch, span
 from spool import Settings, SpoolFileError, SpoolSpanExporter
 from spool.delivery.drainer import Drainer
@@ -30,7 +30,9 @@ from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system.filesystem import beside
 from standin import StandIn
-from trouble import Trouble
+from targets import MINE, OTHERS
+from test_hostile import balances
+from trials import Trial
 from waits import wait_until
 from writer import Nursery, Trail
 
@@ -89,7 +91,7 @@ def test_no_damage_stops_the_application_and_what_is_missing_is_counted(
     tmp_path: Path,
     langfuse: StandIn,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     chance = random.Random(seed())
     store = Store(path)
@@ -97,7 +99,7 @@ def test_no_damage_stops_the_application_and_what_is_missing_is_counted(
     crashed = tmp_path / "crashed"
     shutil.copytree(path.parent, crashed)
     store.close()
-    counted = Trouble("damaged files", 0, 0, 0, 0, 0, 0, 0)
+    counted = Trial("damaged files", 0, 0, 0, 0, 0, 0, 0)
     uncounted = replace(counted, name="damaged files, the totals among the damage")
     for number in range(1200 if is_full else 50):
         directory = tmp_path / f"damaged-{number}"
@@ -120,7 +122,7 @@ def test_no_damage_stops_the_application_and_what_is_missing_is_counted(
     report(uncounted)
 
 
-def added(trouble: Trouble, ledger: Ledger, *, ended: int, lost: int) -> Trouble:
+def added(trouble: Trial, ledger: Ledger, *, ended: int, lost: int) -> Trial:
     return replace(
         trouble,
         tried=trouble.tried + 1,
@@ -256,7 +258,7 @@ def test_a_file_that_is_moved_away_under_eight_writers_keeps_what_it_has(
     path: Path,
     tmp_path: Path,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     moves = 50 if is_full else 4
     trail = eight_writers_meet(moves, lambda number, _: move(path, number), path, tmp_path)
@@ -267,7 +269,7 @@ def test_a_file_that_is_moved_away_under_eight_writers_keeps_what_it_has(
     for store in stores:
         store.close()
     report(
-        Trouble(
+        Trial(
             name=f"a file under 8 writers: {move.__name__.replace('_', ' ')}",
             tried=moves,
             ended=len(trail.ended(found)),
@@ -281,7 +283,7 @@ def test_a_file_that_is_moved_away_under_eight_writers_keeps_what_it_has(
 
 
 def test_a_file_that_is_removed_under_eight_writers_takes_along_only_what_it_had(
-    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     removals = 50 if is_full else 4
     gone: set[str] = set()
@@ -299,7 +301,7 @@ def test_a_file_that_is_removed_under_eight_writers_takes_along_only_what_it_had
     store.close()
     assert len(trail.spooled - gone) > 8
     report(
-        Trouble(
+        Trial(
             name="a file that is removed under 8 writers",
             tried=removals,
             ended=len(found),  # the others went with the files, and their ledgers

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_crash_states import WORKER, Found, found_in
-from test_kill import seed
 
+from seeds import seed
 from spool.settings.settings import Target
 from spool.store.store import Store
 from standin import StandIn, unavailable
 from syscalls import calls, has_strace
-from trouble import Trouble
+from test_crash_states import WORKER, Found, found_in
+from trials import Trial
 
 pytestmark = [
     pytest.mark.trust,
@@ -160,7 +160,7 @@ def test_no_fault_of_the_disk_reaches_the_application_or_loses_a_span(
     sync_seconds: str,
     is_new: bool,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     chance = random.Random(seed())
     clean = run(tmp_path / "clean", "", sync_seconds, is_new=is_new)
@@ -184,8 +184,8 @@ def test_no_fault_of_the_disk_reaches_the_application_or_loses_a_span(
     report(row(f"faults, {kind} spool, SPOOL_SYNC_SECONDS={sync_seconds}", runs))
 
 
-def row(name: str, runs: Sequence[Run]) -> Trouble:
-    return Trouble(
+def row(name: str, runs: Sequence[Run]) -> Trial:
+    return Trial(
         name=name,
         tried=len(runs),
         ended=sum(one.ended for one in runs),

@@ -25,7 +25,7 @@ from spool.settings.settings import Target
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HOST, Behaviour, Exchange, StandIn
-from trouble import Trouble
+from trials import Trial
 from waits import wait_until
 
 NAMES = [f"s{number}" for number in range(12)]
@@ -263,7 +263,7 @@ class Meeting:
         self.store = Store(self.path)
         self.ended: list[str] = []
 
-    def happen(self) -> Trouble:
+    def happen(self) -> Trial:
         with self.server:
             self.suffer()
             self.recover()
@@ -309,7 +309,7 @@ class Meeting:
         finally:
             exporter.shutdown()
 
-    def judge(self) -> Trouble:
+    def judge(self) -> Trial:
         ledger, names = self.store.ledger(), self.server.names()
         letters = self.store.dead_letters()
         self.store.close()
@@ -318,7 +318,7 @@ class Meeting:
         assert balances(ledger), ledger
         assert (ledger.pending, ledger.dead) == (0, self.kind.dead), ledger
         assert all(letter.reason.startswith(self.kind.words) for letter in letters), letters
-        return Trouble(
+        return Trial(
             name="",
             tried=1,
             ended=len(self.ended),
@@ -338,7 +338,7 @@ def balances(ledger: Ledger) -> bool:
 @pytest.mark.trust
 @pytest.mark.timeout(1200)
 def test_after_any_hostile_answer_every_span_arrives_or_is_a_dead_letter(
-    tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+    tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     troubles, failures = [], {}
     with ThreadPoolExecutor(12) as pool:
@@ -358,7 +358,7 @@ def test_after_any_hostile_answer_every_span_arrives_or_is_a_dead_letter(
         name: sum(getattr(trouble, name) for trouble in troubles)
         for name in ("tried", "ended", "accepted", "refused", "in_memory", "lost", "duplicates")
     }
-    report(Trouble(name=f"{len(kinds())} kinds of hostile answers and networks", **numbers))
+    report(Trial(name=f"{len(kinds())} kinds of hostile answers and networks", **numbers))
 
 
 # Clocks

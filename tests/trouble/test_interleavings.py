@@ -23,12 +23,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_kill import seed
-from test_model import names_in
 
 from drains import evict
 from interleavings import Machine, Process, shims
-from spans import batch
+from seeds import seed
+from spans import batch, names_in
 from spool.delivery.drainer import Drainer
 from spool.delivery.sender import Outcome, Sender, Verdict
 from spool.errors import SpoolFileError
@@ -39,7 +38,7 @@ from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system import filesystem
-from trouble import Trouble
+from trials import Trial
 
 pytestmark = [
     pytest.mark.trust,
@@ -62,27 +61,27 @@ SENDING = 2.0
 class Receiver(Sender):
     """The sender, and the server behind it: it may accept without being heard."""
 
-    def __init__(self, trial: Trial, target: Target) -> None:
-        super().__init__(target, trial.settings)
-        self._trial = trial
+    def __init__(self, schedule: Schedule, target: Target) -> None:
+        super().__init__(target, schedule.settings)
+        self._schedule = schedule
 
     def send(self, body: bytes, timeout: float) -> Outcome:  # noqa: ARG002 - as the real one
-        trial = self._trial
-        time.sleep(trial.chance.choice([0.0, 0.001, 1.0]))  # the request is on its way
-        outcome = trial.chance.choices(
+        schedule = self._schedule
+        time.sleep(schedule.chance.choice([0.0, 0.001, 1.0]))  # the request is on its way
+        outcome = schedule.chance.choices(
             [
                 Outcome(Verdict.DELIVERED),
                 Outcome(Verdict.WAIT, "503"),
                 Outcome(Verdict.HOLD, "401"),
             ],
-            [1, trial.unreliability, trial.unreliability / 4],
+            [1, schedule.unreliability, schedule.unreliability / 4],
         )[0]
         if outcome.verdict is Verdict.DELIVERED:
-            trial.arrived.update(names_in(gzip.decompress(body)))
-            if trial.chance.random() < trial.unreliability / 2:
-                trial.unheard += 1
+            schedule.arrived.update(names_in(gzip.decompress(body)))
+            if schedule.chance.random() < schedule.unreliability / 2:
+                schedule.unheard += 1
                 outcome = Outcome(Verdict.WAIT, "reset")
-        time.sleep(trial.chance.choice([0.0, 0.001]))  # so is the answer
+        time.sleep(schedule.chance.choice([0.0, 0.001]))  # so is the answer
         return outcome
 
 
@@ -112,7 +111,7 @@ class Found:
         return sum(int(getattr(ledger, name)) for ledger in self.ledgers)
 
 
-class Trial:
+class Schedule:
     """One schedule: its processes and their steps, drawn from a seed; and the judgement."""
 
     def __init__(self, directory: Path, drawn: str) -> None:
@@ -360,7 +359,7 @@ def fast_directory() -> Iterator[Path]:
 
 
 def test_nothing_is_lost_or_counted_twice_in_whatever_order_processes_take_their_steps(
-    template: Path, is_full: bool, report: Callable[[Trouble], None]
+    template: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     drawn = seed()
     one = os.environ.get("TEST_SCHEDULE")
@@ -371,18 +370,18 @@ def test_nothing_is_lost_or_counted_twice_in_whatever_order_processes_take_their
             directory = root / str(number)
             (directory / "spool").mkdir(parents=True)
             shutil.copyfile(template, directory / "spool" / "spool.db")
-            trial = Trial(directory, f"{drawn} {number}")
-            trial.machine.is_told = one is not None
+            schedule = Schedule(directory, f"{drawn} {number}")
+            schedule.machine.is_told = one is not None
             try:
-                trial.run()
+                schedule.run()
             except BaseException:
                 print(f"TEST_SEED={drawn} TEST_SCHEDULE={number}")
                 raise
-            accepted += trial.accepted
-            duplicates += trial.arrived.total() - len(trial.arrived)
+            accepted += schedule.accepted
+            duplicates += schedule.arrived.total() - len(schedule.arrived)
             shutil.rmtree(directory)
     report(
-        Trouble(
+        Trial(
             name="processes and threads, switched, stopped and killed at every call",
             tried=len(numbers),
             ended=accepted,  # as judged after each: it is what ended

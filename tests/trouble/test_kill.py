@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from chaos import Witness, environment_of
+from seeds import seed
 from spool.system.filesystem import beside
 from spool.system.locks import signature
 from standin import Exchange
-from trouble import Trouble
+from trials import Trial
 from writer import Nursery
 
 # With --full it takes minutes.
@@ -30,20 +31,13 @@ pytestmark = [pytest.mark.trust, pytest.mark.timeout(1200)]
 WRITERS = 6
 
 
-def seed() -> int:
-    """Draw a seed, or take the one to repeat; it is printed with a failure."""
-    drawn = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
-    print(f"TEST_SEED={drawn}")
-    return drawn
-
-
 def spool(path: Path, langfuse: Witness, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **environment_of(path, langfuse)}
     command = [sys.executable, "-m", "spool", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def verdict(name: str, kills: int, path: Path, langfuse: Witness, nursery: Nursery) -> Trouble:
+def verdict(name: str, kills: int, path: Path, langfuse: Witness, nursery: Nursery) -> Trial:
     """Deliver all that is left, and say what came of it."""
     langfuse.start()
     langfuse.behave(None)
@@ -55,7 +49,7 @@ def verdict(name: str, kills: int, path: Path, langfuse: Witness, nursery: Nurse
     assert ledger["pending"] == ledger["dead"] == 0
     assert ledger["accepted"] == ledger["delivered"]
     arrived, trail = langfuse.span_ids(), nursery.trail()
-    return Trouble(
+    return Trial(
         name=name,
         tried=kills,
         ended=len(trail.ended(arrived)),
@@ -68,7 +62,7 @@ def verdict(name: str, kills: int, path: Path, langfuse: Witness, nursery: Nurse
 
 
 def test_no_acknowledged_span_is_lost_by_kill_9(
-    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     chance = random.Random(seed())
     kills = 1000 if is_full else 60
@@ -131,7 +125,7 @@ class Killer:
 
 
 def test_a_drainer_that_is_killed_in_mid_request_repeats_that_request_and_nothing_else(
-    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     chance = random.Random(seed())
     kills = 1000 if is_full else 40

@@ -132,7 +132,6 @@ def watch(path: Path, code: str) -> FileWatch:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[1],
     )
     seen = FileWatch(failure=done.stderr if done.returncode else "")
     for line in trace.read_text().splitlines():

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_ingest import leave_many
 
+from dead_processes import leave_many
 from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings, Target
@@ -144,9 +144,7 @@ def test_idle_processes_cost_next_to_nothing_however_many_they_are(
         "LANGFUSE_HOST": langfuse.url,
     }
     command = [sys.executable, "-c", IDLE, "32"]
-    with subprocess.Popen(
-        command, env=environment, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
-    ) as running:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         costs = [float(line) for line in running.stdout]
     assert (len(costs), langfuse.accepted) == (32, 32)

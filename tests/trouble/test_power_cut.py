@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_crash_states import WORKER, Found, Told, found_in
-from test_kill import seed
 
-from trouble import Trouble
+from seeds import seed
+from test_crash_states import WORKER, Found, Told, found_in
+from trials import Trial
 
 SHUTDOWN = 0x8004587D
 WITHOUT_LOG_FLUSH = 2
@@ -169,7 +169,7 @@ def test_a_power_cut_loses_nothing_that_is_older_than_the_window(
     sync_seconds: str,
     is_full: bool,
     monkeypatch: pytest.MonkeyPatch,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     monkeypatch.setenv("SPOOL_SYNC_SECONDS", sync_seconds)
     chance = random.Random(seed())
@@ -193,9 +193,9 @@ def after_syncs_of(spans: int, later: int) -> Callable[[Told], bool]:
     return enough
 
 
-def row(name: str, cuts: list[Cut]) -> Trouble:
+def row(name: str, cuts: list[Cut]) -> Trial:
     """Give the table's row: a span counts if it must be there, or is."""
-    return Trouble(
+    return Trial(
         name=name,
         tried=len(cuts),
         ended=sum(max(len(cut.owed), cut.found.ledger.accepted) for cut in cuts),

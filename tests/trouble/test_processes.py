@@ -8,7 +8,7 @@ import pytest
 
 from chaos import Witness, environment_of
 from spool.store.store import Store
-from trouble import Trouble
+from trials import Trial
 from waits import wait_until
 from writer import Nursery
 
@@ -17,7 +17,7 @@ WRITERS = 8
 
 @pytest.mark.trust
 def test_eight_writers_share_one_drainer_and_the_next_takes_over_when_it_is_killed(
-    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trouble], None]
+    path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     kills = 50 if is_full else 5
     gaps = []
@@ -46,7 +46,7 @@ def test_eight_writers_share_one_drainer_and_the_next_takes_over_when_it_is_kill
     store.close()
     assert (ledger.pending, ledger.dead) == (0, 0)
     report(
-        Trouble(
+        Trial(
             name="8 writers, their drainer killed",
             tried=kills,
             ended=len(trail.ended(arrived)),

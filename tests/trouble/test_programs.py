@@ -26,7 +26,7 @@ import spool
 from chaos import environment_of
 from spool.store.store import Store
 from standin import StandIn
-from trouble import Trouble
+from trials import Trial
 from waits import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -225,7 +225,7 @@ def environment(request: pytest.FixtureRequest, path: Path, langfuse: StandIn) -
 
 @pytest.fixture
 def assert_arrived(
-    langfuse: StandIn, path: Path, report: Callable[[Trouble], None]
+    langfuse: StandIn, path: Path, report: Callable[[Trial], None]
 ) -> Callable[[Counter[str]], None]:
     """Compare what has arrived with what ended."""
 
@@ -236,7 +236,7 @@ def assert_arrived(
         lost, again = (wanted - found).total(), (found - wanted).total()
         name = "programs of every shape, with either processor"
         ended, held = wanted.total(), ledger.in_memory
-        report(Trouble(name, 1, ended, ledger.accepted, ledger.refused, held, lost, again))
+        report(Trial(name, 1, ended, ledger.accepted, ledger.refused, held, lost, again))
         assert found == wanted
 
     return compare

@@ -26,7 +26,7 @@ from spool.otlp.batch import Codec
 from spool.settings.settings import Settings, Target
 from spool.store.store import Store
 from standin import HOST, StandIn
-from trouble import Trouble
+from trials import Trial
 
 # What runs does not depend on the Python; a small machine needs its time to start it.
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(600)]
@@ -155,7 +155,7 @@ def assert_arrived(real: Receiver, names: list[str]) -> None:
 
 
 @pytest.fixture
-def report_arrival(report: Callable[[Trouble], None]) -> Callable[[Path, int], None]:
+def report_arrival(report: Callable[[Trial], None]) -> Callable[[Path, int], None]:
     """Report spans that have all arrived, as `assert_arrived` found."""
 
     def report_all(path: Path, spans: int) -> None:
@@ -163,7 +163,7 @@ def report_arrival(report: Callable[[Trouble], None]) -> Callable[[Path, int], N
         ledger = store.ledger()
         store.close()
         name, held = "rotel and Phoenix as receivers", ledger.in_memory
-        report(Trouble(name, 1, spans, ledger.accepted, ledger.refused, held, 0, 0))
+        report(Trial(name, 1, spans, ledger.accepted, ledger.refused, held, 0, 0))
 
     return report_all
 

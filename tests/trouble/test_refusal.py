@@ -19,7 +19,8 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
-from chaos import Witness, can_mount, environment_of, fill_disk, no_room, small_disk
+from chaos import Witness, environment_of
+from disks import can_mount, fill_disk, no_room, small_disk
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.journal.overflow import Held, Overflow
@@ -29,7 +30,7 @@ from spool.store.maintenance import Maintenance
 from spool.store.store import Store
 from spool.system.filesystem import beside
 from standin import StandIn
-from trouble import Trouble
+from trials import Trial
 from waits import wait_until
 from writer import Nursery
 
@@ -189,14 +190,14 @@ class Refusal:
         wait_until(lambda: not self.exporter._pipeline.store.ledger().pending)
         self.exporter.shutdown()
 
-    def trouble(self, name: str, tried: int) -> Trouble:
+    def trouble(self, name: str, tried: int) -> Trial:
         store, names = Store(self.path), self.langfuse.names()
         ledger = store.ledger()
         store.close()
         print(f"the longest export() took {1000 * self.longest:.1f} ms")
         assert (ledger.pending, ledger.refused) == (0, 0), ledger
         assert ledger.delivered == len(self.results), ledger
-        return Trouble(
+        return Trial(
             name=name,
             tried=tried,
             ended=len(self.results),
@@ -248,7 +249,7 @@ def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
     path: Path,
     langfuse: StandIn,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     rounds = 30 if is_full else 2
     ballast = path.parent / "ballast"
@@ -297,7 +298,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
     path: Path,
     langfuse: StandIn,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     rounds = 30 if is_full else 2
     with small_disk(path.parent, 8 << 20):
@@ -345,7 +346,7 @@ def test_a_stopped_peer_that_holds_the_mutex_costs_nobody_a_wait(
     path: Path,
     langfuse: StandIn,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     rounds = 10 if is_full else 1
     refusal = Refusal(settings, langfuse)
@@ -370,7 +371,7 @@ def test_a_process_at_its_limit_goes_on(
     path: Path,
     tmp_path: Path,
     is_full: bool,
-    report: Callable[[Trouble], None],
+    report: Callable[[Trial], None],
 ) -> None:
     rounds = 10 if is_full else 1
     values = {"RLIMIT_FSIZE": 300_000, "RLIMIT_NOFILE": 13}
@@ -394,7 +395,7 @@ def test_a_process_at_its_limit_goes_on(
     ledger = store.ledger()
     store.close()
     report(
-        Trouble(
+        Trial(
             name=f"{limit} in every second process",
             tried=rounds,
             ended=len(trail.spooled | trail.failed),
@@ -458,7 +459,6 @@ def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) 
     """Name spool and stand-in as a user would."""
     for name, value in environment_of(path, langfuse).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
 
 
 @needs_mounts

@@ -26,7 +26,7 @@ from spool.store.store import Store
 from spool.system.filesystem import beside
 from spool.system.log import logger
 from standin import StandIn
-from trouble import Trouble
+from trials import Trial
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -114,7 +114,7 @@ def write_as(uid: int, path: Path, target: Target, name: str) -> None:
 
 
 @pytest.fixture
-def assert_counted(report: Callable[[Trouble], None]) -> Callable[[Path, int], None]:
+def assert_counted(report: Callable[[Trial], None]) -> Callable[[Path, int], None]:
     """Report spans that have all arrived."""
 
     def report_all(path: Path, spans: int) -> None:
@@ -122,7 +122,7 @@ def assert_counted(report: Callable[[Trouble], None]) -> Callable[[Path, int], N
         ledger = store.ledger()
         store.close()
         name, lost = "root and its workers as different users", spans - ledger.delivered
-        report(Trouble(name, 1, spans, ledger.accepted, ledger.refused, 0, lost, 0))
+        report(Trial(name, 1, spans, ledger.accepted, ledger.refused, 0, lost, 0))
 
     return report_all
 

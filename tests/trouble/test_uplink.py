@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import uplink
-from trouble import Trouble
+from trials import Trial
 
 pytestmark = [
     pytest.mark.trust,
@@ -35,7 +35,7 @@ def spool_behind(line: str, directory: Path, tool: str) -> Any:
 
 @pytest.mark.parametrize(("line", "tool"), [("thin", "tc"), ("lossy", "nft")])
 def test_all_spans_come_through_a_bad_line_and_requests_grow_when_it_is_good_again(
-    line: str, tool: str, path: Path, report: Callable[[Trouble], None]
+    line: str, tool: str, path: Path, report: Callable[[Trial], None]
 ) -> None:
     path.parent.mkdir()
     said = spool_behind(line, path.parent, tool)
@@ -49,4 +49,4 @@ def test_all_spans_come_through_a_bad_line_and_requests_grow_when_it_is_good_aga
     # A request that was given up is not delivered behind our back.
     assert said["duplicates"] <= uplink.SPANS
     lost = ended - said["arrived"]
-    report(Trouble(f"a {line} line", 2, ended, ended, 0, 0, lost, said["duplicates"]))
+    report(Trial(f"a {line} line", 2, ended, ended, 0, 0, lost, said["duplicates"]))

@@ -1,6 +1,6 @@
 """What was tried against the spool, and what came of it: the rows of the table in tests/README.md.
 
-A test of trouble runs small in the suite and large with `--full`, and reports one `Trouble`. All
+A test of trouble runs small in the suite and large with `--full`, and reports one `Trial`. All
 that were reported are printed at the end of the run, those of one name as one row.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Trial:
     """One kind of trouble: how often it was tried, and where the spans are that had ended.
 
     `ended` is what the producers counted, without a look at the spool; the three beside it are the
@@ -27,10 +27,10 @@ class Trouble:
     lost: int
     duplicates: int
 
-    def __add__(self, other: Trouble) -> Trouble:
+    def __add__(self, other: Trial) -> Trial:
         """Add the figures of another trial of the same trouble."""
         sums = (a + b for a, b in zip(astuple(self)[1:], astuple(other)[1:], strict=True))
-        return Trouble(self.name, *sums)
+        return Trial(self.name, *sums)
 
     def check(self) -> None:
         """Nothing is lost, and nothing that ended is uncounted."""
@@ -38,9 +38,9 @@ class Trouble:
         assert self.ended == self.accepted + self.refused + self.in_memory, self
 
     @staticmethod
-    def table(troubles: list[Trouble]) -> str:
+    def table(troubles: list[Trial]) -> str:
         """Give the rows in Markdown."""
-        names = list(Trouble.__annotations__)
+        names = list(Trial.__annotations__)
         lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
         lines += [
             "| " + " | ".join(_text(getattr(trouble, name)) for name in names) + " |"

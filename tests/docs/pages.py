@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "README.md"
 TESTS: Final = ROOT / "tests" / "README.md"
 SCRIPTS: Final = ROOT / "scripts" / "README.md"

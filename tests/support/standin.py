@@ -12,7 +12,7 @@ A request counts as accepted just before the end of its whole 2xx answer is sent
 believes to be delivered without having read such an answer is missing from `spans`.
 Only `reset_after_accept` accepts without an answer.
 
-`python tests/standin.py --port 4000` serves until it is killed.
+`python tests/support/standin.py --port 4000` serves until it is killed.
 """
 
 from __future__ import annotations

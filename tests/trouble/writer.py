@@ -1,6 +1,6 @@
 """Processes that end spans and leave a trail; made to be killed, stopped, forked and starved.
 
-`python tests/writer.py` is a nursery: for each line of standard input, a `Job` as JSON, it forks a
+`python writer.py` is a nursery: for each line of standard input, a `Job` as JSON, it forks a
 process, and it tells of each one's start and end. So a process costs milliseconds, and a test can
 kill a thousand of them. `Nursery` is its other end, `Trail` reads what the processes wrote.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 
@@ -21,6 +22,17 @@ def span(name: str = "call", size: int = 100) -> ReadableSpan:
 def batch(*names: str, size: int = 100) -> Batch:
     """Encode spans with these names as one batch."""
     return encode([span(name, size) for name in names])
+
+
+def names_in(payload: bytes) -> list[str]:
+    """Decode a payload; give the names of its spans."""
+    request = ExportTraceServiceRequest.FromString(payload)
+    return [
+        span.name
+        for resource_spans in request.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
 
 
 def provider_of(exporter: SpanExporter) -> TracerProvider:

@@ -1,6 +1,6 @@
 """Chaos: minutes of random trouble for several processes on one spool, then a verdict.
 
-`python tests/chaos.py --seconds 120 --seed 7` goes in rounds, each with a spool of its own: writers
+`scripts/chaos --seconds 120 --seed 7` goes in rounds, each with a spool of its own: writers
 that drain and writers that do not, `python -m spool run`, preloaded processes that fork. They are
 killed, stopped and ended at random; the server stands, falls and lies at random; some rounds have a
 limit, some a disk that becomes full. At the end of a round the server is well and everything is
@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -25,13 +24,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import standin
+from disks import can_mount, enlarge_disk, fill_disk, small_disk
 from spool.otlp.batch import unpack
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system.filesystem import beside
 from spool.system.locks import signature
 from standin import Behaviour, Connection, Reply, StandIn
-from trouble import Trouble
+from trials import Trial
 from writer import Nursery, Trail
 
 ROUND_SECONDS = 20.0
@@ -131,45 +131,6 @@ class Plan:
     def __str__(self) -> str:
         disk = ", a disk that becomes full" if self.has_small_disk else ""
         return f"seed {self.seed}: {self.limit}, a sync each {self.sync_seconds} s{disk}"
-
-
-def can_mount() -> bool:
-    return sys.platform == "linux" and os.geteuid() == 0
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path, size: int) -> Iterator[None]:
-    """Mount a tmpfs of so many bytes. Only for root."""
-    directory.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", directory], check=True)
-
-
-def enlarge_disk(directory: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", directory], check=True)
-
-
-def fill_disk(ballast: Path) -> None:
-    """Take all the space that is left."""
-    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
-        for size in (1 << 16, 1 << 10, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"\0" * size)
-
-
-@contextlib.contextmanager
-def no_room() -> Iterator[None]:
-    """Let no file of this process grow, as if the disk were full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Round:
@@ -392,8 +353,8 @@ class Verdict:
         }
         return [f"{said} ({value})" for said, value in checks.items() if value]
 
-    def trouble(self) -> Trouble:
-        return Trouble(
+    def trouble(self) -> Trial:
+        return Trial(
             name="chaos",
             tried=sum(self.done.values()),
             ended=self.ended,
@@ -419,11 +380,11 @@ def rounds(seconds: float, seed: int) -> Iterator[Verdict]:
             yield Round(plan, Path(name)).run(min(left, ROUND_SECONDS))
 
 
-def total(troubles: list[Trouble]) -> Trouble:
+def total(troubles: list[Trial]) -> Trial:
     """Add rounds up."""
     numbers = {
         name: sum(getattr(trouble, name) for trouble in troubles)
-        for name in Trouble.__annotations__
+        for name in Trial.__annotations__
         if name != "name"
     }
     return replace(troubles[0], **numbers)
@@ -450,7 +411,7 @@ def main() -> int:
             print(verdict.errors)
         sys.stdout.flush()
         troubles.append(verdict.trouble())
-    print(f"\n{Trouble.table([total(troubles)])}")
+    print(f"\n{Trial.table([total(troubles)])}")
     print("all is well" if is_well else "NOT WELL")
     return 0 if is_well else 1
 

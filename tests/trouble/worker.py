@@ -1,6 +1,6 @@
 """A process that uses the spool step by step, and says what becomes of it; made to be broken.
 
-`python tests/worker.py STEP...`; everything else comes from the environment. The steps:
+`python worker.py STEP...`; everything else comes from the environment. The steps:
 
     serve               receive what is sent, here, so that it stands in one order with all else
     unsynced            let maintenance's syncs do nothing, and say that they were done

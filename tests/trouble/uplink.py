@@ -1,6 +1,6 @@
 """A spool behind a thin line, told as JSON; to be run in a network namespace of its own.
 
-`unshare --net python tests/uplink.py DIRECTORY LINE`: the loopback of the namespace is the line.
+`unshare --net python uplink.py DIRECTORY LINE`: the loopback of the namespace is the line.
 `thin` is a real 64 kbit/s (tc's token bucket), `lossy` drops every tenth packet (nftables).
 Afterwards the line is good again, and as many spans follow.
 """
