@@ -20,7 +20,7 @@ from disks import no_room
 from manners import each_manner
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
-from spool.delivery.sender import Outcome
+from spool.delivery.http.classification import Outcome
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
 from spool.settings.settings import Target

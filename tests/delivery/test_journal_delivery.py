@@ -22,8 +22,9 @@ from manners import each_manner, each_manner_with_gzip
 from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
+from spool.delivery.http.classification import Outcome
+from spool.delivery.http.sender import Sender
 from spool.delivery.routes import Tally
-from spool.delivery.sender import Outcome, Sender
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES
 from spool.settings.settings import Settings, Target

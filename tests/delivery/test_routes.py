@@ -19,7 +19,7 @@ from manners import NO_GZIP
 from spans import batch
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
-from spool.delivery.sender import Verdict
+from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolFileError
 from spool.otlp.batch import merge
 from spool.settings.settings import Settings, Target

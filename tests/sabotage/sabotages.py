@@ -194,17 +194,17 @@ SABOTAGES = [
     ),
     Sabotage(
         "whatever says 200 has delivered",
-        "delivery/sender.py",
-        "        return Outcome(Verdict.WAIT, reason)\n    rejected, words",
-        "        return Outcome(Verdict.DELIVERED, reason)\n    rejected, words",
-        "delivery/test_sender.py",
+        "delivery/http/classification.py",
+        "        return Outcome(Verdict.WAIT, reason)\n    try",
+        "        return Outcome(Verdict.DELIVERED, reason)\n    try",
+        "delivery/http/test_classification.py",
     ),
     Sabotage(
         "every receiver must answer as Langfuse does",
-        "delivery/sender.py",
+        "delivery/http/sender.py",
         "is_strict=self.target.public_key is not None",
         "is_strict=True",
-        "delivery/test_sender.py",
+        "delivery/http/test_classification.py",
     ),
     Sabotage(
         "who reads no gzip is sent nothing else",
@@ -288,10 +288,10 @@ SABOTAGES = [
     ),
     Sabotage(
         "a request that was given up goes on",
-        "delivery/connection.py",
+        "delivery/http/connection.py",
         "            self.sock.reset_on_close()\n",
         "            pass\n",
-        "delivery/test_connection.py",
+        "delivery/http/test_connection.py",
     ),
     Sabotage(
         "a secret goes to the host that a row names",
@@ -396,7 +396,7 @@ SABOTAGES = [
         "delivery/drainer.py",
         "        self._journal_delivery.stop()\n        self.routes.connections.close()\n",
         "        self._journal_delivery.stop()\n",
-        "delivery/test_connection_pool.py",
+        "delivery/http/test_connection_pool.py",
     ),
     Sabotage(
         "a program that is too short for threads sends nothing",

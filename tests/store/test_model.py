@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from decoders import first_member
 from drains import evict
 from spans import batch, names_in
-from spool.delivery.content_encoding import ContentEncoding
 from spool.delivery.drainer import Drainer
-from spool.delivery.sender import Outcome, Verdict
+from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.http.content_encoding import ContentEncoding
 from spool.errors import SpoolFileError
 from spool.otlp.batch import merge, unpack
 from spool.settings.settings import Settings, Target

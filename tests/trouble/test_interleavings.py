@@ -29,7 +29,8 @@ from interleavings import Machine, Process, shims
 from seeds import seed
 from spans import batch, names_in
 from spool.delivery.drainer import Drainer
-from spool.delivery.sender import Outcome, Sender, Verdict
+from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.http.sender import Sender
 from spool.errors import SpoolFileError
 from spool.otlp.batch import Batch, unpack
 from spool.settings.settings import Settings, Target

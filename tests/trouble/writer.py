@@ -35,7 +35,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from spans import provider_of
 from spool import SpoolSpanExporter
 from spool.commands.main import main as commands
-from spool.delivery import drainer, sender
+from spool.delivery import drainer
+from spool.delivery.http import sender
 from spool.store import salvage, schema
 
 if TYPE_CHECKING:

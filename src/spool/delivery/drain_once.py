@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery import full_disk
-from spool.delivery.sender import Verdict
+from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store import ingest
 

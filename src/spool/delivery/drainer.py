@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from opentelemetry import context
 
 from spool.delivery.file_watch import FileWatch
+from spool.delivery.http.classification import Verdict
 from spool.delivery.journal_delivery import JournalDelivery
 from spool.delivery.lane import Lane
 from spool.delivery.routes import Routes
 from spool.delivery.row_delivery import RowDelivery
-from spool.delivery.sender import Verdict
 from spool.errors import SpoolError
 from spool.otlp.batch import ROW_BYTES
 from spool.store.takeover import Takeover

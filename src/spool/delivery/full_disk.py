@@ -15,7 +15,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from spool.delivery.sender import Outcome, Verdict
+from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolError
 from spool.journal import frames, journal
 from spool.journal.frames import Chunk, identity_of

@@ -19,7 +19,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery.sender import Outcome, Verdict
+from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolBusyError, SpoolError
 from spool.journal.frames import CHUNK, identity_of
 from spool.otlp.batch import ROW_BYTES

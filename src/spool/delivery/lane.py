@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery.sender import Verdict
+from spool.delivery.http.classification import Verdict
 from spool.delivery.silent_hosts import Silence
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from spool.delivery import backoff
 from spool.delivery.backoff import HOLD_SECONDS
-from spool.delivery.connection_pool import ConnectionPool
+from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.http.connection_pool import ConnectionPool
+from spool.delivery.http.sender import Sender
 from spool.delivery.request_size import RequestSize
-from spool.delivery.sender import Outcome, Sender, Verdict
 from spool.delivery.silent_hosts import Hosts
 from spool.errors import PayloadError, SettingsError
 from spool.otlp.batch import join

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from spool.delivery import backoff
 from spool.delivery.evidence import Refusals, Suspect, somewhere
-from spool.delivery.sender import Outcome, Verdict
+from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolError
 from spool.system.log import LimitedWarnings
 

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.drainer import Drainer, hidden_from_instrumentation
-from spool.delivery.sender import Verdict
+from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolError
 from spool.store import ingest
 from spool.store.maintenance import Maintenance

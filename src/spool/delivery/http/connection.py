@@ -1,4 +1,4 @@
-"""The wire: an HTTP connection whose every step ends by one deadline.
+"""An HTTP connection whose every step ends by one deadline.
 
 http.client does the protocol; here are only its socket, its name resolution and its proxy. A socket
 timeout alone would bound each read, and a server that sends a byte a second could go on for ever.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import certifi
 
-from spool.delivery.proxy import authorization, proxy_for
+from spool.delivery.http.proxy import authorization, proxy_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

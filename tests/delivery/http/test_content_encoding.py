@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from spool.delivery.content_encoding import ContentEncoding
-from spool.delivery.sender import Outcome, Verdict
+from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.http.content_encoding import ContentEncoding
 
 NOW = 1_700_000_000.0
 

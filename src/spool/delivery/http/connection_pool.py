@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery.connection import Connection
+from spool.delivery.http.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ import urllib.parse
 import pytest
 import requests.utils
 
-from spool.delivery.proxy import authorization, proxy_for, secrets
+from spool.delivery.http.proxy import authorization, proxy_for, secrets
 
 PROXIES = {"http": "http://plain:1", "https": "http://secure:2", "all": "http://all:3"}
 

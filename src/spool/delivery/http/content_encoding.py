@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from spool.delivery.sender import Outcome
+    from spool.delivery.http.classification import Outcome
 
 _BAD_REQUEST: Final = 400
 _UNSUPPORTED: Final = 415  # RFC 9110, section 15.5.16: also where the encoding is not known

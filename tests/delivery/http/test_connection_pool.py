@@ -8,8 +8,8 @@ import pytest
 
 from drains import Clock, drain_all
 from spans import batch
-from spool.delivery import connection
 from spool.delivery.drainer import Drainer
+from spool.delivery.http import connection
 from spool.settings.settings import Settings, Target
 from spool.store.store import Store
 from standin import StandIn

@@ -20,8 +20,9 @@ import trustme
 
 import standin
 from spans import batch
-from spool.delivery import connection
-from spool.delivery.sender import Outcome, Sender, Verdict
+from spool.delivery.http import connection
+from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.http.sender import Sender
 from spool.otlp.batch import join
 from spool.settings.settings import Settings, Target
 from standin import HOST, PATH, Behaviour, StandIn

@@ -1,0 +1,107 @@
+"""What a response means for the spans of its request: the table of status codes.
+
+| response | verdict |
+|---|---|
+| 2xx, as a receiver answers | delivered |
+| 2xx that is no OTLP response, 1xx, 3xx, 408, 425, 429, 5xx | wait: try again after a backoff |
+| 400, 413, 422 | split: some span of the request may be to blame |
+| 401, 403, 404, and every other 4xx | hold: the configuration is to blame |
+
+Invariant: an HTML page delivers nothing, since a captive portal also says 200. Langfuse always
+answers JSON, and OTLP its own type: there nothing else counts as delivered. Of any other receiver
+every 2xx does, whatever it says with it: they differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from spool.delivery.http.response import UNREADABLE
+from spool.system.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from spool.delivery.http.response import Response
+
+_OTLP_KINDS: Final = frozenset({"application/json", "application/x-protobuf"})
+
+
+class Verdict(Enum):
+    """What an answer means for the spans of its request."""
+
+    DELIVERED = "delivered"
+    WAIT = "wait"  # keep them, and try again after a backoff
+    HOLD = "hold"  # keep them: the configuration is wrong, probe slowly
+    SPLIT = "split"  # some span of it may be bad: search for it
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request.
+
+    `reason` says why it was not delivered, or why the receiver rejected some of its spans.
+    `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
+    `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
+    the server says so. `is_damage`: it was not sent, its spans cannot be read. `status` is that of
+    the answer, 0 where there was none.
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    retry_after: float | None = None
+    rejected: int = 0
+    is_timeout: bool = False
+    is_unanswered: bool = False
+    is_too_large: bool = False
+    is_damage: bool = False
+    status: int = field(default=0, compare=False)
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the receiver has accepted the request."""
+        return self.verdict is Verdict.DELIVERED
+
+    @property
+    def blames_no_span(self) -> bool:
+        """Whether the receiver asked for time, or somebody else answered in its place."""
+        is_told = 200 <= self.status < 500 and self.status != 408  # noqa: PLR2004 - as `classify`
+        return self.retry_after is not None or is_told
+
+
+def classify(response: Response, *, is_strict: bool = True) -> Outcome:
+    """Say what a response means, by the OTLP specification and what Langfuse 4.16 really answers.
+
+    `is_strict`: the receiver is Langfuse, which always answers JSON. The reason is still as long as
+    the server wanted it, and may hold our secrets.
+    """
+    status = response.status
+    reason = f"{status} {response.words()}".strip()
+    if 200 <= status < 300:  # noqa: PLR2004 - success, RFC 9110, section 15.3
+        return _read_success(response, is_strict=is_strict)
+    if status in (400, 413, 422):
+        return Outcome(Verdict.SPLIT, reason, is_too_large=status == 413)  # noqa: PLR2004
+    if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
+        location = without_secrets(response.headers.get("location", "").partition("?")[0])
+        return Outcome(Verdict.WAIT, f"{status} redirect to {location!r}, which is not followed")
+    if status in (408, 425, 429) or not 200 <= status < 500:  # noqa: PLR2004 - 1xx, server errors
+        return Outcome(Verdict.WAIT, reason, response.retry_after())
+    # 401, 403, 404, 405, and what else a client is to blame for.
+    return Outcome(Verdict.HOLD, reason)
+
+
+def _read_success(response: Response, *, is_strict: bool) -> Outcome:
+    """Read a 2xx: Langfuse answers JSON to protobuf too, others as OTLP says, or as they like."""
+    kind = response.content_type
+    if response.is_page or (is_strict and kind not in _OTLP_KINDS):
+        found = "an HTML page" if response.is_page else kind or "no content type"
+        reason = f"{response.status} with {found}, which is no OTLP answer: a captive portal?"
+        return Outcome(Verdict.WAIT, reason)
+    try:
+        rejected, words = response.partial_success()
+    except UNREADABLE as error:
+        if is_strict:
+            reason = f"{response.status} with an answer that cannot be read: {error}"
+            return Outcome(Verdict.WAIT, reason)
+        rejected, words = 0, ""
+    return Outcome(Verdict.DELIVERED, words.strip(), rejected=max(0, rejected))
