@@ -10,7 +10,7 @@ import pytest
 from spans import batch
 from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
-from spool.journal import frames, journal
+from spool.journal import directory, reader
 from spool.settings.settings import Settings, Target
 from spool.store.records import Ledger, Route, Trouble
 from spool.store.store import Store
@@ -68,12 +68,12 @@ def test_a_journal_that_cannot_be_read_is_named_and_the_rest_is_reported(
 ) -> None:
     store.open()
     store.accept(target, batch("a"), NOW)
-    (bad,) = journal.paths(path)
+    (bad,) = directory.paths(path)
 
     def unreadable(*_: int, **__: bool) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(frames, "read", unreadable)
+    monkeypatch.setattr(reader, "read", unreadable)
     routes = Drainer(store, settings).routes
     concerns = Report.of(store, routes, 1 << 30, NOW).concerns(3600)
     assert any(f"{bad.name}: Permission denied" in concern for concern in concerns)

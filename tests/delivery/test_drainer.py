@@ -32,7 +32,7 @@ from spans import batch
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import TICK, Drainer
 from spool.errors import SpoolFileError
-from spool.journal import journal
+from spool.journal import directory, journal
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
 from spool.settings.settings import Settings, Target
@@ -790,7 +790,7 @@ def test_it_takes_over_what_a_dead_process_left(
     dead.close()  # as its death does
     drain_all(drainer_of(store, settings, target, clock))
     assert set(langfuse.names()) == {"left"}
-    assert journal.paths(path) == []
+    assert directory.paths(path) == []
 
 
 @each_manner

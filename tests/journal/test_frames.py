@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool.journal import frames
+from spool.journal import frames, reader
+from spool.journal.chunk import Chunk
 from spool.journal.frames import Frame
 from spool.otlp.batch import Batch, Codec, merge
 from spool.settings.settings import Target
@@ -37,7 +38,7 @@ def read(path: Path, content: bytes, *, is_final: bool = False) -> tuple[list[Fr
     fd = os.open(path, os.O_RDONLY)
     found: list[Frame] = []
     lost = offset = 0
-    while (chunk := frames.read(fd, offset, is_final=is_final)) is not None:
+    while (chunk := reader.read(fd, offset, is_final=is_final)) is not None:
         assert chunk.start == offset
         found += chunk.frames
         lost, offset = lost + chunk.lost, chunk.end
@@ -131,7 +132,7 @@ def test_a_damaged_last_frame_is_lost_when_nobody_can_still_be_writing_it(path: 
 @pytest.fixture
 def large() -> list[bytes]:
     """Make frames that are larger than what is read at once, and a small one."""
-    size = 3 * frames.CHUNK
+    size = 3 * reader.CHUNK
     return [made("a", size=size, now=1.0), made("b", size=size, now=2.0), made("c", now=3.0)]
 
 
@@ -169,10 +170,10 @@ def test_an_empty_file_holds_nothing(path: Path) -> None:
 # What of a chunk can be sent as it is
 
 
-def chunk_of(path: Path, content: bytes, size: int = frames.CHUNK) -> frames.Chunk:
+def chunk_of(path: Path, content: bytes, size: int = reader.CHUNK) -> Chunk:
     path.write_bytes(content)
     fd = os.open(path, os.O_RDONLY)
-    chunk = frames.read(fd, 0, size)
+    chunk = reader.read(fd, 0, size)
     os.close(fd)
     assert chunk is not None
     return chunk

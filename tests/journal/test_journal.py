@@ -15,7 +15,7 @@ import pytest
 from disks import no_room
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError, SpoolUnsyncedError
-from spool.journal import frames, journal
+from spool.journal import at_fork, directory, header, reader
 from spool.journal.journal import LARGE, Journal
 from spool.settings.durability import Durability
 from spool.settings.settings import Target
@@ -47,8 +47,8 @@ def made(path: Path, durability: Durability = Durability.PROCESS_DEATH) -> Journ
 def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
     """Give the payloads' sizes and times of a file's frames, and how many spans are lost."""
     fd = os.open(path, os.O_RDONLY)
-    found, lost, offset = [], 0, frames.begins_at(fd, b"")
-    while (chunk := frames.read(fd, offset, is_final=is_final)) is not None:
+    found, lost, offset = [], 0, header.begins_at(fd, b"")
+    while (chunk := reader.read(fd, offset, is_final=is_final)) is not None:
         found += [f"{len(one.batch.payload)} at {one.created_at:g}" for one in chunk.frames]
         lost, offset = lost + chunk.lost, chunk.end
     os.close(fd)
@@ -56,7 +56,7 @@ def read(path: Path, *, is_final: bool = False) -> tuple[list[str], int]:
 
 
 def the_file(path: Path) -> Path:
-    (file,) = journal.paths(path)
+    (file,) = directory.paths(path)
     return file
 
 
@@ -76,7 +76,7 @@ def fill(mine: Journal, count: int = 5) -> list[str]:
 def test_a_new_journal_makes_no_file_before_something_is_appended(
     mine: Journal, path: Path
 ) -> None:
-    assert journal.paths(path) == []
+    assert directory.paths(path) == []
     fill(mine, 1)
     assert the_file(path).stat().st_mode & 0o777 == 0o600
 
@@ -92,7 +92,7 @@ def test_what_the_disk_cuts_short_is_refused_and_spoils_nothing(mine: Journal, p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     again = fill(mine, 2)
-    first, second = sorted(journal.paths(path), key=lambda file: file.stat().st_mtime_ns)
+    first, second = sorted(directory.paths(path), key=lambda file: file.stat().st_mtime_ns)
     assert (read(first), read(second)) == ((appended, 0), (again, 0))
 
 
@@ -103,7 +103,7 @@ def test_a_full_disk_is_an_error_and_no_more_files(mine: Journal, path: Path) ->
                 mine.append(MINE, batch("a"), 1.0)
     fill(mine, 1)
     mine.unlink(mine.emptied())
-    assert len(journal.paths(path)) == 1
+    assert len(directory.paths(path)) == 1
 
 
 def test_no_file_is_begun_on_a_disk_without_room_or_beyond_the_limit(
@@ -128,7 +128,7 @@ def test_a_file_grows_no_further_than_the_room_that_there_was(
     monkeypatch.setattr(filesystem, "room", lambda _: 10_000)
     for _ in range(30):
         mine.append(MINE, batch("a", size=1000), 1.0)
-    assert len(journal.paths(path)) == 4
+    assert len(directory.paths(path)) == 4
 
 
 def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
@@ -150,7 +150,7 @@ def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
 
 def of_all(path: Path) -> tuple[int, int]:
     """Count the frames of all files of a spool, and the spans in them that are lost."""
-    found = [read(file) for file in journal.paths(path)]
+    found = [read(file) for file in directory.paths(path)]
     return sum(len(whole) for whole, _ in found), sum(lost for _, lost in found)
 
 
@@ -268,7 +268,7 @@ def test_a_handler_that_forks_in_the_middle_of_an_append_leaves_both_processes_w
         if pids == [0]:
             os._exit(0)
     assert os.waitpid(pids[0], 0)[1] == 0
-    assert sorted(len(read(file)[0]) for file in journal.paths(path)) == [1, 2]
+    assert sorted(len(read(file)[0]) for file in directory.paths(path)) == [1, 2]
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
@@ -351,7 +351,7 @@ def test_what_is_not_a_journal_is_none_of_ours(mine: Journal, path: Path) -> Non
         path.with_name(other).write_text("mine")
     path.with_name("spool.db.inbox-1-0123456789ab").mkdir()
     path.with_name("spool.db.inbox-2-0123456789ab").symlink_to("elsewhere")
-    assert [file.name for file in journal.paths(path)] == [name]
+    assert [file.name for file in directory.paths(path)] == [name]
 
 
 def test_a_large_file_is_left_for_a_new_one(mine: Journal, path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_large_file_is_left_for_a_new_one(mine: Journal, path: Path) -> None:
     mine.turn_over()
     mine.append(MINE, batch("b"), 2.0)
     mine.turn_over()
-    (second,) = set(journal.paths(path)) - {first}
+    (second,) = set(directory.paths(path)) - {first}
     assert len(read(second)[0]) == 1
 
 
@@ -369,7 +369,7 @@ def test_a_file_that_was_removed_is_still_this_processs_to_move(mine: Journal, p
     the_file(path).unlink()
     mine.turn_over()
     fill(mine)
-    assert [one.spans for file in mine.files() for one in journal.unmoved(file)] == [5, 5]
+    assert [one.spans for file in mine.files() for one in file.unmoved()] == [5, 5]
 
 
 def test_a_file_that_was_moved_away_belongs_to_where_it_is_now(
@@ -381,7 +381,7 @@ def test_a_file_that_was_moved_away_belongs_to_where_it_is_now(
     moved = the_file(path).rename(aside / the_file(path).name)
     mine.turn_over()
     fill(mine, 2)
-    assert [one.spans for file in mine.files() for one in journal.unmoved(file)] == [2]
+    assert [one.spans for file in mine.files() for one in file.unmoved()] == [2]
     assert read(moved) == (appended, 0)
     fd = os.open(moved, os.O_RDONLY)
     assert can_lock(fd), "it is for others to move now"
@@ -400,7 +400,7 @@ def test_only_what_is_left_and_was_moved_can_go(mine: Journal, path: Path) -> No
     file.moved += 1
     mine.unlink([file])
     mine.unlink([file])  # as two threads would
-    assert (journal.paths(path), mine.files()) == ([], [])
+    assert (directory.paths(path), mine.files()) == ([], [])
 
 
 def test_a_mark_is_past_when_all_that_was_there_is_moved_or_elsewhere(mine: Journal) -> None:
@@ -464,7 +464,7 @@ def test_two_journals_of_one_spool_have_files_of_their_own(path: Path) -> None:
     one, two = made(path), made(path)
     fill(one, 1)
     fill(two, 2)
-    assert sorted(len(read(file)[0]) for file in journal.paths(path)) == [1, 2]
+    assert sorted(len(read(file)[0]) for file in directory.paths(path)) == [1, 2]
     one.close()
     two.close()
 
@@ -541,7 +541,7 @@ os._exit(0)
         assert parent.stdout.readline() == b"forked\n"
         os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
         whole = {}
-        for file in journal.paths(path):
+        for file in directory.paths(path):
             fd = os.open(file, os.O_RDONLY)
             whole[can_lock(fd)] = len(read(file)[0])
             os.close(fd)
@@ -550,9 +550,9 @@ os._exit(0)
 
 def test_a_journal_that_is_made_while_another_thread_forks_is_in_nobodys_way(path: Path) -> None:
     first = made(path)
-    journal._before_fork()
+    at_fork._before_fork()
     second = made(path)
-    journal._after_in_parent()
+    at_fork._after_in_parent()
     with ThreadPoolExecutor() as others:
         for one in (first, second):
             others.submit(fill, one).result()
@@ -563,8 +563,8 @@ def test_a_child_does_not_keep_what_its_parent_borrowed(path: Path) -> None:
     dead = made(path)
     fill(dead)
     dead.close()
-    (left,) = journal.paths(path)
-    with journal.opened(left, path) as file:
+    (left,) = directory.paths(path)
+    with directory.opened(left, path) as file:
         pid = os.fork()
         if pid == 0:
             try:
@@ -573,7 +573,7 @@ def test_a_child_does_not_keep_what_its_parent_borrowed(path: Path) -> None:
                 os._exit(0)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert journal._borrowed == set()
+    assert at_fork.borrowed == set()
 
 
 def test_a_fork_that_runs_no_handlers_is_noticed(
@@ -584,5 +584,5 @@ def test_a_fork_that_runs_no_handlers_is_noticed(
     with monkeypatch.context() as patched:  # as if fork(2) had been called in C
         patched.setattr(os, "getpid", lambda: 1)
         fill(mine, 2)
-    (childs,) = set(journal.paths(path)) - {parents}
+    (childs,) = set(directory.paths(path)) - {parents}
     assert (len(read(parents)[0]), len(read(childs)[0])) == (3, 2)

@@ -38,8 +38,8 @@ class Sabotage:
 SABOTAGES = [
     Sabotage(
         "no span is fsynced with SPOOL_SYNC_SECONDS=0",
-        "journal/journal.py",
-        "                self._sync_append(file)\n",
+        "journal/file.py",
+        "                self._sync_append(self.group_commit)\n",
         "                pass\n",
         "trouble/test_crash_states.py",
     ),
@@ -67,7 +67,7 @@ SABOTAGES = [
     Sabotage(
         "how far a journal was moved is only in the file that is moved away",
         "store/store.py",
-        "                file.note(salt, chunk.end)\n",
+        "                file.write_header(salt, chunk.end)\n",
         "                pass\n",
         "store/test_ingest.py trouble/test_interleavings.py",
     ),
@@ -87,14 +87,14 @@ SABOTAGES = [
     ),
     Sabotage(
         "spans are appended behind half a frame",
-        "journal/journal.py",
-        "            file.is_left = True  # its end may be half a frame\n",
+        "journal/file.py",
+        "            self.is_left = True  # its end may be half a frame\n",
         "",
         "journal/test_journal.py",
     ),
     Sabotage(
         "a child keeps the journal of its dead parent locked",
-        "journal/journal.py",
+        "journal/own_files.py",
         "            file.close()\n\n    def unmoved_bytes",
         "            pass\n\n    def unmoved_bytes",
         "journal/test_journal.py",
@@ -108,7 +108,7 @@ SABOTAGES = [
     ),
     Sabotage(
         "a file counts as final while somebody appends to it",
-        "journal/journal.py",
+        "journal/file.py",
         "return self.is_left and not self.pins",
         "return self.is_left",
         "journal/test_journal.py",
@@ -351,7 +351,7 @@ SABOTAGES = [
     ),
     Sabotage(
         "one journal that cannot be read keeps all others back",
-        "journal/journal.py",
+        "journal/directory.py",
         "        unreadable[path] = str(error.strerror)\n",
         "        raise\n",
         "store/test_ingest.py",

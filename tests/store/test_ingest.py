@@ -17,8 +17,9 @@ import pytest
 from dead_processes import accept, die, leave_many
 from spans import batch
 from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
-from spool.journal import frames, journal
-from spool.journal.frames import Chunk
+from spool.journal import at_fork, directory, header, reader
+from spool.journal.chunk import Chunk
+from spool.journal.file import File
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES, Codec, unpack
 from spool.store import ingest
@@ -121,7 +122,7 @@ def test_an_append_that_ends_while_its_file_is_read_is_not_taken_for_half_a_fram
     (file,) = store.journal.files()
     whole = file.path.read_bytes()
     os.truncate(file.path, len(whole) // 2)
-    read = frames.read
+    read = reader.read
 
     def read_before_it_ends(fd: int, offset: int, size: int, *, is_final: bool) -> Chunk | None:
         chunk = read(fd, offset, size, is_final=is_final)
@@ -130,7 +131,7 @@ def test_an_append_that_ends_while_its_file_is_read_is_not_taken_for_half_a_fram
         return chunk
 
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "read", read_before_it_ends)
+        patch.setattr(reader, "read", read_before_it_ends)
         ingest.ingest(store, compress=True)
     ingest.ingest(store, compress=True)
     assert store.ledger() == Ledger(accepted=1, pending=1)
@@ -170,15 +171,15 @@ def test_what_is_moved_away_while_it_is_read_is_in_one_place(
 ) -> None:
     store.open()
     accept(store, "a")
-    read = frames.read
+    read = reader.read
 
-    def read_and_rename(*how: int, **more: bool) -> frames.Chunk | None:
+    def read_and_rename(*how: int, **more: bool) -> Chunk | None:
         chunk = read(*how, **more)
         path.parent.rename(path.parent.with_name("aside"))
         return chunk
 
     with monkeypatch.context() as patched:
-        patched.setattr(frames, "read", read_and_rename)
+        patched.setattr(reader, "read", read_and_rename)
         ingest.ingest(store, compress=True)
     assert store.ledger() == Ledger()
     moved = Store(path.parent.with_name("aside") / path.name)
@@ -222,7 +223,7 @@ def test_what_was_delivered_beside_a_file_that_was_moved_away_is_not_sent_beside
 ) -> None:
     store.open()
     accept(store, "a")
-    claim = ingest.claim(store, frames.CHUNK)
+    claim = ingest.claim(store, reader.CHUNK)
     assert claim is not None
     assert store.deliver(claim.file, claim.chunk, 1.0)
     ingest.release(store, claim, claim.chunk.end)
@@ -257,9 +258,9 @@ def test_files_that_come_to_the_path_in_turn_have_each_span_once(
 
 def test_a_note_that_cannot_be_read_keeps_no_span(store: Store, path: Path) -> None:
     die(path, "a")
-    (file,) = journal.paths(path)
+    (file,) = directory.paths(path)
     content = file.read_bytes()
-    head = frames.note(b"", 1 << 40, 1 << 40)[:-1] + b"?"
+    head = header.make(b"", 1 << 40, 1 << 40)[:-1] + b"?"
     file.write_bytes(head + content[len(head) :])
     ingest.ingest_others(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
@@ -267,8 +268,8 @@ def test_a_note_that_cannot_be_read_keeps_no_span(store: Store, path: Path) -> N
 
 def test_a_journal_without_a_note_is_taken_in(store: Store, path: Path) -> None:
     die(path, "a", "b")
-    (file,) = journal.paths(path)
-    file.write_bytes(file.read_bytes()[frames.NOTE_BYTES :])
+    (file,) = directory.paths(path)
+    file.write_bytes(file.read_bytes()[header.SIZE :])
     assert store.ledger() == Ledger(accepted=2, pending=2)
     ingest.ingest_others(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=2, pending=2)
@@ -277,7 +278,7 @@ def test_a_journal_without_a_note_is_taken_in(store: Store, path: Path) -> None:
 def test_half_a_frame_of_a_refused_append_does_not_keep_its_file(store: Store, path: Path) -> None:
     accept(store, "a")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    (file,) = journal.paths(path)
+    (file,) = directory.paths(path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, hard))
     try:
         with pytest.raises(SpoolFileError):
@@ -356,7 +357,7 @@ def test_what_a_dead_process_left_is_moved_and_its_journal_goes(path: Path, stor
     ingest.ingest_others(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=2, pending=2)
     assert [row.batch.spans for row in store.pending()] == [2]
-    assert journal.paths(path) == []
+    assert directory.paths(path) == []
     ingest.ingest_others(store, compress=True, sending=10.0)
     assert store.journals() == {}
 
@@ -373,9 +374,9 @@ def test_a_dead_processs_journal_stays_until_what_was_moved_is_synced(
         patched.setattr(store.database, "sync", broken)
         with pytest.raises(SpoolFileError):
             ingest.ingest_others(store, compress=True, sending=10.0)
-    assert len(journal.paths(path)) == 1
+    assert len(directory.paths(path)) == 1
     ingest.ingest_others(store, compress=True, sending=10.0)
-    assert (journal.paths(path), store.ledger()) == ([], Ledger(accepted=1, pending=1))
+    assert (directory.paths(path), store.ledger()) == ([], Ledger(accepted=1, pending=1))
 
 
 def test_what_a_living_process_has_is_left_to_it(store: Store, other: Store, path: Path) -> None:
@@ -390,7 +391,7 @@ def test_what_stands_still_is_moved_though_its_process_lives(
 ) -> None:
     store.open()
     accept(store, "a")
-    (file,) = journal.paths(path)
+    (file,) = directory.paths(path)
     an_hour_ago = time.time() - 3600
     os.utime(file, (an_hour_ago, an_hour_ago))
     ingest.ingest_others(other, compress=True, sending=10.0)
@@ -446,9 +447,9 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
     path: Path, store: Store, other: Store
 ) -> None:
     die(path, "a")
-    (left,) = journal.paths(path)
-    with journal.opened(left, path) as file:
-        chunk = frames.read(file.fd, file.begins_at(b""))
+    (left,) = directory.paths(path)
+    with directory.opened(left, path) as file:
+        chunk = reader.read(file.fd, file.begins_at(b""))
         assert chunk is not None
         ingest.ingest_others(other, compress=True, sending=10.0)
         ingest.ingest_others(other, compress=True, sending=10.0)
@@ -477,7 +478,7 @@ def test_more_dead_processes_than_files_can_be_open_are_all_moved(path: Path, st
         assert store.ledger() == Ledger(accepted=300, pending=300)
         ingest.ingest_others(store, compress=True, sending=10.0)
         assert store.ledger() == Ledger(accepted=300, pending=300)
-    assert (journal.paths(path), len(store.pending())) == ([], 64)
+    assert (directory.paths(path), len(store.pending())) == ([], 64)
 
 
 def test_of_others_journals_one_is_open_at_a_time(
@@ -485,13 +486,13 @@ def test_of_others_journals_one_is_open_at_a_time(
 ) -> None:
     leave_many(path, 5)
     store.open()
-    most, read = [0], frames.read
+    most, read = [0], reader.read
 
     def read_and_count(*how: int, **more: bool) -> Chunk | None:
-        most.append(len(journal._borrowed))
+        most.append(len(at_fork.borrowed))
         return read(*how, **more)
 
-    monkeypatch.setattr(frames, "read", read_and_count)
+    monkeypatch.setattr(reader, "read", read_and_count)
     store.ledger()
     list(store.inbound())
     ingest.ingest_others(store, compress=True, sending=10.0)
@@ -502,22 +503,22 @@ def test_one_journal_that_cannot_be_read_keeps_no_other_back(
     path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_many(path, 3)
-    bad = journal.paths(path)[0]
-    identity, read = bad.stat().st_ino, frames.read
+    bad = directory.paths(path)[0]
+    identity, read = bad.stat().st_ino, reader.read
 
     def read_but_not_the_bad_one(fd: int, *how: int, **more: bool) -> Chunk | None:
         if os.fstat(fd).st_ino == identity:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return read(fd, *how, **more)
 
-    monkeypatch.setattr(frames, "read", read_but_not_the_bad_one)
+    monkeypatch.setattr(reader, "read", read_but_not_the_bad_one)
     assert store.ledger() == Ledger(accepted=2, pending=2)
     assert len(list(store.inbound())) == 2
     assert set(store.unreadable) == {bad}
     ingest.ingest_others(store, compress=True, sending=10.0)
     assert set(store.unreadable) == {bad}
     assert store.ledger() == Ledger(accepted=2, pending=2)
-    assert journal.paths(path) == [bad]
+    assert directory.paths(path) == [bad]
     monkeypatch.undo()
     ingest.ingest_others(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=3, pending=3)
@@ -547,13 +548,13 @@ def test_what_is_moved_while_the_totals_are_read_is_in_them_once(
 ) -> None:
     leave_many(path, 3)
     store.open()
-    read = journal.unmoved
+    read = File.unmoved
 
-    def read_and_lose(file: journal.File) -> Iterator[Chunk]:
+    def read_and_lose(file: File) -> Iterator[Chunk]:
         yield from read(file)
         ingest.ingest_others(other, compress=True, sending=10.0)
 
-    monkeypatch.setattr(journal, "unmoved", read_and_lose)
+    monkeypatch.setattr(File, "unmoved", read_and_lose)
     assert store.ledger() == Ledger(accepted=3, pending=3)
 
 
@@ -577,9 +578,9 @@ def test_what_is_damaged_in_a_journal_is_counted_and_the_ledger_balances(
     path: Path, store: Store, caplog: pytest.LogCaptureFixture, *, is_first_damaged: bool
 ) -> None:
     die(path, "a", "b")
-    (file,) = journal.paths(path)
+    (file,) = directory.paths(path)
     content = bytearray(file.read_bytes())
-    content[frames.NOTE_BYTES + 30 if is_first_damaged else -1] ^= 0xFF
+    content[header.SIZE + 30 if is_first_damaged else -1] ^= 0xFF
     file.write_bytes(content)
     ingest.ingest_others(store, compress=True, sending=10.0)
     ledger = store.ledger()

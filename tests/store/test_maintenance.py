@@ -13,7 +13,7 @@ from freezegun import freeze_time
 
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
-from spool.journal import journal
+from spool.journal import directory
 from spool.journal.overflow import Overflow
 from spool.settings.settings import Settings, Target
 from spool.store.database import LARGE_WAL
@@ -330,7 +330,7 @@ def test_an_exit_leaves_no_journal_behind(store: Store, settings: Settings, path
     store.open()
     store.accept(TARGET, batch("a"), now=1.0)
     Maintenance(store, settings).save(is_last=True)
-    assert journal.paths(path) == []
+    assert directory.paths(path) == []
     assert store.ledger().pending == 1
 
 
@@ -409,7 +409,7 @@ def test_what_came_in_a_burst_is_evicted_from_the_journal_without_becoming_rows(
     assert ledger.accepted == ended == ledger.evicted + ledger.pending
     assert ledger.evicted > ended // 2
     assert store.inbound_bytes() <= 1 << 20
-    assert sum(file.stat().st_size for file in journal.paths(path)) < 2 << 20
+    assert sum(file.stat().st_size for file in directory.paths(path)) < 2 << 20
 
 
 def test_a_journal_that_was_left_for_its_size_rouses_the_keeper(

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from spans import batch
-from spool.journal import journal
+from spool.journal import directory
 from spool.settings.settings import Target
 from spool.store.store import Store
 from targets import MINE
@@ -34,7 +34,7 @@ def die(path: Path, *names: str) -> None:
 def leave_many(path: Path, count: int) -> None:
     """Let so many processes die, each with one span in its journal."""
     die(path, "left")
-    (left,) = journal.paths(path)
+    (left,) = directory.paths(path)
     for number in range(count - 1):
         shutil.copyfile(left, path.with_name(f"{path.name}.inbox-{number + 1}-{number:012x}"))
 

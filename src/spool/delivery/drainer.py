@@ -36,7 +36,7 @@ from spool.system.log import LimitedWarnings, logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from spool.journal.journal import File
+    from spool.journal.file import File
     from spool.journal.overflow import Overflow
     from spool.settings.settings import Settings, Target
     from spool.settings.targets import Targets

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolError
-from spool.journal import frames, journal
-from spool.journal.frames import Chunk, identity_of
+from spool.journal import directory, reader
+from spool.journal.chunk import Chunk
+from spool.journal.frames import identity_of
 from spool.otlp.batch import ROW_BYTES
 from spool.store.records import Route
 from spool.system.locks import BRIEFLY
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from spool.delivery.drainer import Drainer
-    from spool.journal.journal import File
+    from spool.journal.file import File
     from spool.settings.settings import Target
 
 
@@ -40,8 +41,11 @@ def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) ->
     store = drainer.store
     spool = store.database.path
     with store.database.file_errors():
-        for path in journal.paths(spool):
-            with journal.passing_over(path, store.unreadable), journal.opened(path, spool) as file:
+        for path in directory.paths(spool):
+            with (
+                directory.passing_over(path, store.unreadable),
+                directory.opened(path, spool) as file,
+            ):
                 file.moved = store.moved(file)
                 _Rescue(drainer, file, end).send(progress)
 
@@ -76,7 +80,7 @@ class _Rescue:
 
     def _next(self) -> Chunk | None:
         """Give what comes next, of one route and as much as a request may hold."""
-        chunk = frames.read(self._file.fd, self._offset, ROW_BYTES)
+        chunk = reader.read(self._file.fd, self._offset, ROW_BYTES)
         if chunk is None or chunk.lost:
             return None
         first = chunk.frames[0].identity

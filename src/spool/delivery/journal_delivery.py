@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolBusyError, SpoolError
-from spool.journal.frames import CHUNK, identity_of
+from spool.journal.frames import identity_of
+from spool.journal.reader import CHUNK
 from spool.otlp.batch import ROW_BYTES
 from spool.store import ingest
 from spool.system.log import LimitedWarnings

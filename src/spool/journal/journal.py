@@ -1,59 +1,44 @@
-"""The journal: a process's own file, to which a span is appended by one write as it ends.
+"""The journal: what one process appends to, by one write as a span ends, and what becomes of that.
 
-So the application's threads wait for nobody: no transaction, no mutex, no other process. While the
-line is well the drainer sends what is here as it is. Otherwise maintenance moves it into the store,
-many spans to a row; where the process is dead, another does.
+So the application's threads wait for nobody: no transaction, no mutex, no other process. While a
+route is well the drainer sends what is here as it is. Otherwise maintenance moves it into the
+store, many spans to a row; where the process is dead, another does.
 
 Invariants:
 
-- What `append` returned from is in the file: the death of the process leaves it there.
-- Only the disk refuses an append. It waits for no other: one write to a file opened with O_APPEND
-  is atomic between threads. It pins its file meanwhile, and a file is final, so that it may be
-  closed, only when it was left and is not pinned. A lock is held for moments only, to make a file
-  and to keep the list of them, and a signal handler takes it in the middle of its thread's own use.
-- One process appends to a journal, and holds its lock as long as it lives: who can take the lock
-  knows that the process is dead.
-- A name is never used twice, and a file only grows. How much of it was moved is in the store,
-  committed with the rows (`Store.take_in`), or with the delivery (`Store.deliver`): so nothing is
-  moved twice, whoever moves it. Under the same hold of the mutex it is noted in the file, too, for
-  the case that the store's file is moved away: the next one goes on behind it. What is claimed, to
-  be sent, is not moved meanwhile.
+- What `append` returned from is in a file: the death of the process leaves it there.
+- Only the disk refuses an append. A lock is held for moments only, to make a file and to keep the
+  list of them, and a signal handler takes it in the middle of its thread's own use.
+- How much of a file was moved is in the store, committed with the rows (`Store.ingest`), or with
+  the delivery (`Store.deliver`): so nothing is moved twice, whoever moves it. Under the same hold
+  of the mutex it is written to the file's header, too, for the case that the store's file is moved
+  away: the next one goes on behind it. What is claimed, to be sent, is not moved meanwhile.
 - A file is unlinked when all of it was moved and that would survive a power cut.
-- Others' journals are open one at a time, however many there are, and one that cannot be read keeps
-  no other back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import math
-import os
-import re
-import threading
 import time
-import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError, SpoolUnsyncedError
-from spool.journal import frames
-from spool.journal.group_commit import GroupCommit
+from spool.errors import SpoolBusyError, SpoolError
+from spool.journal import at_fork, frames
+from spool.journal.file import make
+from spool.journal.own_files import OwnFiles
 from spool.settings.durability import Durability
 from spool.system import filesystem
 from spool.system.forks import PerProcess
-from spool.system.locks import BRIEFLY, ThreadLock, can_lock
+from spool.system.locks import BRIEFLY, ThreadLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from spool.journal.frames import Chunk
+    from spool.journal.file import File
     from spool.otlp.batch import Batch
     from spool.settings.settings import Target
-
-_SUFFIX: Final = ".inbox-"
 
 # Bytes from which on a file is left for a new one: by maintenance, and by an append that comes
 # before it. Only a new one is held against the limits.
@@ -63,102 +48,7 @@ _SMALLEST: Final = 64 << 10
 # Of a spool that is small a file is such a part.
 _FILES: Final = 8
 
-_TRIES: Final = 3
 _POLL: Final = 0.001
-_CLOSED: Final = -1
-
-
-@dataclass(eq=False, slots=True)
-class File:
-    """An open journal: `moved` is how much of it the store has, `room` how much may still come.
-
-    `is_left`: no append to it begins any more; `pins` are those that have begun. This process's own
-    is moved even if somebody has removed it meanwhile: what was moved of it is known here. Of
-    others only the store knows that, and it forgets those that are gone.
-    """
-
-    path: Path
-    fd: int
-    moved: int = 0
-    room: int = 0
-    is_own: bool = True
-    is_left: bool = False
-    pins: set[object] = field(default_factory=set)
-    group: GroupCommit = field(default_factory=GroupCommit)
-
-    @property
-    def is_final(self) -> bool:
-        """Say whether nobody appends to it any more."""
-        return self.is_left and not self.pins  # in this order: a pin is put before that is read
-
-    def takes_more(self) -> bool:
-        """Say whether an append may begin."""
-        return not self.is_left and self.room > 0
-
-    def close(self) -> None:
-        """Let go of it, and of its lock where no other process has inherited it."""
-        fd, self.fd = self.fd, _CLOSED
-        os.close(fd)
-
-    @property
-    def unmoved_bytes(self) -> int:
-        """Tell how much waits to be moved. Raises OSError."""
-        return max(0, os.fstat(self.fd).st_size - self.moved)
-
-    def begins_at(self, salt: bytes) -> int:
-        """Tell from where on it is for the database with this salt: others had what is before.
-
-        Raises OSError.
-        """
-        return frames.begins_at(self.fd, salt)
-
-    def note(self, salt: bytes, moved: int) -> None:
-        """Note for other databases that the one with this salt has it up to an offset.
-
-        Only for the holder of the mutex.
-        """
-        # Where it was removed nobody else will look for it; and what could not be noted is only
-        # moved again where the database, too, is moved away.
-        with contextlib.suppress(OSError):
-            begun = self.begins_at(salt)
-            if begun >= frames.NOTE_BYTES:  # else it has no note
-                filesystem.overwrite_head(self.path, self.fd, frames.note(salt, begun, moved))
-
-    def is_gone(self) -> bool:
-        """Say whether it is elsewhere now, or another process's and was removed. Raises OSError."""
-        status = os.fstat(self.fd)
-        is_removed = status.st_nlink == 0
-        return not self.is_own if is_removed else not _is_at(self.path, status)
-
-
-@dataclass(slots=True)
-class _Files:
-    """What a process has open: `current` takes what comes, the others are to be moved.
-
-    Of those that are `claimed` the oldest spans are being sent. They stay open until that is over,
-    also when the others are closed. `lock` is held where a file comes or goes.
-    """
-
-    moving: ThreadLock = field(default_factory=ThreadLock)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    # In the order they came. A signal handler may add one: who goes through it takes a copy.
-    open: dict[File, None] = field(default_factory=dict)
-    current: File | None = None
-    claimed: list[File] = field(default_factory=list)
-
-    def abandon(self) -> None:
-        """Let go of all without unlocking it, in the child of a fork."""
-        for file in {*self.open, *self.claimed}:
-            # A signal handler may have forked in the middle of an append.
-            file.is_left = True
-            file.close()
-
-    def unmoved_bytes(self) -> int:
-        return sum(file.unmoved_bytes for file in list(self.open))
-
-    def remove(self, file: File) -> None:
-        del self.open[file]
-        file.close()
 
 
 class Journal:
@@ -187,10 +77,10 @@ class Journal:
         self.served_until = -math.inf
         self._identities: dict[tuple[str, str], bytes] = {}
         self._are_names_synced = True
-        self._own = PerProcess(_Files, self._abandon)
-        _all_journals.add(self)
+        self._own = PerProcess(OwnFiles, self._abandon)
+        at_fork.journals.add(self._own)
 
-    def _abandon(self, inherited: _Files) -> None:
+    def _abandon(self, inherited: OwnFiles) -> None:
         self.served_until = -math.inf
         inherited.abandon()
 
@@ -210,104 +100,52 @@ class Journal:
 
     def append(self, target: Target, batch: Batch, now: float) -> None:
         """Append a batch: one write. Also in the middle of this thread's own append."""
-        said = self._identities.get((target.route, target.endpoint)) or self._said(target)
-        frame = frames.make(said, batch, now)
+        identity = self._identities.get((target.route, target.endpoint)) or self._identify(target)
+        frame = frames.make(identity, batch, now)
         pin = object()
         while True:
             file = self._current_file()
             try:
                 file.pins.add(pin)
-                if not file.is_left and self._write(file, frame):
+                if not file.is_left:
+                    file.append(frame)
                     return
+            except OSError as error:
+                if not file.is_closed:  # else a signal handler has forked: this is its child
+                    raise filesystem.unusable(self._spool, error) from error
             finally:
                 file.pins.discard(pin)
 
-    def _write(self, file: File, frame: tuple[bytes, bytes]) -> bool:
-        """Write a frame; False in the child of a signal handler that forked in between."""
-        try:
-            size = len(frame[0]) + len(frame[1])
-            file.room -= size
-            if os.writev(file.fd, frame) != size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._spool)  # noqa: TRY301 - as write itself would
-            if self._durability is Durability.POWER_CUT:
-                self._sync_append(file)
-        except OSError as error:
-            file.is_left = True  # its end may be half a frame
-            if file.fd == _CLOSED:
-                return False
-            raise filesystem.unusable(self._spool, error) from error
-        return True
-
-    def _sync_append(self, file: File) -> None:
-        try:
-            file.group.sync(file.fd)
-        except OSError as error:
-            if file.fd == _CLOSED:
-                raise
-            raise SpoolUnsyncedError(f"{file.path}: cannot be synced: {error.strerror}") from error
-
-    def _said(self, target: Target) -> bytes:
-        said = frames.identify(target)
-        self._identities[target.route, target.endpoint] = said
-        return said
+    def _identify(self, target: Target) -> bytes:
+        identity = frames.identify(target)
+        self._identities[target.route, target.endpoint] = identity
+        return identity
 
     def _current_file(self) -> File:
-        files = self._own.get()
-        file = files.current
-        return file if file is not None and file.takes_more() else self._next_file(files)
+        current = self._own.get().current
+        return current if current is not None and current.takes_more() else self._next_file()
 
-    def _next_file(self, files: _Files) -> File:
-        try:
-            with files.lock:
-                file = files.current
-                if file is None or not file.takes_more():  # else another thread was faster
-                    file = self._make(files)
-                    for older in list(files.open):
-                        older.is_left = True
-                    self.is_crowded = self.is_crowded or files.current is not None
-                    files.open[file] = None
-                    files.current = file
-        except OSError as error:
-            raise filesystem.unusable(self._spool, error) from error
+    def _next_file(self) -> File:
+        with self._listing() as files:
+            file = files.current
+            if file is None or not file.takes_more():  # else another thread was faster
+                file = self._make(files)
+                for older in list(files.open):
+                    older.is_left = True
+                self.is_crowded = self.is_crowded or files.current is not None
+                files.open[file] = None
+                files.current = file
         if files is not self._own.get():  # a signal handler has forked meanwhile: this is its child
             file.is_left = True
             file.close()
         return file
 
-    def _make(self, files: _Files) -> File:
+    def _make(self, files: OwnFiles) -> File:
         if files.unmoved_bytes() > self.limit:
             raise filesystem.full(self._spool)
-        for _ in range(_TRIES):
-            name = f"{_SUFFIX}{os.getpid()}-{os.urandom(6).hex()}"
-            path = filesystem.beside(self._spool, name)
-            fd = self._create(path)
-            try:
-                # Another process may have found it before it was locked, and taken it for a dead
-                # one's.
-                if can_lock(fd) and os.fstat(fd).st_nlink:
-                    return self._begin(path, fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
-
-    def _begin(self, path: Path, fd: int) -> File:
-        room = filesystem.room(fd)
-        if room <= 0:
-            path.unlink()
-            raise filesystem.cramped(self._spool)
-        try:
-            filesystem.write_head(fd, frames.NO_NOTE)
-        except OSError:
-            path.unlink()
-            raise
-        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
-        if self._durability is Durability.POWER_CUT:
-            filesystem.sync_directory(self._spool.parent)
-        else:
-            self._are_names_synced = False
-        return File(path, fd, moved=frames.NOTE_BYTES, room=min(room, self.largest))
+        file = make(self._spool, self._create, self._durability, self.largest)
+        self._are_names_synced = self._durability is Durability.POWER_CUT
+        return file
 
     # For who moves it
 
@@ -347,7 +185,7 @@ class Journal:
     def mark(self) -> list[tuple[File, int]]:
         """Note how far this process has appended; see `is_past`."""
         with self._listing() as files:
-            return [(file, os.fstat(file.fd).st_size) for file in list(files.open)]
+            return [(file, file.size) for file in list(files.open)]
 
     def is_past(self, mark: Iterable[tuple[File, int]]) -> bool:
         """Say whether nothing of what was there at a mark is here still."""
@@ -363,15 +201,14 @@ class Journal:
             current = files.current
             took_more = current is not None and not current.is_left
             for file in list(files.open):
-                status = os.fstat(file.fd)
-                is_large = status.st_size >= min(LARGE, self.largest)
-                if file is not current or is_large or not _is_at(file.path, status):
+                is_large = file.size >= min(LARGE, self.largest)
+                if file is not current or is_large or not file.is_at_path():
                     file.is_left = True
                 if file.is_gone() and file.is_final and not self.is_claimed(file):
                     files.remove(file)
             if took_more and current is not None and current.is_left:
                 with contextlib.suppress(SpoolError):  # the next append tries again
-                    self._next_file(files)
+                    self._next_file()
 
     def sync(self) -> None:
         """Make what was appended survive a power cut."""
@@ -429,7 +266,7 @@ class Journal:
             time.sleep(_POLL)
 
     @contextlib.contextmanager
-    def _listing(self) -> Iterator[_Files]:
+    def _listing(self) -> Iterator[OwnFiles]:
         """Give the files that are open; none comes or goes meanwhile."""
         files = self._own.get()
         with self._file_errors(), files.lock:
@@ -441,118 +278,3 @@ class Journal:
             yield
         except OSError as error:
             raise filesystem.unusable(self._spool, error) from error
-
-    # Forks
-
-    @property
-    def _lock(self) -> threading.RLock:
-        return self._own.get().lock
-
-
-# Any process's files
-
-
-def paths(spool: Path) -> list[Path]:
-    """Give the journals beside a spool, any process's. Raises OSError."""
-    name = re.compile(re.escape(spool.name + _SUFFIX) + r"\d+-[0-9a-f]{12}")
-    try:
-        with os.scandir(spool.parent) as entries:
-            found = [one.name for one in entries if name.fullmatch(one.name) and _is_file(one)]
-    except FileNotFoundError:
-        return []
-    return [spool.parent / one for one in found]
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file(follow_symlinks=False)
-
-
-@contextlib.contextmanager
-def opened(path: Path, spool: Path) -> Iterator[File]:
-    """Open one journal of a spool, any process's, to read it.
-
-    Raises SpoolStrangerError, OSError.
-    """
-    fd = filesystem.open_file(path, spool)
-    _borrowed.add(fd)
-    try:
-        yield File(path, fd, is_own=False)
-    finally:
-        _borrowed.discard(fd)
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def passing_over(path: Path, unreadable: dict[Path, str]) -> Iterator[None]:
-    """Let a journal that cannot be read stop nothing else: note why, unless it is gone.
-
-    Raises OSError where it is this process that has too many files open: none can be read now.
-    """
-    try:
-        yield
-    except (FileNotFoundError, SpoolStrangerError):  # it was moved meanwhile, or is none of ours
-        pass
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        unreadable[path] = str(error.strerror)
-
-
-def unmoved(file: File) -> Iterator[Chunk]:
-    """Give what a file holds that was not moved. Raises OSError."""
-    offset = file.moved
-    while (chunk := frames.read(file.fd, offset)) is not None:
-        yield chunk
-        offset = chunk.end
-
-
-def bytes_beside(spool: Path, moved: Mapping[str, int]) -> int:
-    """Add up what waits in all journals of a spool; `moved` is how far each was moved, by name.
-
-    Raises OSError.
-    """
-    found = 0
-    for path in paths(spool):
-        with contextlib.suppress(FileNotFoundError):
-            found += max(0, os.stat(path).st_size - moved.get(path.name, frames.NOTE_BYTES))
-    return found
-
-
-def _is_at(path: Path, status: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), status)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-_all_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
-
-# Others' files, open in this process: in a child they would keep the locks that were taken.
-_borrowed: set[int] = set()
-
-# What this fork has locked: another thread may make a journal meanwhile.
-_frozen: list[threading.RLock] = []
-
-
-def _before_fork() -> None:
-    # Else the child would inherit a file that only the thread that makes it knows of.
-    for journal in sorted(_all_journals, key=id):
-        lock = journal._lock  # noqa: SLF001 - this module's own class
-        if lock.acquire(timeout=BRIEFLY):
-            _frozen.append(lock)
-
-
-def _after_in_parent() -> None:
-    while _frozen:
-        _frozen.pop().release()
-
-
-def _after_in_child() -> None:
-    _frozen.clear()
-    while _borrowed:
-        os.close(_borrowed.pop())
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-)

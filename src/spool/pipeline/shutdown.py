@@ -25,7 +25,7 @@ from spool.system.locks import BRIEFLY
 from spool.system.log import logger
 
 if TYPE_CHECKING:
-    from spool.journal.journal import File
+    from spool.journal.file import File
     from spool.journal.overflow import Overflow
     from spool.settings.settings import Settings, Target
     from spool.settings.targets import Targets

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from spool.journal import frames, journal
+from spool.journal import directory, header, journal, reader
 from spool.otlp.batch import ROW_BYTES, merge
 from spool.system import filesystem
 from spool.system.locks import BRIEFLY, PATIENTLY, can_lock
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from spool.journal.frames import Chunk, Frame
-    from spool.journal.journal import File
+    from spool.journal.chunk import Chunk
+    from spool.journal.file import File
+    from spool.journal.frames import Frame
     from spool.store.store import Store
 
 # A living process moves its own within seconds, except in its turn: one whose journal stands still
@@ -73,7 +74,7 @@ def pass_over(store: Store, excess: float) -> int:
                 file.moved = chunk.end
                 excess -= chunk.end - chunk.start
                 evicted += chunk.spans
-                if chunk.start == frames.NOTE_BYTES:
+                if chunk.start == header.SIZE:
                     gone.append(file)
         gone = [file for file in gone if file.is_final and not file.unmoved_bytes]
     # Nothing of these was moved: after a power cut they may be there again, or gone uncounted.
@@ -170,7 +171,7 @@ class _Others:
         self._known = store.journals()  # first: what is not there then was removed
         self._dead: dict[Path, int] = {}
         own = {file.path for file in store.journal.files()}
-        there = journal.paths(self._spool)
+        there = directory.paths(self._spool)
         self._others = [path for path in there if path not in own]
         self._gone = self._known.keys() - {path.name for path in there}
 
@@ -182,8 +183,8 @@ class _Others:
             if time.monotonic() >= self._end:
                 return False
             with (
-                journal.passing_over(path, self.unreadable),
-                journal.opened(path, self._spool) as file,
+                directory.passing_over(path, self.unreadable),
+                directory.opened(path, self._spool) as file,
             ):
                 file.moved = self._store.moved(file)
                 file.is_left = can_lock(file.fd)
@@ -197,15 +198,15 @@ class _Others:
     def _is_unmoved(self, path: Path) -> bool:
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(path, follow_symlinks=False).st_size
-            return size > self._known.get(path.name, frames.NOTE_BYTES)
+            return size > self._known.get(path.name, header.SIZE)
         return False
 
     def move_living(self) -> None:
         """Move what living ones have. Only for who has the turn."""
         for path in self.living:
             with (
-                journal.passing_over(path, self.unreadable),
-                journal.opened(path, self._spool) as file,
+                directory.passing_over(path, self.unreadable),
+                directory.opened(path, self._spool) as file,
             ):
                 file.moved = self._store.moved(file)
                 _move(self._store, file, self._end, compress=self._compress)
@@ -216,8 +217,8 @@ class _Others:
             self._store.database.sync()
         for path, moved in self._dead.items():
             with (
-                journal.passing_over(path, self.unreadable),
-                journal.opened(path, self._spool) as file,
+                directory.passing_over(path, self.unreadable),
+                directory.opened(path, self._spool) as file,
             ):
                 if can_lock(file.fd) and os.fstat(file.fd).st_size <= moved:
                     path.unlink(missing_ok=True)
@@ -253,12 +254,12 @@ def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
             file.moved = store.moved(file)
 
 
-def _read(file: File, size: int = frames.CHUNK) -> Chunk | None:
+def _read(file: File, size: int = reader.CHUNK) -> Chunk | None:
     """Read what comes next of what was not moved. Raises OSError."""
     is_final = file.is_final  # first: an append to it may end meanwhile
     if not (unmoved := file.unmoved_bytes):
         return None
-    chunk = frames.read(file.fd, file.moved, size, is_final=is_final)
+    chunk = reader.read(file.fd, file.moved, size, is_final=is_final)
     if chunk is None and is_final:
         file.moved += unmoved  # half a frame, which was never acknowledged
     return chunk

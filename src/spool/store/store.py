@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool.errors import PayloadError, SpoolFileError
-from spool.journal import frames, journal
+from spool.journal import directory, frames, journal
 from spool.journal.frames import identity_of
 from spool.otlp.batch import Batch, divide, merge
 from spool.settings.durability import Durability
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from spool.journal.frames import Chunk, Frame, Identity
-    from spool.journal.journal import File
+    from spool.journal.chunk import Chunk
+    from spool.journal.file import File
+    from spool.journal.frames import Frame, Identity
     from spool.journal.overflow import Held
     from spool.settings.settings import Target
 
@@ -177,7 +178,7 @@ class Store:
     def inbound_bytes(self) -> int:
         """Tell how much waits in the journals of all processes."""
         with self.database.file_errors():
-            return journal.bytes_beside(self.database.path, self.journals())
+            return directory.bytes_beside(self.database.path, self.journals())
 
     @contextlib.contextmanager
     def _moving(
@@ -192,7 +193,7 @@ class Store:
                     connection.execute(sql.MOVE, (file.path.name, chunk.end))
                     salt = rows.salt(connection)
             if is_next:  # before anyone can take it into another file
-                file.note(salt, chunk.end)
+                file.write_header(salt, chunk.end)
 
     def journals(self) -> dict[str, int]:
         """Tell how far each journal was moved of which something was, by name."""
@@ -573,14 +574,14 @@ class Store:
     def _unmoved(self, salt: bytes, moved: Mapping[str, int]) -> Generator[tuple[Path, Chunk]]:
         """Read what the journals, any process's, have behind these offsets: one after the other."""
         self.unreadable = {}
-        for path in journal.paths(self.database.path):
+        for path in directory.paths(self.database.path):
             offset = moved.get(path.name, 0)
-            with journal.passing_over(path, self.unreadable):
+            with directory.passing_over(path, self.unreadable):
                 if os.stat(path, follow_symlinks=False).st_size <= offset:
                     continue
-                with journal.opened(path, self.database.path) as file:
+                with directory.opened(path, self.database.path) as file:
                     file.moved = max(file.begins_at(salt), offset)
-                    for chunk in journal.unmoved(file):
+                    for chunk in file.unmoved():
                         yield path, chunk
 
     def strangers(self) -> tuple[str, ...]:
