@@ -1,5 +1,20 @@
-"""The commands: `python -m spool`, one file a command or a group of them, and what they print.
+"""The commands, `python -m spool [--path FILE] COMMAND`: what a person or a script calls.
 
-- `main`: the options that all share, and errors as exit codes.
-- `report`: what `status` and the health endpoint know, and what a person should see to.
+- One file a command, or a group of commands, named as it is called.
+- Exit codes: 0 all is well; 1 it is not, as each command says; 2 wrong usage or settings. An error
+  is one line on standard error, never a traceback.
+- A spool that does not exist yet is well; only `run` creates one. Reading commands move no rows,
+  and work while others write.
+- Whatever spans, keys and servers say is escaped before it is printed.
+
+In reading order:
+
+- `main`: the group, the options that all share, errors as exit codes.
+- `open_spool`: the spool that a command works on. `output`: what all of them print with.
+- `drain`, `run`, `status`, `peek`, `adopt`, `dead`: the commands.
+- `report`: what `status` knows, and what a person should see to; apart from how it is printed.
+
+A new command is a file here with a `@click.command()` of its name that takes the spool from
+`open_spool.existing` and prints with `output.say`, its name in `main`'s list, and its tests in
+`tests/commands/test_<name>.py`.
 """

@@ -1,0 +1,31 @@
+"""`run`: drain until told to stop."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from spool.commands.open_spool import ENDING_SECONDS, OpenSpool
+from spool.commands.output import say
+from spool.store.maintenance import Maintenance
+
+
+@click.command()
+@click.pass_obj
+def run(path: str | None) -> None:
+    """Drain until SIGTERM or SIGINT: a sidecar, or a service."""
+    # Blocked here and in the threads to come, so that only `sigwait` gets them: a handler runs in
+    # the main thread, which sleeps on where the kernel has given the signal to another.
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    spool = OpenSpool(path)
+    spool.store.open()
+    maintenance = Maintenance(spool.store, spool.settings)
+    maintenance.start()
+    spool.drainer.start()
+    say(f"draining {spool.settings.path}", err=True)
+    signal.sigwait(stops)
+    spool.drainer.stop(ENDING_SECONDS)
+    maintenance.stop(ENDING_SECONDS)
+    spool.store.close()
