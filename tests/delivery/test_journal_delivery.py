@@ -28,7 +28,7 @@ from spool.delivery.routes import Tally
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES
 from spool.settings.settings import Settings, Target
-from spool.store import ingest
+from spool.store import ingest, takeover
 from spool.store.database import ID_BITS
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
@@ -299,14 +299,14 @@ def test_a_spool_that_is_closed_while_it_sends_still_settles(
     def close(exchange: standin.Exchange) -> None:
         reply = exchange.judge()
         store.close()
-        ingest.ingest_others(other, compress=True, sending=10.0)
+        takeover.take_over(other, compress=True, sending=10.0)
         exchange.answer(reply)
 
     langfuse.behave(close)
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
     assert file.path.exists()
-    ingest.ingest_others(other, compress=True, sending=10.0)  # it is nobody's any more
+    takeover.take_over(other, compress=True, sending=10.0)  # it is nobody's any more
     other.close()
     assert not file.path.exists()
 
@@ -415,7 +415,7 @@ def test_what_is_being_sent_is_not_moved_meanwhile(
     def look(exchange: standin.Exchange) -> None:
         reply = exchange.judge()
         ingest.ingest(store, compress=True)
-        is_done = ingest.ingest_others(other, compress=True, sending=10.0, everything=True)
+        is_done = takeover.take_over(other, compress=True, sending=10.0, everything=True)
         seen.extend([is_done, fresh.has_prospects()])
         exchange.answer(reply)
 
@@ -436,7 +436,7 @@ def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
 
     def move(exchange: standin.Exchange) -> None:  # it takes us for stopped
         reply = exchange.judge()
-        ingest.ingest_others(other, compress=True, sending=-100.0, everything=True)
+        takeover.take_over(other, compress=True, sending=-100.0, everything=True)
         exchange.answer(reply)
 
     langfuse.behave(move)

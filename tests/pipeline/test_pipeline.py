@@ -15,7 +15,7 @@ from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Batch
 from spool.pipeline import pipeline
 from spool.settings.settings import Target
-from spool.store import ingest
+from spool.store import takeover
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store
 from standin import StandIn
@@ -168,7 +168,7 @@ def test_a_span_that_ends_beside_a_shutdown_is_spooled_and_leaves_no_thread_behi
     ender.join()
     wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
     store = Store(path)
-    ingest.ingest_all(store, compress=False, sending=0)
+    takeover.take_over_all(store, compress=False, sending=0)
     assert store.ledger().pending == 1
     store.close()
 

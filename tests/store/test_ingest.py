@@ -22,7 +22,7 @@ from spool.journal.chunk import Chunk
 from spool.journal.file import File
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES, Codec, unpack
-from spool.store import ingest
+from spool.store import ingest, takeover
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system import filesystem
@@ -161,7 +161,7 @@ def test_what_was_moved_away_is_in_one_place(store: Store, path: Path) -> None:
     ingest.ingest(store, compress=True)
     assert store.ledger() == Ledger(accepted=1, pending=1)
     moved = Store(aside / path.name)
-    ingest.ingest_others(moved, compress=True, sending=10.0)
+    takeover.take_over(moved, compress=True, sending=10.0)
     assert moved.ledger() == Ledger(accepted=3, pending=3)
     moved.close()
 
@@ -214,7 +214,7 @@ def test_what_a_file_has_that_was_moved_away_is_not_in_the_next_one_too(
         other.open()
         assert other.ledger() == Ledger(accepted=1, pending=1)
         store.journal.close()  # its process is dead: nobody else knows how far it was moved
-        ingest.ingest_others(other, compress=True, sending=10.0)
+        takeover.take_over(other, compress=True, sending=10.0)
         assert other.ledger() == moved.ledger() == Ledger(accepted=1, pending=1)
 
 
@@ -230,7 +230,7 @@ def test_what_was_delivered_beside_a_file_that_was_moved_away_is_not_sent_beside
     with contextlib.closing(move_away(path)):
         other.open()
         store.journal.close()
-        ingest.ingest_others(other, compress=True, sending=10.0)
+        takeover.take_over(other, compress=True, sending=10.0)
         assert (other.ledger(), other.pending()) == (Ledger(), [])
 
 
@@ -250,7 +250,7 @@ def test_files_that_come_to_the_path_in_turn_have_each_span_once(
     accept(store, "d")
     store.journal.close()
     assert other.ledger() == Ledger(accepted=2, pending=2)
-    ingest.ingest_others(other, compress=True, sending=10.0)
+    takeover.take_over(other, compress=True, sending=10.0)
     assert [one.ledger().accepted for one in (other, *files[1:])] == [2, 1, 1]
     for one in files:
         one.close()
@@ -262,7 +262,7 @@ def test_a_note_that_cannot_be_read_keeps_no_span(store: Store, path: Path) -> N
     content = file.read_bytes()
     head = header.make(b"", 1 << 40, 1 << 40)[:-1] + b"?"
     file.write_bytes(head + content[len(head) :])
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
 
 
@@ -271,7 +271,7 @@ def test_a_journal_without_a_note_is_taken_in(store: Store, path: Path) -> None:
     (file,) = directory.paths(path)
     file.write_bytes(file.read_bytes()[header.SIZE :])
     assert store.ledger() == Ledger(accepted=2, pending=2)
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=2, pending=2)
 
 
@@ -354,11 +354,11 @@ def test_a_signal_handler_that_flushes_in_the_middle_of_an_append_does_not_hang(
 def test_what_a_dead_process_left_is_moved_and_its_journal_goes(path: Path, store: Store) -> None:
     die(path, "a", "b")
     assert store.ledger() == Ledger(accepted=2, pending=2)
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=2, pending=2)
     assert [row.batch.spans for row in store.pending()] == [2]
     assert directory.paths(path) == []
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert store.journals() == {}
 
 
@@ -373,16 +373,16 @@ def test_a_dead_processs_journal_stays_until_what_was_moved_is_synced(
     with monkeypatch.context() as patched:
         patched.setattr(store.database, "sync", broken)
         with pytest.raises(SpoolFileError):
-            ingest.ingest_others(store, compress=True, sending=10.0)
+            takeover.take_over(store, compress=True, sending=10.0)
     assert len(directory.paths(path)) == 1
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert (directory.paths(path), store.ledger()) == ([], Ledger(accepted=1, pending=1))
 
 
 def test_what_a_living_process_has_is_left_to_it(store: Store, other: Store, path: Path) -> None:
     store.open()
     accept(store, "a")
-    ingest.ingest_others(other, compress=True, sending=10.0)
+    takeover.take_over(other, compress=True, sending=10.0)
     assert other.pending() == []
 
 
@@ -394,7 +394,7 @@ def test_what_stands_still_is_moved_though_its_process_lives(
     (file,) = directory.paths(path)
     an_hour_ago = time.time() - 3600
     os.utime(file, (an_hour_ago, an_hour_ago))
-    ingest.ingest_others(other, compress=True, sending=10.0)
+    takeover.take_over(other, compress=True, sending=10.0)
     assert len(other.pending()) == 1
     accept(store, "b")
     ingest.ingest(store, compress=True)  # it goes on
@@ -405,7 +405,7 @@ def test_what_stands_still_is_moved_though_its_process_lives(
 def test_by_hand_everything_is_moved(store: Store, other: Store) -> None:
     store.open()
     accept(store, "a")
-    ingest.ingest_others(other, compress=True, sending=10.0, everything=True)
+    takeover.take_over(other, compress=True, sending=10.0, everything=True)
     assert len(other.pending()) == 1
 
 
@@ -419,7 +419,7 @@ def test_however_many_move_it_each_span_is_moved_once(path: Path) -> None:
         try:
             while not is_over.is_set():
                 ingest.ingest(store, compress=True)
-                ingest.ingest_others(store, compress=True, sending=10.0, everything=True)
+                takeover.take_over(store, compress=True, sending=10.0, everything=True)
         except BaseException as error:  # noqa: BLE001 - for the test to see
             trouble.append(error)
 
@@ -451,8 +451,8 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
     with directory.opened(left, path) as file:
         chunk = reader.read(file.fd, file.begins_at(b""))
         assert chunk is not None
-        ingest.ingest_others(other, compress=True, sending=10.0)
-        ingest.ingest_others(other, compress=True, sending=10.0)
+        takeover.take_over(other, compress=True, sending=10.0)
+        takeover.take_over(other, compress=True, sending=10.0)
         assert other.journals() == {}
         assert not store.ingest(file, chunk, chunk.frames, 5.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
@@ -476,7 +476,7 @@ def test_more_dead_processes_than_files_can_be_open_are_all_moved(path: Path, st
     with few_files(last + 100):
         assert len(list(store.inbound())) == 300
         assert store.ledger() == Ledger(accepted=300, pending=300)
-        ingest.ingest_others(store, compress=True, sending=10.0)
+        takeover.take_over(store, compress=True, sending=10.0)
         assert store.ledger() == Ledger(accepted=300, pending=300)
     assert (directory.paths(path), len(store.pending())) == ([], 64)
 
@@ -495,7 +495,7 @@ def test_of_others_journals_one_is_open_at_a_time(
     monkeypatch.setattr(reader, "read", read_and_count)
     store.ledger()
     list(store.inbound())
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert max(most) == 1
 
 
@@ -515,12 +515,12 @@ def test_one_journal_that_cannot_be_read_keeps_no_other_back(
     assert store.ledger() == Ledger(accepted=2, pending=2)
     assert len(list(store.inbound())) == 2
     assert set(store.unreadable) == {bad}
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert set(store.unreadable) == {bad}
     assert store.ledger() == Ledger(accepted=2, pending=2)
     assert directory.paths(path) == [bad]
     monkeypatch.undo()
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=3, pending=3)
     assert store.unreadable == {}
 
@@ -535,11 +535,11 @@ def test_without_a_free_descriptor_the_journals_are_moved_later(path: Path, stor
             while True:
                 open_files.append(os.open(os.devnull, os.O_RDONLY))
         with pytest.raises(SpoolFileError, match="Too many open files"):
-            ingest.ingest_others(store, compress=True, sending=10.0)
+            takeover.take_over(store, compress=True, sending=10.0)
         for fd in open_files:
             os.close(fd)
     assert store.unreadable == {}
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     assert store.ledger() == Ledger(accepted=3, pending=3)
 
 
@@ -552,7 +552,7 @@ def test_what_is_moved_while_the_totals_are_read_is_in_them_once(
 
     def read_and_lose(file: File) -> Iterator[Chunk]:
         yield from read(file)
-        ingest.ingest_others(other, compress=True, sending=10.0)
+        takeover.take_over(other, compress=True, sending=10.0)
 
     monkeypatch.setattr(File, "unmoved", read_and_lose)
     assert store.ledger() == Ledger(accepted=3, pending=3)
@@ -582,7 +582,7 @@ def test_what_is_damaged_in_a_journal_is_counted_and_the_ledger_balances(
     content = bytearray(file.read_bytes())
     content[header.SIZE + 30 if is_first_damaged else -1] ^= 0xFF
     file.write_bytes(content)
-    ingest.ingest_others(store, compress=True, sending=10.0)
+    takeover.take_over(store, compress=True, sending=10.0)
     ledger = store.ledger()
     assert (ledger.accepted, ledger.pending, ledger.damaged) == (2, 1, 1)
     assert balanced(ledger)

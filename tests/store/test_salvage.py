@@ -21,7 +21,7 @@ from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.errors import SpoolDamagedError
 from spool.settings.settings import Target
-from spool.store import ingest, salvage
+from spool.store import salvage, takeover
 from spool.store.store import Store
 from standin import StandIn
 from targets import MINE
@@ -58,7 +58,7 @@ def use(path: Path) -> Store:
     for _ in range(2):  # what only reading finds is salvaged by the next writer
         try:
             # What ended while the file was being salvaged may wait in the journal.
-            ingest.ingest_all(store, compress=False, sending=1.0)
+            takeover.take_over_all(store, compress=False, sending=1.0)
             read_all(store)
             store.ledger()
         except SpoolDamagedError:

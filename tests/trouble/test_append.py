@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from spool.store import ingest
+from spool.store import takeover
 from spool.store.store import Store
 from trials import Trial
 
@@ -77,7 +77,7 @@ def on_disk(name: str, path: Path, results: dict[str, int]) -> Trial:
     assert list(results) == ["SUCCESS"]
     ended = results["SUCCESS"]
     store = Store(path)
-    ingest.ingest_all(store, compress=False, sending=0)
+    takeover.take_over_all(store, compress=False, sending=0)
     ledger = store.ledger()
     store.close()
     assert ledger.damaged == 0

@@ -30,7 +30,7 @@ from spans import batch
 from spool.errors import SpoolDamagedError
 from spool.otlp.batch import Batch, unpack
 from spool.settings.settings import Target
-from spool.store import ingest
+from spool.store import takeover
 from spool.store.records import DeadLetter, Ledger, Row
 from spool.store.store import Store
 from standin import spans_of
@@ -168,11 +168,11 @@ def found_in(path: Path) -> Found:
     store = Store(path)
     store.open()
     try:
-        ingest.ingest_others(store, compress=True, sending=10.0)
+        takeover.take_over(store, compress=True, sending=10.0)
         rows, letters, ledger = read(store)
     except SpoolDamagedError:  # what only a reader finds is salvaged by the next writer
         store.open()
-        ingest.ingest_others(store, compress=True, sending=10.0)
+        takeover.take_over(store, compress=True, sending=10.0)
         rows, letters, ledger = read(store)
     store.append(TARGET, batch("one more"), now=1.0, patience=5)
     store.close()

@@ -25,7 +25,7 @@ from spool.delivery.drainer import Drainer
 from spool.errors import SpoolDamagedError
 from spool.otlp.batch import unpack
 from spool.settings.settings import Target
-from spool.store import ingest
+from spool.store import takeover
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system.filesystem import beside
@@ -77,7 +77,7 @@ def use(path: Path, langfuse: StandIn) -> Ledger:
         drainer.routes.add(target)
     for _ in range(3):  # what only a reader meets is salvaged by the next writer
         with contextlib.suppress(SpoolDamagedError):
-            ingest.ingest_others(store, compress=True, sending=10.0)  # what shutdown could not move
+            takeover.take_over(store, compress=True, sending=10.0)  # what shutdown could not move
             while drainer.send_due():
                 pass
         store.database.repair()

@@ -34,7 +34,7 @@ from spool.delivery.http.sender import Sender
 from spool.errors import SpoolFileError
 from spool.otlp.batch import Batch, unpack
 from spool.settings.settings import Settings, Target
-from spool.store import ingest
+from spool.store import ingest, takeover
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
 from spool.store.store import Store
@@ -223,7 +223,7 @@ class Schedule:
                 self.acknowledged.add(f"s{number}")
 
     def _take_over(self, store: Store) -> None:
-        ingest.ingest_others(
+        takeover.take_over(
             store, compress=True, sending=SENDING, everything=self.chance.random() < 0.5
         )
 
@@ -327,7 +327,7 @@ class Schedule:
         drainer = self._drainer(store, lambda: time.time() + 1000.0)
 
         def drain() -> None:
-            ingest.ingest_all(store, compress=True, sending=SENDING, end=time.monotonic() + 60)
+            takeover.take_over_all(store, compress=True, sending=SENDING, end=time.monotonic() + 60)
             for _ in range(100):
                 drainer.send_due()
                 if not any(route.pending_spans for route in store.routes()):

@@ -14,7 +14,7 @@ from dead_processes import leave_many
 from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings, Target
-from spool.store import ingest
+from spool.store import takeover
 from spool.store.store import Store
 from spool.store.takeover import Takeover
 from standin import StandIn
@@ -37,13 +37,13 @@ def peer(path: Path) -> Iterator[Store]:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Store]:
     """Note who looks."""
     looks: list[Store] = []
-    ingest_others = ingest.ingest_others
+    take_over = takeover.take_over
 
     def noted(store: Store, **how: object) -> bool:
         looks.append(store)
-        return ingest_others(store, **how)  # type: ignore[arg-type]  # as it is asked
+        return take_over(store, **how)  # type: ignore[arg-type]  # as it is asked
 
-    monkeypatch.setattr(ingest, "ingest_others", noted)
+    monkeypatch.setattr(takeover, "take_over", noted)
     return looks
 
 

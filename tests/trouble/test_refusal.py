@@ -25,7 +25,7 @@ from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.journal.overflow import Held, Overflow
 from spool.pipeline.pipeline import Pipeline
-from spool.store import ingest
+from spool.store import takeover
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store
 from spool.system.filesystem import beside
@@ -71,7 +71,7 @@ def test_nobody_waits_for_the_mutex(exporter: SpoolSpanExporter, path: Path) -> 
         exporter.shutdown()  # nor at the end: others move what is in the journal
     assert other.ledger().pending == 5
     assert other.pending() == []
-    ingest.ingest_others(other, compress=True, sending=10.0)
+    takeover.take_over(other, compress=True, sending=10.0)
     assert [row.batch.spans for row in other.pending()] == [5]
     other.close()
 

@@ -7,7 +7,7 @@ import click
 from spool.commands.open_spool import existing
 from spool.commands.output import say
 from spool.errors import SettingsError
-from spool.store import ingest
+from spool.store import takeover
 
 
 @click.command()
@@ -23,7 +23,7 @@ def adopt(path: str | None, route: str) -> None:
             return
         target = spool.settings.require_target()
         sending = spool.settings.timeout_seconds
-        ingest.ingest_all(spool.store, compress=spool.settings.is_gzip, sending=sending)
+        takeover.take_over_all(spool.store, compress=spool.settings.is_gzip, sending=sending)
         routes = {known.name: known for known in spool.store.routes()}
         if route not in routes or route == target.route:
             others = ", ".join(name for name in routes if name != target.route) or "none"

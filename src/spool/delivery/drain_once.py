@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from spool.delivery import full_disk
 from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
-from spool.store import ingest
+from spool.store import takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
     """Move what waits in the journals into rows; say whether the file takes that."""
     compress = drainer.settings.is_gzip
     try:
-        ingest.ingest_all(drainer.store, compress=compress, sending=sending, end=end)
+        takeover.take_over_all(drainer.store, compress=compress, sending=sending, end=end)
     except SpoolDamagedError:
         raise
     except SpoolUnavailableError:  # what cannot be settled, either, says why

@@ -1,44 +1,34 @@
-"""The intake: journal → store. It moves what the journals hold into rows, many spans to a row.
+"""Ingest: journal → store. It moves what a journal holds into rows, many spans to a row.
 
-Each process moves its own journals (maintenance does), except what its drainer has claimed. What a
-dead process left, or one that is stopped, is moved by whoever drains.
+Each process moves its own journals (maintenance does), except what its drainer has claimed. Those
+of others are `takeover`'s.
 
 Invariants:
 
 - Reading, merging and compressing are done before the mutex is taken.
-- What a living process has is moved by another only in its turn: so not while it is being sent.
-- A journal is unlinked only when what was moved of it is synced, and only by its process, or by who
-  holds a dead process's lock; the store forgets its name only when the unlinking is certain.
+- A journal is unlinked only when what was moved of it is synced.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from spool.journal import directory, header, journal, reader
+from spool.journal import header, journal, reader
 from spool.otlp.batch import ROW_BYTES, merge
-from spool.system import filesystem
-from spool.system.locks import BRIEFLY, PATIENTLY, can_lock
+from spool.system.locks import BRIEFLY, PATIENTLY
 from spool.system.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from spool.journal.chunk import Chunk
     from spool.journal.file import File
     from spool.journal.frames import Frame
     from spool.store.store import Store
-
-# A living process moves its own within seconds, except in its turn: one whose journal stands still
-# for so long is stopped.
-_STALE_SECONDS: Final = 5.0
-_PAUSE: Final = 0.005
 
 
 def ingest(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
@@ -52,10 +42,10 @@ def ingest(store: Store, *, compress: bool, timeout: float = math.inf) -> None:
         store.journal.turn_over()
         for file in store.journal.files():
             if not store.journal.is_claimed(file):
-                _move(store, file, end, compress=compress)
+                move(store, file, end, compress=compress)
 
 
-def pass_over(store: Store, excess: float) -> int:
+def evict(store: Store, excess: float) -> int:
     """Evict the oldest of this process's journals, `excess` bytes or somewhat more; give the spans.
 
     Not what is claimed. Raises SpoolError.
@@ -69,7 +59,7 @@ def pass_over(store: Store, excess: float) -> int:
                 continue
             while excess > 0 and (found := _read(file, journal.LARGE)) is not None:
                 chunk = found.first(excess)
-                if not store.pass_over(file, chunk, time.time()):
+                if not store.evict_from_journal(file, chunk, time.time()):
                     break
                 file.moved = chunk.end
                 excess -= chunk.end - chunk.start
@@ -94,13 +84,13 @@ def claim(store: Store, max_bytes: int) -> Claim | None:
     """Claim what came first to this process's journal and was not moved; None for nothing.
 
     It is up to `max_bytes` in the file, and one frame at the least. Until it is released nobody
-    else in this process moves it. Only for who has the turn: then no other process does, either.
-    Raises SpoolError.
+    else in this process moves it. Only for who has the drain lock: then no other process does,
+    either. Raises SpoolError.
     """
     with store.database.file_errors(), store.journal.moving.hold(BRIEFLY):
         store.journal.turn_over()
         for file in store.journal.files():
-            if file.unmoved_bytes:  # another may have moved it, in its turn
+            if file.unmoved_bytes:  # another may have moved it, with the lock
                 file.moved = max(file.moved, store.moved(file))
             if (chunk := _read(file, max_bytes)) is not None:
                 store.journal.claim(file)
@@ -116,126 +106,7 @@ def release(store: Store, claim: Claim, moved: int | None = None) -> None:
     store.database.written.set()  # maintenance has passed over it
 
 
-def ingest_all(store: Store, *, compress: bool, sending: float, end: float = math.inf) -> None:
-    """Move the journals of all other processes, when their requests under way are done.
-
-    That is waited for until the monotonic time `end`. Raises SpoolError.
-    """
-    while not ingest_others(store, compress=compress, sending=sending, everything=True):
-        if time.monotonic() >= end:
-            return
-        time.sleep(_PAUSE)
-
-
-def ingest_others(  # noqa: PLR0913 - each is a caller's choice, by name
-    store: Store,
-    *,
-    compress: bool,
-    sending: float,
-    everything: bool = False,
-    only_unmoved: bool = False,
-    timeout: float = math.inf,
-) -> bool:
-    """Move the journals of dead and of stopped processes, or of all, within `timeout` seconds.
-
-    One is open at a time, with `only_unmoved` just those that hold something still; those that
-    cannot be read are noted in `store.unreadable`. Says whether
-    all was done: what living ones have, only who has the turn moves. `sending` is how many seconds
-    a request can last at most. Raises SpoolError.
-    """
-    end = time.monotonic() + timeout
-    with store.database.file_errors(), store.journal.moving.hold(min(timeout, PATIENTLY)):
-        others = _Others(store, end, compress=compress, everything=everything)
-        is_whole = others.look(only_unmoved=only_unmoved)
-        turn = store.drain_lock.take(sending) if others.living else contextlib.nullcontext(True)
-        with turn as is_had:
-            if is_had:
-                others.move_living()
-        others.remove_dead()
-        others.forget_gone()
-        store.unreadable = others.unreadable
-    return is_whole and is_had
-
-
-class _Others:
-    """The journals of other processes, looked at until the monotonic time `end`."""
-
-    def __init__(self, store: Store, end: float, *, compress: bool, everything: bool) -> None:
-        self.living: list[Path] = []
-        self.unreadable: dict[Path, str] = {}
-        self._store = store
-        self._spool = store.database.path
-        self._end = end
-        self._compress = compress
-        self._everything = everything
-        self._known = store.journals()  # first: what is not there then was removed
-        self._dead: dict[Path, int] = {}
-        own = {file.path for file in store.journal.files()}
-        there = directory.paths(self._spool)
-        self._others = [path for path in there if path not in own]
-        self._gone = self._known.keys() - {path.name for path in there}
-
-    def look(self, *, only_unmoved: bool) -> bool:
-        """Move what dead ones left, and find what living ones have; say whether time sufficed."""
-        for path in self._others:
-            if only_unmoved and not self._is_unmoved(path):
-                continue
-            if time.monotonic() >= self._end:
-                return False
-            with (
-                directory.passing_over(path, self.unreadable),
-                directory.opened(path, self._spool) as file,
-            ):
-                file.moved = self._store.moved(file)
-                file.is_left = can_lock(file.fd)
-                if file.is_final:
-                    _move(self._store, file, self._end, compress=self._compress)
-                    self._dead[path] = file.moved
-                elif file.unmoved_bytes and (self._everything or _is_stale(file)):
-                    self.living.append(path)
-        return True
-
-    def _is_unmoved(self, path: Path) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            size = os.stat(path, follow_symlinks=False).st_size
-            return size > self._known.get(path.name, header.SIZE)
-        return False
-
-    def move_living(self) -> None:
-        """Move what living ones have. Only for who has the turn."""
-        for path in self.living:
-            with (
-                directory.passing_over(path, self.unreadable),
-                directory.opened(path, self._spool) as file,
-            ):
-                file.moved = self._store.moved(file)
-                _move(self._store, file, self._end, compress=self._compress)
-
-    def remove_dead(self) -> None:
-        """Remove what was moved of dead processes, while nobody else can have their locks."""
-        if self._dead:
-            self._store.database.sync()
-        for path, moved in self._dead.items():
-            with (
-                directory.passing_over(path, self.unreadable),
-                directory.opened(path, self._spool) as file,
-            ):
-                if can_lock(file.fd) and os.fstat(file.fd).st_size <= moved:
-                    path.unlink(missing_ok=True)
-                    self._gone |= {path.name} & self._known.keys()
-
-    def forget_gone(self) -> None:
-        """Forget the names of journals that were removed, when that is certain."""
-        if self._gone:
-            filesystem.sync_directory(self._spool.parent)
-            self._store.forget(self._gone)
-
-
-def _is_stale(file: File) -> bool:
-    return abs(time.time() - os.fstat(file.fd).st_mtime) > _STALE_SECONDS
-
-
-def _move(store: Store, file: File, end: float, *, compress: bool) -> None:
+def move(store: Store, file: File, end: float, *, compress: bool) -> None:
     """Move what is in a file by now, until the monotonic time `end`."""
     size = os.fstat(file.fd).st_size
     while file.moved < size:

@@ -206,7 +206,7 @@ class Maintenance:
             self._store.database.checkpoint(LARGE_WAL)
             live = self._store.database.live_bytes()
         if inbound > limit:  # each process lets go its share
-            self._say_evicted(ingest.pass_over(self._store, own - limit * own / inbound))
+            self._say_evicted(ingest.evict(self._store, own - limit * own / inbound))
 
     def _relieve(self) -> None:
         """Look to the limit at once: much has come."""

@@ -160,7 +160,7 @@ class Store:
                 _lose(connection, chunk)
         return True
 
-    def pass_over(self, file: File, chunk: Chunk, now: float) -> bool:
+    def evict_from_journal(self, file: File, chunk: Chunk, now: float) -> bool:
         """Evict a chunk of a journal as it is; False where another process has moved it."""
         with self._moving(file, chunk) as connection:
             if connection is None:
