@@ -14,7 +14,8 @@ from manners import target_of
 from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.pipeline import pipeline
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import LANGFUSE, Manner, StandIn
 from trials import Trial

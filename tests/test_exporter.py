@@ -23,7 +23,7 @@ from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
 from spool.delivery.http.classification import Outcome
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import StandIn

@@ -31,8 +31,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from spool import SettingsError
 from spool.pipeline import pipeline
-from spool.settings import settings, targets
-from spool.settings.settings import LANGFUSE_PATH
+from spool.settings import known_targets
+from spool.settings.endpoints import LANGFUSE_PATH
+from spool.settings.headers import basic_auth
+from spool.settings.target import Target
 from standin import HOST, Behaviour, Request, StandIn, mute, parse, spans_of, unavailable
 
 pytestmark = pytest.mark.skipif(
@@ -43,8 +45,8 @@ pytestmark = pytest.mark.skipif(
 KEYS: Final = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
 TEAM: Final = {"langfuse_public_key": "pk-lf-team", "langfuse_secret_key": "sk-lf-team"}
 PROJECTS: Final = {"pk-lf-test": "sk-lf-test", "pk-lf-team": "sk-lf-team"}
-OWN_KEY: Final = settings.basic("pk-lf-test", "sk-lf-test")
-TEAM_KEY: Final = settings.basic("pk-lf-team", "sk-lf-team")
+OWN_KEY: Final = basic_auth("pk-lf-test", "sk-lf-test")
+TEAM_KEY: Final = basic_auth("pk-lf-team", "sk-lf-team")
 SAID: Final = "The scenario says: "
 MISSING_KEYS: Final = (
     "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set for Langfuse OpenTelemetry "
@@ -723,10 +725,10 @@ def test_spans_of_a_key_with_its_own_project_go_to_that_project_only(
 def scenario_many_keys() -> None:
     from litellm.integrations.opentelemetry import OpenTelemetryConfig
 
-    targets._IDLE_SECONDS = 0.0  # type: ignore[misc]  # a minute is long for a test
+    known_targets._IDLE_SECONDS = 0.0  # type: ignore[misc]  # a minute is long for a test
     handler = spool_handler()
     for number in range(600):
-        headers = settings.Target.langfuse(f"pk-lf-{number}", "sk").headers
+        headers = Target.langfuse(f"pk-lf-{number}", "sk").headers
         config = OpenTelemetryConfig(
             exporter="otlp_http",
             endpoint=os.environ["LANGFUSE_HOST"] + LANGFUSE_PATH,
@@ -734,7 +736,7 @@ def scenario_many_keys() -> None:
         )
         end_span(handler._get_span_processor(config_override=config))
     known, deadline = handler._exporter._pipeline._targets, time.monotonic() + 60
-    while len(known) > targets.MANY and time.monotonic() < deadline:
+    while len(known) > known_targets.MANY and time.monotonic() < deadline:
         time.sleep(0.05)
     say([len(known), len(pipeline._open_pipelines), handler._exporter._pipeline._users])
 
@@ -746,7 +748,7 @@ def test_many_keys_cost_no_exporter_each_and_are_forgotten_when_their_spans_are_
     with StandIn(keys={f"pk-lf-{number}": "sk" for number in range(600)}) as langfuse:
         left, spools, users = run("many_keys", path, langfuse.url, SPOOL_DRAIN="on").said
         assert langfuse.accepted == 600
-    assert left <= targets.MANY
+    assert left <= known_targets.MANY
     assert (spools, users) == (1, 1)
 
 
@@ -782,7 +784,7 @@ def test_a_key_that_names_a_public_key_not_its_own_gets_none_of_its_spans(
     spool(path, langfuse.url, "drain")
     names = names_by_key(langfuse.requests)
     assert names.pop(OWN_KEY) == {"own"}
-    assert names in ({}, {settings.basic("pk-lf-test", "sk-lf-thief"): {"team"}})
+    assert names in ({}, {basic_auth("pk-lf-test", "sk-lf-thief"): {"team"}})
     assert langfuse.names()["own"] == 4
 
 

@@ -18,7 +18,7 @@ from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import ROW_BYTES, Batch, join, merge
 from spool.pipeline.pipeline import open_pipeline
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import ingest
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store

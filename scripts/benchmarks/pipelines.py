@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from benchmarks import workload
 from benchmarks.child import ready
 from spool import Settings, SpoolSpanExporter
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 
 if TYPE_CHECKING:

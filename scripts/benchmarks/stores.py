@@ -22,7 +22,7 @@ from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Batch
 from spool.pipeline.pipeline import open_pipeline
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 
 if TYPE_CHECKING:

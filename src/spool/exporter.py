@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 
 # An exception out of a signal's handler may cut a try short: spooled twice is better than lost.

@@ -31,7 +31,9 @@ from opentelemetry.util.re import parse_env_headers
 
 from spool.errors import SettingsError, SpoolError
 from spool.exporter import SpoolSpanExporter
-from spool.settings.settings import MISSING_KEYS, Named, Settings, Target
+from spool.settings.environment import MISSING_KEYS
+from spool.settings.settings import Settings
+from spool.settings.target import Named, Target
 from spool.system.log import logger
 from spool.system.redaction import without_secrets
 

@@ -15,7 +15,7 @@ import standin
 from drains import evict
 from spans import batch
 from spool.commands.main import main
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 

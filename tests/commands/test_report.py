@@ -11,7 +11,8 @@ from spans import batch
 from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
 from spool.journal import directory, reader
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.records import Ledger, Route, Trouble
 from spool.store.store import Store
 from spool.system.filesystem import beside

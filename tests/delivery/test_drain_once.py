@@ -11,7 +11,7 @@ from manners import each_manner
 from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 

@@ -35,7 +35,8 @@ from spool.errors import SpoolFileError
 from spool.journal import directory, journal
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store import ingest
 from spool.store.records import Route, Take
 from spool.store.store import Store

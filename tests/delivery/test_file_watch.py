@@ -9,7 +9,8 @@ import pytest
 from spans import batch
 from spool.delivery.file_watch import FileWatch
 from spool.delivery.routes import Routes
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 
 AN_HOUR = 3600.0

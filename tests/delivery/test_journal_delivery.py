@@ -27,7 +27,8 @@ from spool.delivery.http.sender import Sender
 from spool.delivery.routes import Tally
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store import ingest, takeover
 from spool.store.database import ID_BITS
 from spool.store.maintenance import Maintenance

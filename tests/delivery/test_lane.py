@@ -12,7 +12,8 @@ from drains import Clock, drainer_of, route_of
 from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 from trials import Trial

@@ -22,7 +22,8 @@ from spool.delivery.drainer import Drainer
 from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolFileError
 from spool.otlp.batch import merge
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store import ingest
 from spool.store.store import Store
 from standin import StandIn

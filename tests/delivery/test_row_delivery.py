@@ -16,7 +16,8 @@ from spans import batch, span
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Codec, encode
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HTML, Reply, StandIn

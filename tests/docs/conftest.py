@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 

@@ -12,8 +12,10 @@ import pytest
 from pages import README, block, quoted, table
 from sources import texts
 from spool.errors import SettingsError
-from spool.settings import settings
+from spool.settings import environment
 from spool.settings.settings import Settings
+from spool.settings.target import EU_HOST
+from spool.settings.values import OTLP_RULES, SPOOL_RULES
 
 
 def variables_of_the_readme() -> set[str]:
@@ -31,14 +33,16 @@ def variables_of_the_readme() -> set[str]:
 def variables_of_the_code() -> set[str]:
     """Give the variables that settings read."""
     is_variable = re.compile(r"(SPOOL|LANGFUSE|REQUESTS|CURL)_[A-Z_]*[A-Z]").fullmatch
-    spool = {f"SPOOL_{name.upper()}" for name in settings._PARSERS}
-    named = set(filter(is_variable, texts(settings)))
-    readers = [f for name, f in vars(settings).items() if name.startswith("_otlp")]
+    spool = {f"SPOOL_{name.upper()}" for name in SPOOL_RULES}
+    named = set(filter(is_variable, texts(environment)))
+    readers = [f for name, f in vars(environment).items() if name.startswith("_otlp")]
     is_suffix = re.compile(r"[A-Z]+(_[A-Z]+)*").fullmatch
-    suffixes = {s for function in readers for s in texts(function) if is_suffix(s)} - named
+    suffixes = {*OTLP_RULES} | {
+        s for function in readers for s in texts(function) if is_suffix(s)
+    } - named
     otlp = {f"OTEL_EXPORTER_OTLP_{x}{suffix}" for suffix in suffixes for x in ("", "TRACES_")}
     is_scheme = re.compile(r"[a-z]+").fullmatch
-    proxies = {f"{said.upper()}_PROXY" for said in texts(settings._proxies) if is_scheme(said)}
+    proxies = {f"{said.upper()}_PROXY" for said in texts(environment._proxies) if is_scheme(said)}
     return spool | named | otlp | proxies
 
 
@@ -70,8 +74,8 @@ def test_a_default_is_what_counts_where_nothing_is_set(row: list[str]) -> None:
 
 def test_the_default_host_is_the_one_that_the_readme_names() -> None:
     (row,) = [row for row in table(README, "variable") if "`LANGFUSE_HOST`" in row[0]]
-    assert quoted(row[1]) == [settings.EU_HOST]
-    assert quoted(row[0]) == list(settings._hosts(dict.fromkeys(quoted(row[0]), "x")))
+    assert quoted(row[1]) == [EU_HOST]
+    assert quoted(row[0]) == list(environment._hosts(dict.fromkeys(quoted(row[0]), "x")))
 
 
 # The credentials file is read when a route needs it: see test_credentials.

@@ -15,7 +15,7 @@ from pages import README, ROOT, block, quoted, run, table
 from sources import text_of, texts
 from spans import batch
 from spool.commands import report
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 

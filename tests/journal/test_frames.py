@@ -12,7 +12,7 @@ from spool.journal import frames, reader
 from spool.journal.chunk import Chunk
 from spool.journal.frames import Frame
 from spool.otlp.batch import Batch, Codec, merge
-from spool.settings.settings import Target
+from spool.settings.target import Target
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 OTHERS = Target.otlp("https://user:secret@collector.example/v1/traces?token=1", {})

@@ -18,7 +18,7 @@ from spool.errors import SpoolFileError, SpoolFullError, SpoolUnsyncedError
 from spool.journal import at_fork, directory, header, reader
 from spool.journal.journal import LARGE, Journal
 from spool.settings.durability import Durability
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.system import filesystem
 from spool.system.locks import can_lock
 from waits import wait_until

@@ -6,7 +6,7 @@ import pytest
 
 from spans import batch
 from spool.journal.overflow import Held, Overflow
-from spool.settings.settings import Target
+from spool.settings.target import Target
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")

@@ -14,7 +14,7 @@ from spool import Settings, SpoolFileError, SpoolSpanExporter
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Batch
 from spool.pipeline import pipeline
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import takeover
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store

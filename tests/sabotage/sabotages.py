@@ -309,7 +309,7 @@ SABOTAGES = [
     ),
     Sabotage(
         "who has an endpoint sends everybody's spans to it",
-        "settings/settings.py",
+        "settings/target.py",
         "return plain.marked() if headers or",
         "return plain if headers or",
         "settings/test_settings.py",
@@ -443,10 +443,10 @@ SABOTAGES = [
     ),
     Sabotage(
         "a target whose spans wait is forgotten",
-        "settings/targets.py",
+        "settings/known_targets.py",
         "            if route in pending or self._used",
         "            if self._used",
-        "settings/test_targets.py",
+        "settings/test_known_targets.py",
     ),
     Sabotage(
         "what is being sent from memory is moved to the file as well",

@@ -15,7 +15,8 @@ from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
 from spool.errors import SettingsError
 from spool.settings.credentials import Credential, read_credentials
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.records import Route
 from spool.store.store import Store
 from standin import StandIn

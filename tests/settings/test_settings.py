@@ -15,7 +15,9 @@ import pytest
 
 from spool.errors import SettingsError
 from spool.settings.durability import Durability
-from spool.settings.settings import MISSING_KEYS, Named, Settings, Target
+from spool.settings.environment import MISSING_KEYS
+from spool.settings.settings import Settings
+from spool.settings.target import Named, Target
 from spool.system.redaction import without_secrets
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1"}

@@ -20,7 +20,7 @@ from drains import evict
 from spans import batch
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
 from spool.settings.durability import Durability
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import sql
 from spool.store.database import LARGE_WAL, Database
 from spool.store.store import Store
@@ -323,7 +323,7 @@ def test_a_child_goes_on_after_its_parent_was_killed(path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 store = Store(Path({str(path)!r}))
@@ -435,7 +435,7 @@ import sys, time
 from pathlib import Path
 from spans import batch
 from spool.errors import SpoolBusyError
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 store, one, accepted = Store(Path({str(path)!r})), batch("a"), 0

@@ -15,7 +15,8 @@ from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.journal import directory
 from spool.journal.overflow import Overflow
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.database import LARGE_WAL
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store

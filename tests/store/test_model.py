@@ -24,7 +24,8 @@ from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.content_encoding import ContentEncoding
 from spool.errors import SpoolFileError
 from spool.otlp.batch import merge, unpack
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.records import Take
 from spool.store.store import Store
 

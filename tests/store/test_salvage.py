@@ -20,7 +20,7 @@ from seeds import seed
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.errors import SpoolDamagedError
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import salvage, takeover
 from spool.store.store import Store
 from standin import StandIn

@@ -11,7 +11,7 @@ from drains import evict
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp.batch import Batch, Codec, divide, join, merge
-from spool.settings.settings import Named, Target
+from spool.settings.target import Named, Target
 from spool.store import ingest, sql
 from spool.store.records import Ledger, Route, Take, Trouble
 from spool.store.store import Store

@@ -10,7 +10,7 @@ import pytest
 
 from spans import batch
 from spool.errors import SpoolFileError
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.schema import _BATCH_IN, migrate
 from spool.store.store import Store
 from spool.store.version import check_ours, has_sound_schema

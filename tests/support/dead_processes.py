@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spans import batch
 from spool.journal import directory
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from targets import MINE
 

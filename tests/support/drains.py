@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.records import Ledger, Route
 from spool.store.store import Store
 from standin import StandIn

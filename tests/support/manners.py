@@ -14,7 +14,7 @@ import pytest
 
 import standin
 from decoders import first_member
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from standin import JSON, LANGFUSE, PROTOBUF, MalformedError, Manner, Reply, Request, StandIn
 
 OTLP_PATH = "/v1/traces"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spool.settings.settings import Target
+from spool.settings.target import Target
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")

@@ -29,7 +29,7 @@ from seeds import seed
 from spans import batch
 from spool.errors import SpoolDamagedError
 from spool.otlp.batch import Batch, unpack
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import takeover
 from spool.store.records import DeadLetter, Ledger, Row
 from spool.store.store import Store

@@ -24,7 +24,7 @@ from spool import Settings, SpoolFileError, SpoolSpanExporter
 from spool.delivery.drainer import Drainer
 from spool.errors import SpoolDamagedError
 from spool.otlp.batch import unpack
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import takeover
 from spool.store.records import Ledger
 from spool.store.store import Store

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from seeds import seed
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn, unavailable
 from syscalls import calls, has_strace

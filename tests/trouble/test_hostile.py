@@ -21,7 +21,7 @@ from spool import Settings, SpoolSpanExporter
 from spool.delivery import drain_once
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HOST, Behaviour, Exchange, StandIn

@@ -33,7 +33,8 @@ from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.sender import Sender
 from spool.errors import SpoolFileError
 from spool.otlp.batch import Batch, unpack
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store import ingest, takeover
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger

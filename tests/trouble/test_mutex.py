@@ -27,7 +27,8 @@ from spans import batch
 from spool.store import database
 from spool.store import maintenance
 from spool.store.maintenance import Maintenance
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 
 database.LARGE_WAL = maintenance.LARGE_WAL = 50_000
@@ -64,7 +65,7 @@ FORK = """
 import os, sys
 from pathlib import Path
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 
 target = Target.langfuse("pk-lf-a", "sk-lf-a", "https://x.example")

@@ -13,7 +13,8 @@ import pytest
 from dead_processes import leave_many
 from spans import batch
 from spool.delivery.drainer import Drainer
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store import takeover
 from spool.store.store import Store
 from spool.store.takeover import Takeover

@@ -23,7 +23,8 @@ from spool import SpoolSpanExporter
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Codec
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import HOST, StandIn
 from trials import Trial

@@ -437,7 +437,7 @@ def refusing_disk(trouble: str, path: Path, *, is_there: bool) -> Iterator[None]
 WRITER = """
 import os, signal
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from pathlib import Path
 store = Store(Path(os.environ["SPOOL_PATH"]))

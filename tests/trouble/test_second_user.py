@@ -20,7 +20,7 @@ from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.commands.main import main
 from spool.journal import frames
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store import schema
 from spool.store.store import Store
 from spool.system.filesystem import beside

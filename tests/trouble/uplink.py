@@ -15,7 +15,8 @@ from pathlib import Path
 
 from spans import batch
 from spool.delivery.drainer import Drainer
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from spool.delivery.drainer import Drainer
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 _FEW_FAILURES: Final = 3
 _LONG_WAIT: Final = 60.0

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
     from spool.journal.file import File
     from spool.journal.overflow import Overflow
-    from spool.settings.settings import Settings, Target
-    from spool.settings.targets import Targets
+    from spool.settings.known_targets import KnownTargets
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
     from spool.store.records import Route
     from spool.store.store import Store
 
@@ -63,7 +64,7 @@ class Drainer:
         settings: Settings,
         overflow: Overflow | None = None,
         *,
-        targets: Targets | None = None,
+        targets: KnownTargets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store

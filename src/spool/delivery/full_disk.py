@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from spool.delivery.drainer import Drainer
     from spool.journal.file import File
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 
 def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) -> None:

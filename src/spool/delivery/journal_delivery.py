@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from spool.delivery.routes import Routes
-    from spool.settings.settings import Settings, Target
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
     from spool.store.ingest import Claim
     from spool.store.records import Route
     from spool.store.store import Store

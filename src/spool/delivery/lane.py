@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from spool.delivery.routes import Routes
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
     from spool.store.records import Route
     from spool.system.drain_lock import DrainLock
 

@@ -26,8 +26,8 @@ from spool.delivery.silent_hosts import Hosts
 from spool.errors import PayloadError, SettingsError
 from spool.otlp.batch import join
 from spool.settings.credentials import Credentials
-from spool.settings.settings import Named, Target
-from spool.settings.targets import Targets
+from spool.settings.known_targets import KnownTargets
+from spool.settings.target import Named, Target
 from spool.system.log import LimitedWarnings, logger
 from spool.system.redaction import without_secrets
 
@@ -66,10 +66,10 @@ class Routes:
         store: Store,
         settings: Settings,
         clock: Callable[[], float],
-        targets: Targets | None = None,
+        targets: KnownTargets | None = None,
     ) -> None:
         self.tally = Tally()
-        self.targets = Targets() if targets is None else targets
+        self.targets = KnownTargets() if targets is None else targets
         self._store = store
         self._settings = settings
         self._clock = clock

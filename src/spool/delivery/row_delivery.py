@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from spool.delivery.routes import Routes
-    from spool.settings.settings import Settings, Target
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
     from spool.store.records import Route, Take
     from spool.store.store import Store
 

@@ -27,12 +27,12 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from spool.settings.settings import Named
+from spool.settings.target import Named
 from spool.system.redaction import without_secrets
 
 if TYPE_CHECKING:
     from spool.otlp.batch import Batch
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 MARK: Final = b"\xf5\xffSP"
 MARKED: Final = struct.Struct("<4sI")  # the mark, and the checksum

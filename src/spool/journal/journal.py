@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from spool.journal.file import File
     from spool.otlp.batch import Batch
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 # Bytes from which on a file is left for a new one: by maintenance, and by an append that comes
 # before it. Only a new one is held against the limits.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from spool.otlp.batch import Batch
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 MAX_BYTES: Final = 16 << 20
 

@@ -36,8 +36,8 @@ from spool.errors import (
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import ROW_BYTES, merge, pieces
 from spool.pipeline.shutdown import Shutdown
-from spool.settings.settings import shown
-from spool.settings.targets import Targets
+from spool.settings.known_targets import KnownTargets
+from spool.settings.values import shown
 from spool.store import ingest
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spool.otlp.batch import Batch
-    from spool.settings.settings import Settings, Target
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
     from spool.store.records import Ledger
 
 _POLL: Final = 0.01
@@ -106,7 +107,7 @@ class Pipeline:
         self.store = Store(path, settings.durability)
         self.store.journal.bound(settings.max_bytes)  # until maintenance knows better
         self._settings = settings
-        self._targets = Targets()
+        self._targets = KnownTargets()
         self._users = 0
         self._is_ended = False
         self._warning = LimitedWarning("the background threads cannot be started")

@@ -27,8 +27,9 @@ from spool.system.log import logger
 if TYPE_CHECKING:
     from spool.journal.file import File
     from spool.journal.overflow import Overflow
-    from spool.settings.settings import Settings, Target
-    from spool.settings.targets import Targets
+    from spool.settings.known_targets import KnownTargets
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
     from spool.store.records import Route
     from spool.store.store import Store
 
@@ -40,7 +41,7 @@ class Shutdown:
     """Ends the use of one store in this process; `overflow` is what its memory holds."""
 
     def __init__(
-        self, store: Store, settings: Settings, overflow: Overflow, targets: Targets
+        self, store: Store, settings: Settings, overflow: Overflow, targets: KnownTargets
     ) -> None:
         self._store = store
         self._settings = settings

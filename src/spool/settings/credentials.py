@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from spool.errors import SettingsError
-from spool.settings.settings import Named, Target, langfuse_endpoint
+from spool.settings.endpoints import langfuse_endpoint
+from spool.settings.target import Named, Target
 from spool.system import filesystem
 
 if TYPE_CHECKING:

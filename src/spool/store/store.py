@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from spool.journal.file import File
     from spool.journal.frames import Frame, Identity
     from spool.journal.overflow import Held
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 _PAGE_ROWS: Final = 64
 _KNOWN_FINGERPRINTS: Final = 15

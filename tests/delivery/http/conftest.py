@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from spool.delivery.http.sender import Sender
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from standin import StandIn
 
 

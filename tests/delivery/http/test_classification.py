@@ -15,7 +15,7 @@ from spool.delivery.http.classification import Outcome, Verdict, classify
 from spool.delivery.http.response import Response
 from spool.delivery.http.sender import Sender
 from spool.otlp.batch import join
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from standin import HTML, JSON, PROTOBUF, Behaviour, StandIn
 
 BODY = join([batch("call")], compress=True)

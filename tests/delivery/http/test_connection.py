@@ -24,7 +24,8 @@ from spool.delivery.http import connection
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.sender import Sender
 from spool.otlp.batch import join
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from standin import HOST, PATH, Behaviour, StandIn
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from drains import Clock, drain_all
 from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.delivery.http import connection
-from spool.settings.settings import Settings, Target
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 from waits import wait_until

@@ -18,7 +18,7 @@ from spans import batch
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.sender import Sender
 from spool.otlp.batch import join
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from standin import HTML, JSON, PATH, Behaviour, StandIn
 
 BODY = join([batch("call")], compress=True)

@@ -7,7 +7,8 @@ import ipaddress
 import urllib.parse
 from typing import TYPE_CHECKING
 
-from spool.settings.settings import basic, has_stray_at
+from spool.settings.endpoints import has_stray_at
+from spool.settings.headers import basic_auth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ def authorization(proxy: urllib.parse.SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
     user, password = (urllib.parse.unquote(part or "") for part in (proxy.username, proxy.password))
-    return {"Proxy-Authorization": basic(user, password)}
+    return {"Proxy-Authorization": basic_auth(user, password)}
 
 
 def secrets(proxies: Mapping[str, str]) -> set[str]:

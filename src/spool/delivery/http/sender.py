@@ -30,7 +30,8 @@ from spool.delivery.http.response import Response
 
 if TYPE_CHECKING:
     from spool.delivery.http.connection import Connection
-    from spool.settings.settings import Settings, Target
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
 
 _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_BODY: Final = 1 << 20

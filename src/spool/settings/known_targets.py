@@ -1,4 +1,4 @@
-"""The targets: whose spans this process may send. Those that calls bring are bounded.
+"""Known targets: whose spans this process may send. Those that calls bring are bounded.
 
 A target holds a secret, which only this process has: while spans of its route may wait, it is kept.
 
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from spool.settings.settings import Target
+    from spool.settings.target import Target
 
 # From so many on, those that are idle are forgotten.
 MANY: Final = 64
 _IDLE_SECONDS: Final = 60.0
 
 
-class Targets:
+class KnownTargets:
     """The target of each route, by its name; safe between threads and in signal handlers."""
 
     def __init__(self) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from spans import batch
 from spool.delivery.drainer import Drainer
-from spool.settings import targets
-from spool.settings.settings import Settings, Target
-from spool.settings.targets import MANY, Targets
+from spool.settings import known_targets
+from spool.settings.known_targets import MANY, KnownTargets
+from spool.settings.settings import Settings
+from spool.settings.target import Target
 from spool.store import ingest
 from spool.store.store import Store
 
@@ -20,10 +21,10 @@ def target(number: int) -> Target:
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Targets:
+def known(monkeypatch: pytest.MonkeyPatch) -> KnownTargets:
     """Know one for good, and twice as many as are many by use; idle as soon as they were used."""
-    monkeypatch.setattr(targets, "_IDLE_SECONDS", 0.0)
-    known = Targets()
+    monkeypatch.setattr(known_targets, "_IDLE_SECONDS", 0.0)
+    known = KnownTargets()
     known.add(LASTING)
     for number in range(2 * MANY):
         known.use(target(number))
@@ -31,20 +32,20 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Targets:
 
 
 def test_few_targets_are_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "_IDLE_SECONDS", 0.0)
-    known = Targets()
+    monkeypatch.setattr(known_targets, "_IDLE_SECONDS", 0.0)
+    known = KnownTargets()
     for number in range(MANY):
         known.use(target(number))
     assert known.idle() == {}
 
 
-def test_idle_targets_are_forgotten_but_not_those_whose_spans_wait(known: Targets) -> None:
+def test_idle_targets_are_forgotten_but_not_those_whose_spans_wait(known: KnownTargets) -> None:
     time.sleep(0.001)
     known.forget(known.idle(), {"pk-lf-7"})
     assert {one.route for one in known.values()} == {"pk-lf-lasting", "pk-lf-7"}
 
 
-def test_a_target_that_is_used_meanwhile_is_not_forgotten(known: Targets) -> None:
+def test_a_target_that_is_used_meanwhile_is_not_forgotten(known: KnownTargets) -> None:
     time.sleep(0.001)
     idle = known.idle()
     time.sleep(0.001)
@@ -54,14 +55,14 @@ def test_a_target_that_is_used_meanwhile_is_not_forgotten(known: Targets) -> Non
 
 
 def test_a_target_used_a_moment_ago_is_not_idle() -> None:
-    known = Targets()
+    known = KnownTargets()
     for number in range(2 * MANY):
         known.use(target(number))
     assert known.idle() == {}
 
 
 def test_a_target_is_not_forgotten_while_its_spans_are_in_the_journal_or_wait_as_rows(
-    known: Targets, store: Store, settings: Settings
+    known: KnownTargets, store: Store, settings: Settings
 ) -> None:
     drainer = Drainer(store, settings, targets=known)
     store.open()

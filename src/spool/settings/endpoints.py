@@ -1,0 +1,45 @@
+"""Endpoints: the URLs that spans are sent to, checked; an error shows no secret of them."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from typing import Final
+
+from spool.settings.values import refuse
+from spool.system.redaction import without_secrets
+
+LANGFUSE_PATH: Final = "/api/public/otel/v1/traces"
+
+
+def langfuse_endpoint(host: str, variable: str = "host") -> str:
+    """Give the traces endpoint of a Langfuse host. Raises SettingsError, which names `variable`."""
+    url = (host if "://" in host else f"https://{host}").rstrip("/") + LANGFUSE_PATH
+    check_url(variable, url, host)
+    return url
+
+
+def check_url(variable: str, url: str, said: str) -> urllib.parse.SplitResult:
+    """Take an HTTP URL apart that a variable `said`, in full or in part.
+
+    An `@` belongs behind user and password only: else part of a password with a `/` or `?` would
+    pass for host and path. Raises SettingsError, which shows nothing that may be secret.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        url.encode("ascii")
+    except ValueError:
+        usable = None
+    if has_stray_at(url):
+        allowed = "a URL with %40, %2F and %3F for the @, / and ? of user and password"
+        refuse(variable, without_secrets(said), allowed)
+    if not usable or re.search(r"[\x00-\x20\x7f]", url):
+        refuse(variable, without_secrets(said), f"a URL such as https://host{LANGFUSE_PATH}")
+    return parts
+
+
+def has_stray_at(url: str) -> bool:
+    """Say whether an `@` stands behind what would be the host."""
+    _, *behind = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
+    return any("@" in rest for rest in behind)

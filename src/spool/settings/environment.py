@@ -1,0 +1,149 @@
+"""The environment: the variables that are read, and what they mean together.
+
+- `SPOOL_*` are our own. `LANGFUSE_*` mean what Langfuse's SDK says.
+- `OTEL_EXPORTER_OTLP_*` mean what the OpenTelemetry specification ("OpenTelemetry Protocol
+  Exporter") and its Python exporter say: the one for traces goes before the general one.
+- Proxies and bundles of certificates are those of curl and requests.
+
+A variable that is empty counts as unset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from spool.errors import SettingsError
+from spool.settings.endpoints import check_url, langfuse_endpoint
+from spool.settings.headers import clean_headers
+from spool.settings.target import Target
+from spool.settings.values import OTLP_RULES, SPOOL_RULES, refuse
+
+Variables = Mapping[str, str]
+
+# The words that LiteLLM's users know (litellm/integrations/langfuse/langfuse_otel.py).
+MISSING_KEYS: Final = (
+    "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set "
+    "for Langfuse OpenTelemetry integration."
+)
+
+
+def variables(environ: Mapping[str, str]) -> Variables:
+    """Give the variables that are set, without blanks around them."""
+    env = {name: value.strip() for name, value in environ.items()}
+    return {name: value for name, value in env.items() if value}
+
+
+def values(env: Variables) -> dict[str, Any]:
+    """Read the fields of `Settings` that are set, but target and host. Raises SettingsError."""
+    return {**_otlp_settings(env), **_spool_settings(env), "proxies": _proxies(env)}
+
+
+def target(
+    env: Variables, endpoint: str | None, headers: Mapping[str, str] | None
+) -> Target | None:
+    """Name where spans go; what is given goes before what the variables say.
+
+    `endpoint` and `headers` replace just those of the target that is named; but beside Langfuse
+    keys, headers come to theirs. None where nothing names a target. Raises SettingsError.
+    """
+    keys = _langfuse_target(env)
+    if endpoint is None and headers is None:
+        return keys or _otlp_target(env)
+    if keys is not None:
+        merged = {**keys.headers, **clean_headers("headers", headers or {})}
+        found = Target.otlp(endpoint or keys.endpoint, merged)
+        return found if endpoint else replace(found, named=keys.named)
+    endpoint = endpoint or _otlp_endpoint(env)
+    if endpoint is None:
+        raise SettingsError(f"headers were given, but no endpoint. {MISSING_KEYS}")
+    return Target.otlp(endpoint, _otlp_headers(env) if headers is None else headers)
+
+
+def host(env: Variables) -> str | None:
+    """Give the Langfuse host that counts; None where none is named."""
+    return next(iter(_hosts(env).values()), None)
+
+
+def _spool_settings(env: Variables) -> dict[str, Any]:
+    found = {name: f"SPOOL_{name.upper()}" for name in SPOOL_RULES}
+    return {
+        name: SPOOL_RULES[name].read(variable, env[variable])
+        for name, variable in found.items()
+        if variable in env
+    }
+
+
+def _otlp_settings(env: Variables) -> dict[str, Any]:
+    values = {}
+    for suffix, (name, rule) in OTLP_RULES.items():
+        variable = _otlp_variable(env, suffix)
+        if variable is not None and f"SPOOL_{name.upper()}" not in env:
+            values[name] = rule.read(variable, env[variable])
+            rule.check(variable, values[name])  # here, for an error that names this variable
+    bundle = env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE")  # as requests does
+    if bundle is not None:
+        values.setdefault("certificate", Path(bundle))
+    return values
+
+
+def _otlp_variable(env: Variables, suffix: str) -> str | None:
+    """Find the variable that counts: the one for traces goes before the general one."""
+    for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}"):
+        if variable in env:
+            return variable
+    return None
+
+
+def _proxies(env: Variables) -> dict[str, str]:
+    """Read `https_proxy` and its kin, as curl and requests do: lower case goes first."""
+    names = [f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")]
+    found = {name: env.get(name) or env.get(name.upper()) for name in names}
+    return {name.removesuffix("_proxy"): value for name, value in found.items() if value}
+
+
+def _langfuse_target(env: Variables) -> Target | None:
+    public_key, secret_key = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
+    if public_key and secret_key:
+        for variable, host in _hosts(env).items():
+            langfuse_endpoint(host, variable)
+            return Target.langfuse(public_key, secret_key, host)
+        return Target.langfuse(public_key, secret_key)
+    if public_key or secret_key:
+        raise SettingsError(f"{MISSING_KEYS} Only one of them is.")
+    return None
+
+
+def _hosts(env: Variables) -> dict[str, str]:
+    """Give the variables that name a Langfuse host; the first one counts."""
+    hosts = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
+    return {name: env[name] for name in hosts if name in env}
+
+
+def _otlp_target(env: Variables) -> Target | None:
+    endpoint = _otlp_endpoint(env)
+    return Target.otlp(endpoint, _otlp_headers(env)) if endpoint else None
+
+
+def _otlp_endpoint(env: Variables) -> str | None:
+    variable = _otlp_variable(env, "ENDPOINT")
+    if variable is None:
+        return None
+    protocol = _otlp_variable(env, "PROTOCOL")
+    if protocol is not None and env[protocol] != "http/protobuf":
+        refuse(protocol, env[protocol], "http/protobuf")
+    said = env[variable]
+    url = said if variable.endswith("_TRACES_ENDPOINT") else said.rstrip("/") + "/v1/traces"
+    check_url(variable, url, said)
+    return url
+
+
+def _otlp_headers(env: Variables) -> dict[str, str]:
+    from opentelemetry.util.re import parse_env_headers  # noqa: PLC0415 - rarely needed
+
+    variable = _otlp_variable(env, "HEADERS")
+    if variable is None:
+        return {}
+    return clean_headers(variable, parse_env_headers(env[variable], liberal=True))

@@ -1,0 +1,101 @@
+"""A target: where spans go, and with which secret; what its route is called."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.parse
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from spool.settings.endpoints import check_url, langfuse_endpoint
+from spool.settings.headers import basic_auth, basic_user, clean_headers
+from spool.system.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EU_HOST: Final = "https://cloud.langfuse.com"
+
+
+class Named(IntEnum):
+    """Who named an endpoint: what a spool remembers gives way to the same or a higher only."""
+
+    BY_NOBODY = 0  # Langfuse's own default: what the spool remembers goes before it
+    BY_LITELLM = 1  # its default, to which its own callback would have sent the spans
+    BY_OWNER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where spans go, and with which secret.
+
+    `route` is the identity that rows of the spool carry: the Langfuse public key, or for a plain
+    OTLP receiver its endpoint, with a mark of its headers and query where there are any. `endpoint`
+    is the full URL of the traces signal, `named` says by whom.
+    """
+
+    route: str
+    endpoint: str = field(repr=False)  # its query may hold a secret
+    headers: Mapping[str, str] = field(repr=False)
+    public_key: str | None = None
+    named: Named = Named.BY_OWNER
+
+    @classmethod
+    def langfuse(cls, public_key: str, secret_key: str, host: str | None = None) -> Target:
+        """Name a Langfuse project; without a `host` the EU cloud is the default.
+
+        A host may lack its scheme: https is meant, as in LiteLLM. Raises SettingsError.
+        """
+        headers = {"authorization": basic_auth(public_key, secret_key)}
+        endpoint, headers = _checked(langfuse_endpoint(host or EU_HOST), headers)
+        named = Named.BY_OWNER if host else Named.BY_NOBODY
+        return cls(public_key, endpoint, _for_langfuse(headers), public_key, named)
+
+    @classmethod
+    def otlp(cls, endpoint: str, headers: Mapping[str, str]) -> Target:
+        """Name any OTLP/HTTP receiver by the full URL of its traces signal.
+
+        Headers that hold a Langfuse project's Basic auth make it that project's target. Raises
+        SettingsError.
+        """
+        endpoint, headers = _checked(endpoint, headers)
+        public_key = _public_key(endpoint, headers)
+        if public_key is not None:
+            return cls(public_key, endpoint, _for_langfuse(headers), public_key)
+        plain = cls(without_secrets(endpoint), endpoint, headers)
+        return plain.marked() if headers or urllib.parse.urlsplit(endpoint).query else plain
+
+    def marked(self) -> Target:
+        """Give it a route that no target with another secret or endpoint can have."""
+        return replace(self, route=f"{self.route}#{self.fingerprint(self.route.encode())}")
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tell whether secret or endpoint changed, without giving either away.
+
+        Eight hexadecimal digits of a salted SHA-256: enough to notice a change, too few to find
+        the secret by trying.
+        """
+        said = [self.endpoint, *(f"{k}:{v}" for k, v in self.headers.items())]
+        return hashlib.sha256(salt + "\n".join(sorted(said)).encode()).hexdigest()[:8]
+
+
+def _for_langfuse(headers: Mapping[str, str]) -> dict[str, str]:
+    """Select direct writes: without it, late spans can lose their trace's name, user and tags."""
+    return {"x-langfuse-ingestion-version": "4", **headers}
+
+
+def _checked(endpoint: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    headers = clean_headers("headers", headers)
+    parts = check_url("endpoint", endpoint, endpoint)
+    if parts.username is not None:
+        user, password = (urllib.parse.unquote(x or "") for x in (parts.username, parts.password))
+        headers.setdefault("authorization", basic_auth(user, password))
+        endpoint = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return endpoint, headers
+
+
+def _public_key(endpoint: str, headers: Mapping[str, str]) -> str | None:
+    user = basic_user(headers) or ""
+    is_langfuse = user.startswith("pk-lf-") or "/api/public/otel" in endpoint
+    return user if user and is_langfuse else None
