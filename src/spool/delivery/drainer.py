@@ -30,6 +30,7 @@ from spool.delivery.row_delivery import RowDelivery
 from spool.errors import SpoolError
 from spool.otlp.batch import ROW_BYTES
 from spool.store.takeover import Takeover
+from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
 from spool.system.log import LimitedWarnings, logger
 
@@ -55,7 +56,7 @@ _ROWS_BETWEEN_PACKS: Final = 64
 _PACK_SHARE: Final = 4
 
 
-class Drainer:
+class Drainer(BackgroundThread):
     """Sends what waits in one store; `routes` knows to whom."""
 
     def __init__(
@@ -67,6 +68,7 @@ class Drainer:
         targets: KnownTargets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__("spool-drainer")
         self.store = store
         self.settings = settings
         self.routes = Routes(store, settings, clock, targets)
@@ -82,38 +84,14 @@ class Drainer:
         self._warnings = LimitedWarnings()
         self._idle: tuple[dict[str, float], list[tuple[File, int]]] | None = None
         self._awake = SignalSafeEvent()
-        self._begun = SignalSafeEvent()
-        self._stopping = SignalSafeEvent()
-        self._thread = threading.Thread(target=self._run, name="spool-drainer", daemon=True)
         self._prober: threading.Thread | None = None
 
     # The thread
-
-    def start(self, *, at_once: bool = True) -> None:
-        """Drain in the background, `at_once` or when it is told to begin.
-
-        Raises RuntimeError during interpreter exit.
-        """
-        if at_once:
-            self.begin()
-        self._thread.start()
-
-    def begin(self) -> None:
-        """Drain from now on."""
-        self._begun.set()
 
     def wake(self) -> None:
         """Look at once whether there is something to send."""
         self._awake.set()
         self.store.come.set()
-
-    def stop(self, timeout: float) -> None:
-        """End after the request in flight; wait `timeout` seconds for that, if it has begun."""
-        self._stopping.set()
-        self.begin()
-        self.wake()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
 
     def has_prospects(self) -> bool:
         """Say whether spans wait that could go out now: not for a route in trouble.
@@ -139,10 +117,10 @@ class Drainer:
             if (target := self._sendable(route)) is not None
         ]
 
-    def _run(self) -> None:
-        self._begun.wait()
+    def run(self) -> None:
+        """Send what comes, until it is stopping."""
         with hidden_from_instrumentation(), self.store.present():
-            while not self._stopping.is_set():
+            while not self.stopping.is_set():
                 self._awake.clear()
                 self.store.come.clear()
                 self._watch.begin()
@@ -198,12 +176,12 @@ class Drainer:
     def _probe(self, due: list[tuple[Route, Target]]) -> None:
         is_more = True
         with hidden_from_instrumentation():
-            while is_more and not self._stopping.is_set():
+            while is_more and not self.stopping.is_set():
                 is_more = self._safely(functools.partial(self._troubled.send, due), otherwise=False)
                 due = self._safely(self.due, otherwise=[])
         self.store.probe_lock.close()
         self.wake()
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             self.routes.connections.close()
 
     def _is_probing(self) -> bool:

@@ -10,7 +10,6 @@ has watched.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,7 @@ from spool.otlp.batch import ROW_BYTES
 from spool.store import ingest
 from spool.store.database import LARGE_WAL
 from spool.store.takeover import Takeover
-from spool.system.event import SignalSafeEvent
+from spool.system.background_thread import BackgroundThread
 from spool.system.locks import BRIEFLY, PATIENTLY
 from spool.system.log import LimitedWarning, logger
 
@@ -42,7 +41,7 @@ _LITTLE: Final = 64 << 10
 _LOOKS_AN_AGE: Final = 16
 
 
-class Maintenance:
+class Maintenance(BackgroundThread):
     """Keeps one store as the settings say: the sync interval, and the limit of its size."""
 
     def __init__(
@@ -53,6 +52,7 @@ class Maintenance:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("spool-maintenance")
         self._store = store
         self._overflow = overflow
         self._settings = settings
@@ -69,29 +69,12 @@ class Maintenance:
             self._look_seconds = settings.max_age_seconds / _LOOKS_AN_AGE
         self._eviction = LimitedWarning("the spool is full, the oldest spans are evicted")
         self._expiry = LimitedWarning("spans older than SPOOL_MAX_AGE_SECONDS are evicted")
-        self._begun = SignalSafeEvent()
-        self._stopping = SignalSafeEvent()
         self._warning = LimitedWarning("cannot keep the spool file")
-        self._thread = threading.Thread(target=self._run, name="spool-maintenance", daemon=True)
 
-    def start(self, *, at_once: bool = True) -> None:
-        """Begin, `at_once` or when it is told to. Raises RuntimeError during interpreter exit."""
-        if at_once:
-            self.begin()
-        self._thread.start()
-
-    def begin(self) -> None:
-        """Do from now on what is to be done."""
-        self._begun.set()
-
-    def stop(self, timeout: float) -> None:
-        """End within `timeout` seconds, if the disk allows; at once, where it has not begun."""
-        self._stopping.set()
-        self.begin()
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
         self._store.database.written.set()
         self._store.database.is_wal_large.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
 
     def keep(self) -> None:
         """Do once what is due. Raises SpoolError."""
@@ -107,7 +90,7 @@ class Maintenance:
         self._limit_size()  # what has come out of the journal counts, too
         self._store.database.checkpoint(LARGE_WAL)
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
-            self._stopping.wait(self._interval)
+            self.stopping.wait(self._interval)
         self._shrink()
 
     def _heed_disk(self) -> None:
@@ -117,7 +100,7 @@ class Maintenance:
     def _shrink(self) -> None:
         """Give free pages back to the filesystem, if there are many."""
         is_smaller = False
-        while not self._stopping.is_set() and self._store.database.vacuum():
+        while not self.stopping.is_set() and self._store.database.vacuum():
             is_smaller = True
             self._store.database.checkpoint(LARGE_WAL)
         if is_smaller:
@@ -222,19 +205,19 @@ class Maintenance:
         """Give the WAL's space back, where the disk may be full of it."""
         self._store.database.checkpoint(_LITTLE)
 
-    def _run(self) -> None:
-        self._begun.wait()
-        while not self._stopping.is_set():
+    def run(self) -> None:
+        """Do what is due, until it is stopping."""
+        while not self.stopping.is_set():
             is_due = self._wait()
             is_crowded, self._store.journal.is_crowded = self._store.journal.is_crowded, False
-            if self._stopping.is_set():
+            if self.stopping.is_set():
                 return
             self._is_owed = not is_due
             work = self.keep if is_due else self._relieve if is_crowded else self._move
             if not self._safely(work):
                 self._safely(self._make_room)
                 self._store.database.written.set()  # it is still to be done
-                self._stopping.wait(self._interval)
+                self.stopping.wait(self._interval)
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; say whether that is more than to move spans."""

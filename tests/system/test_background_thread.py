@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from spool.system.background_thread import BackgroundThread
+from spool.system.event import SignalSafeEvent
+from waits import PATIENCE, wait_until
+
+
+class Worker(BackgroundThread):
+    """Counts how often it was woken."""
+
+    def __init__(self) -> None:
+        super().__init__("spool-worker")
+        self.done = 0
+        self._awake = SignalSafeEvent()
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            self._awake.wait()
+            self._awake.clear()
+            self.done += 1
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """Stop it in the end, if the test does not."""
+    worker = Worker()
+    yield worker
+    worker.stop(PATIENCE)
+
+
+def is_alive() -> bool:
+    return "spool-worker" in {thread.name for thread in threading.enumerate()}
+
+
+def test_it_works_at_once_unless_it_is_to_wait(worker: Worker) -> None:
+    worker.start()
+    worker.wake()
+    wait_until(lambda: worker.done == 1)
+
+
+def test_it_does_nothing_until_it_is_told_to_begin(worker: Worker) -> None:
+    worker.start(at_once=False)
+    worker.wake()
+    assert (is_alive(), worker.done) == (True, 0)
+    worker.begin()
+    wait_until(lambda: worker.done == 1)
+
+
+def test_one_that_never_began_ends_at_once(worker: Worker) -> None:
+    worker.start(at_once=False)
+    worker.stop(PATIENCE)
+    assert (is_alive(), worker.done) == (False, 0)
+
+
+def test_one_that_was_never_started_can_be_stopped(worker: Worker) -> None:
+    worker.stop(PATIENCE)
+    assert not is_alive()
