@@ -6,10 +6,7 @@ import pytest
 
 from spans import batch
 from spool.journal.overflow import Held, Overflow
-from spool.settings.target import Target
-
-MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
-OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")
+from targets import MINE, OTHERS
 
 
 def first_of(overflow: Overflow) -> Held | None:

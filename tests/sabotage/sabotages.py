@@ -90,14 +90,14 @@ SABOTAGES = [
         "journal/file.py",
         "            self.is_left = True  # its end may be half a frame\n",
         "",
-        "journal/test_journal.py",
+        "journal/test_file.py",
     ),
     Sabotage(
         "a child keeps the journal of its dead parent locked",
         "journal/own_files.py",
         "            file.close()\n\n    def unmoved_bytes",
         "            pass\n\n    def unmoved_bytes",
-        "journal/test_journal.py",
+        "journal/test_at_fork.py",
     ),
     Sabotage(
         "threads are begun in a process that uWSGI has still to fork",
@@ -111,14 +111,14 @@ SABOTAGES = [
         "journal/file.py",
         "return self.is_left and not self.pins",
         "return self.is_left",
-        "journal/test_journal.py",
+        "journal/test_file.py",
     ),
     Sabotage(
         "an fsync counts for what was written after it began",
         "journal/group_commit.py",
         "max(self._synced, number)",
         "max(self._synced, next(self._numbers))",
-        "journal/test_journal.py",
+        "journal/test_group_commit.py",
     ),
     Sabotage(
         "a signal handler that ends a span meets the lock that its thread holds",

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from journals import fill, made, of_all, read, the_file
+from spool.errors import SpoolUnsyncedError
+from spool.settings.durability import Durability
+from spool.system import filesystem
+from waits import wait_until
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_one_fsync_is_for_all_who_wait_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
+) -> None:
+    mine, synced = made(path, Durability.POWER_CUT), list[int]()
+    is_syncing, may_end = threading.Event(), threading.Event()
+    fill(mine, 1)
+
+    def sync(fd: int) -> None:
+        synced.append(len(read(the_file(path))[0]))
+        is_syncing.set()
+        assert may_end.wait(60)
+        if is_broken and len(synced) == 2:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(filesystem, "sync", sync)
+    with ThreadPoolExecutor(33) as threads:
+        first = threads.submit(fill, mine, 1)
+        assert is_syncing.wait(60)
+        others = [threads.submit(fill, mine, 1) for _ in range(32)]
+        wait_until(lambda: len(read(the_file(path))[0]) == 34)
+        may_end.set()
+        first.result()
+        errors = [other.exception() for other in others]
+    assert synced[:2] == [2, 34]
+    assert len(synced) == 2
+    assert all(isinstance(error, SpoolUnsyncedError) for error in errors) == is_broken
+    assert any(errors) == is_broken
+    mine.close()
+
+
+def test_a_signal_handler_syncs_in_the_middle_of_its_threads_own_sync(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, sync = made(path, Durability.POWER_CUT), filesystem.sync
+
+    def interrupted(fd: int) -> None:
+        monkeypatch.setattr(filesystem, "sync", sync)
+        fill(mine, 1)
+        sync(fd)
+
+    monkeypatch.setattr(filesystem, "sync", interrupted)
+    fill(mine, 1)
+    fill(mine, 1)
+    assert of_all(path) == (3, 0)
+    mine.close()
