@@ -492,13 +492,13 @@ def test_its_own_requests_are_hidden_from_instrumentation(
     provider.get_tracer("x").start_span("a").end()
     drainer = exporter._pipeline._drainer
     assert drainer is not None
-    post = drainer.routes.post
+    post = drainer.client.post
 
     def spying(target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
         seen.append(context.get_value("suppress_instrumentation"))
         return post(target, batches, timeout)
 
-    drainer.routes.post = spying  # type: ignore[method-assign]  # to look from within its thread
+    drainer.client.post = spying  # type: ignore[method-assign]  # to look from within its thread
     provider.get_tracer("x").start_span("b").end()
     assert exporter.force_flush(30_000)
     assert seen[0] is True

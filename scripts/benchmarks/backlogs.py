@@ -86,11 +86,11 @@ def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
     maintenance.stop(5)
     pending = store.ledger().pending
     store.close()
-    delivered = drainer.routes.tally.delivered
+    delivered = drainer.client.tally.delivered
     return {
         "per_second": delivered / seconds,
         "cpu_us": cpu / delivered * 1e6,
-        "requests": drainer.routes.tally.requests,
+        "requests": drainer.client.tally.requests,
         "pending": pending,
     }
 
@@ -125,7 +125,7 @@ def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     drainer.stop(5)
     maintenance.stop(5)
     store.close()
-    return {"delivered": drainer.routes.tally.delivered}
+    return {"delivered": drainer.client.tally.delivered}
 
 
 def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[str, Any]:

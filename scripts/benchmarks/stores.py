@@ -151,7 +151,7 @@ class Ours:
         drainer.routes.add(self._target)
         drain_once.drain(drainer, None, lambda: None)
         store.close()
-        return drainer.routes.tally.delivered
+        return drainer.client.tally.delivered
 
     def close(self) -> None:
         self._pipeline.release()

@@ -18,9 +18,9 @@ from standin import StandIn
 
 def drain(drainer: Drainer, timeout: float | None = None) -> int:
     """Drain by hand; give the number of requests."""
-    before = drainer.routes.tally.requests
+    before = drainer.client.tally.requests
     drain_once.drain(drainer, timeout, lambda: None)
-    return drainer.routes.tally.requests - before
+    return drainer.client.tally.requests - before
 
 
 @each_manner

@@ -139,7 +139,7 @@ def test_only_the_one_bad_span_is_dead_with_the_servers_words(
     assert_nothing_lost(store, langfuse, dead=1)
     (letter,) = store.dead_letters()
     assert letter.reason == "400 cannot take the span s13"
-    assert drainer.routes.tally.dead == 1
+    assert drainer.client.tally.dead == 1
     # To who reads no gzip some go twice, until that is known.
     requests = [one for one in langfuse.requests if one.status != 415]
     assert len(requests) < (25 if "gzip" in langfuse.manner.name else 20)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from drains import Clock
 from spans import batch
+from spool.delivery.client import Client
 from spool.delivery.file_watch import FileWatch
 from spool.delivery.routes import Routes
 from spool.settings.settings import Settings
@@ -24,10 +26,11 @@ def credentials(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def watch(store: Store, settings: Settings, credentials: Path) -> FileWatch:
+def watch(store: Store, settings: Settings, credentials: Path, clock: Clock) -> FileWatch:
     """Watch a spool in which there is nothing to do for an hour."""
     store.open()
-    routes = Routes(store, replace(settings, credentials_file=credentials), lambda: 1.0)
+    settings = replace(settings, credentials_file=credentials)
+    routes = Routes(store, settings, Client(settings, clock), clock)
     watch = FileWatch(store, routes)
     watch.begin()
     watch.rest(AN_HOUR)

@@ -21,10 +21,10 @@ from drains import (
 from manners import each_manner, each_manner_with_gzip
 from spans import batch
 from spool.delivery import drain_once
+from spool.delivery.client import Tally
 from spool.delivery.drainer import Drainer
 from spool.delivery.http.classification import Outcome
 from spool.delivery.http.sender import Sender
-from spool.delivery.routes import Tally
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES
 from spool.settings.settings import Settings
@@ -67,7 +67,7 @@ def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
 ) -> None:
     assert not fresh.send_due()  # what comes meanwhile is sent in company
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert fresh.routes.tally == Tally(delivered=3, requests=1)
+    assert fresh.client.tally == Tally(delivered=3, requests=1)
     end(store, target, "d")
     fresh.send_due()
     assert_delivered(store, langfuse, *"abcd")
@@ -179,7 +179,7 @@ def test_spans_of_the_journal_that_a_receiver_rejects_are_dead_letters(
     (letter,) = store.dead_letters()
     assert (letter.batch.spans, letter.created_at) == (dead, 1.0)
     assert "too old" in letter.reason
-    assert fresh.routes.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
+    assert fresh.client.tally == Tally(delivered=3 - dead, requests=1, dead=dead)
 
 
 def test_what_several_routes_have_in_the_journal_becomes_rows_of_each(
@@ -211,7 +211,7 @@ def test_a_part_of_the_journal_that_makes_a_request_is_sent_and_the_rest_at_once
     drainer = drainer_of(store, small, target, clock)
     assert drainer.send_due()
     assert not drainer.send_due()
-    assert drainer.routes.tally == Tally(delivered=3, requests=2)
+    assert drainer.client.tally == Tally(delivered=3, requests=2)
     assert_delivered(store, langfuse, "a", "b", "c")
 
 
@@ -334,7 +334,7 @@ def test_one_bad_span_alone_in_the_journal_holds_its_route_until_others_are_acce
         drainer.send_due()
         Maintenance(store, settings).save()
     assert store.ledger() == Ledger(accepted=2, delivered=1, dead=1)
-    assert drainer.routes.tally == Tally(delivered=1, requests=4, dead=1)
+    assert drainer.client.tally == Tally(delivered=1, requests=4, dead=1)
 
 
 @each_manner
@@ -463,11 +463,11 @@ def test_what_was_delivered_from_the_journal_and_cannot_be_settled_is_not_sent_a
         fresh.send_due()
         fresh.send_due()
         Maintenance(store, settings).save()
-        assert fresh.routes.tally == Tally(requests=1)
+        assert fresh.client.tally == Tally(requests=1)
     assert store.ledger() == Ledger(accepted=3, pending=3)
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
-    assert (fresh.routes.tally, spans_in_rows(store)) == (Tally(delivered=3, requests=1), 0)
+    assert (fresh.client.tally, spans_in_rows(store)) == (Tally(delivered=3, requests=1), 0)
 
 
 def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(

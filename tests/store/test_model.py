@@ -97,7 +97,7 @@ class SpoolMachine(RuleBasedStateMachine):
             drainer = Drainer(store, config, clock=lambda: self.now)
             for target, receiver in zip(TARGETS, self.receivers, strict=True):
                 drainer.routes.add(target)
-                drainer.routes._senders[target.route] = receiver  # type: ignore[assignment]  # its shape
+                drainer.client._senders[target.route] = receiver  # type: ignore[assignment]  # its shape
             self.drainers.append(drainer)
 
     @rule(handle=handles, route=routes, spans=st.integers(1, 12), is_packed=st.booleans())

@@ -213,7 +213,7 @@ class Schedule:
         drainer = Drainer(store, self.settings, clock=clock)
         for target in TARGETS:
             drainer.routes.add(target)
-            drainer.routes._senders[target.route] = Receiver(self, target)
+            drainer.client._senders[target.route] = Receiver(self, target)
         return drainer
 
     def _append(self, store: Store) -> None:

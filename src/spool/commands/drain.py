@@ -14,7 +14,7 @@ import click
 from spool.commands.open_spool import ENDING_SECONDS, existing
 from spool.commands.output import say
 from spool.delivery import drain_once
-from spool.delivery.routes import Tally
+from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store.maintenance import Maintenance
 
@@ -51,7 +51,7 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
                 except SpoolDamagedError:
                     spool.store.database.repair()
                     drain_once.drain(spool.drainer, timeout, progress)
-            tally, pending = spool.drainer.routes.tally, spool.store.ledger().pending
+            tally, pending = spool.drainer.client.tally, spool.store.ledger().pending
         seconds = round(time.monotonic() - started, 3)
         result = {**asdict(tally), "pending": pending, "seconds": seconds}
         say(json.dumps(result) if as_json else _DRAINED.format(**result))
@@ -66,7 +66,7 @@ def _explain(spool: OpenSpool) -> None:
             _note(route, missing)
         elif route.pending_spans and route.last_error:
             _note(route, route.last_error)
-    if spool.drainer.routes.tally.dead:
+    if spool.drainer.client.tally.dead:
         say("see the dead letters with `python -m spool dead list`", err=True)
 
 
@@ -79,7 +79,7 @@ def _progress(spool: OpenSpool, *, hidden: bool) -> Iterator[Any]:
     if hidden or not sys.stderr.isatty():
         yield lambda: None
         return
-    total, tally = spool.store.ledger().pending, spool.drainer.routes.tally
+    total, tally = spool.store.ledger().pending, spool.drainer.client.tally
     with click.progressbar(length=total, label="draining", file=sys.stderr) as bar:
         yield lambda: bar.update(tally.delivered + tally.dead - bar.pos)
 

@@ -56,9 +56,8 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
     Without a `timeout` (seconds) a route is left alone after a few failures in a row.
     `progress` is called after each request. Raises SpoolError.
     """
-    store, settings = drainer.store, drainer.settings
+    store, sending = drainer.store, drainer.client.timeout
     end = math.inf if timeout is None else time.monotonic() + timeout
-    sending = settings.timeout_seconds
     is_refused = not _is_taken_in(drainer, sending, end)
     limit = _FEW_FAILURES if timeout is None else math.inf
     errands = {
@@ -101,8 +100,8 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end:
     delivery, verdict = drainer.delivery, None
     known = drainer.store.route(route_id)
     lock = drainer.store.drain_lock if known is None else drainer.store.lock_of(known)
-    with lock.take(drainer.settings.timeout_seconds) as is_had:
-        silence = drainer.routes.hosts.silence(errand.target.endpoint, began_at)
+    with lock.take(drainer.client.timeout) as is_had:
+        silence = drainer.client.hosts.silence(errand.target.endpoint, began_at)
         if is_had and known is not None and silence is not None:
             drainer.routes.put_off([known], silence)
             verdict = Verdict.WAIT

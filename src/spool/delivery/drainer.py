@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context
 
+from spool.delivery.client import Client
 from spool.delivery.file_watch import FileWatch
 from spool.delivery.http.classification import Verdict
 from spool.delivery.journal_delivery import JournalDelivery
@@ -71,14 +72,15 @@ class Drainer(BackgroundThread):
         super().__init__("spool-drainer")
         self.store = store
         self.settings = settings
-        self.routes = Routes(store, settings, clock, targets)
-        self.delivery = RowDelivery(store, settings, self.routes, clock)
-        self._journal_delivery = JournalDelivery(store, settings, self.routes, clock)
+        self.client = Client(settings, clock)
+        self.routes = Routes(store, settings, self.client, clock, targets)
+        self.delivery = RowDelivery(store, settings, self.routes, self.client)
+        self._journal_delivery = JournalDelivery(store, settings, self.routes, self.client)
         self._overflow = overflow
         self._unpacked: dict[str, int] = {}
-        sending = settings.timeout_seconds
-        self._well = Lane(store.drain_lock, self.routes, self._send, sending, is_troubled=False)
-        self._troubled = Lane(store.probe_lock, self.routes, self._send, sending, is_troubled=True)
+        sends = self.routes, self.client, self._send
+        self._well = Lane(store.drain_lock, *sends, is_troubled=False)
+        self._troubled = Lane(store.probe_lock, *sends, is_troubled=True)
         self._takeover = Takeover(store, settings)
         self._watch = FileWatch(store, self.routes)
         self._warnings = LimitedWarnings()
@@ -127,7 +129,7 @@ class Drainer(BackgroundThread):
                 if not self._safely(self._send_somehow, otherwise=False):
                     self._rest()
         self._journal_delivery.stop()
-        self.routes.connections.close()
+        self.client.connections.close()
 
     def _rest(self) -> None:
         """Pack, or sleep until there may be something to do."""
@@ -137,7 +139,7 @@ class Drainer(BackgroundThread):
         self._watch.rest(self._safely(self._next_due, otherwise=0.0))
         pause = TICK
         while not self.store.come.wait(pause):
-            self.routes.connections.close_unusable()
+            self.client.connections.close_unusable()
             self._safely(self._look_around, otherwise=None)
             if self._watch.is_over():
                 return
@@ -182,7 +184,7 @@ class Drainer(BackgroundThread):
         self.store.probe_lock.close()
         self.wake()
         if self.stopping.is_set():
-            self.routes.connections.close()
+            self.client.connections.close()
 
     def _is_probing(self) -> bool:
         return self._prober is not None and self._prober.is_alive()
@@ -269,7 +271,7 @@ class Drainer(BackgroundThread):
     def _pack_in_turn(self, route: Route) -> bool:
         max_bytes = min(ROW_BYTES, self.settings.max_request_bytes)
         lock = self.store.lock_of(route)
-        with lock.take(self.settings.timeout_seconds) as is_had:
+        with lock.take(self.client.timeout) as is_had:
             fresh = self.store.route(route.id) if is_had else None
             if fresh is None or self.store.lock_of(fresh) is not lock:
                 return False
@@ -293,7 +295,7 @@ class Drainer(BackgroundThread):
         if self._overflow is None:
             return False
         sent = [
-            self.send_held(self._overflow, target, self.settings.timeout_seconds)
+            self.send_held(self._overflow, target, self.client.timeout)
             for target in self._overflow.routes()
             if not self.routes.is_in_trouble(target.route)
         ]
@@ -304,13 +306,13 @@ class Drainer(BackgroundThread):
 
         Say whether it was delivered. A route in trouble is tried, too.
         """
-        held = overflow.take(target.route, self.routes.request_size(target.route).bytes)
+        held = overflow.take(target.route, self.client.request_size(target.route).bytes)
         if not held:
             return False
         batches = [one.batch for one in held]
         is_delivered = False
         try:
-            outcome = self.routes.post(target, batches, timeout)
+            outcome = self.client.post(target, batches, timeout)
             is_delivered = outcome.verdict is Verdict.DELIVERED and not outcome.rejected
         finally:
             if not is_delivered:

@@ -86,7 +86,7 @@ class _Rescue:
         first = chunk.frames[0].identity
         mine = tuple(itertools.takewhile(lambda frame: frame.identity == first, chunk.frames))
         end = chunk.first_at + sum(frame.size for frame in mine)
-        size = self._drainer.routes.request_size(identity_of(first)[0])
+        size = self._drainer.client.request_size(identity_of(first)[0])
         run = Chunk(mine, chunk.start, end)
         return run.head(size.bytes, size.spans) or Chunk(
             mine[:1], run.start, run.first_at + mine[0].size
@@ -94,7 +94,7 @@ class _Rescue:
 
     def _post(self, chunk: Chunk) -> Outcome | None:
         """Send it, if we have the secret, in our turn; give the outcome if it was delivered."""
-        target, longest = self._target(chunk), self._drainer.settings.timeout_seconds
+        target, longest = self._target(chunk), self._drainer.client.timeout
         if target is None:
             return None
         with self._store.drain_lock.take(longest, BRIEFLY) as is_had:
@@ -102,7 +102,7 @@ class _Rescue:
             if not is_had or left <= 0:
                 return None
             batches = [frame.batch for frame in chunk.frames]
-            outcome = self._drainer.routes.post(target, batches, min(left, longest))
+            outcome = self._drainer.client.post(target, batches, min(left, longest))
         if outcome.verdict is not Verdict.DELIVERED:
             logger.warning("langfuse-spool: route %s: %s", target.route, outcome.reason)
             return None

@@ -28,8 +28,7 @@ from spool.store import ingest
 from spool.system.log import LimitedWarnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from spool.delivery.client import Client
     from spool.delivery.routes import Routes
     from spool.settings.settings import Settings
     from spool.settings.target import Target
@@ -46,13 +45,11 @@ _ROOM_FOR_CLAIMS: Final = 32 << 20
 class JournalDelivery:
     """Sends the oldest of this process's journal."""
 
-    def __init__(
-        self, store: Store, settings: Settings, routes: Routes, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, routes: Routes, client: Client) -> None:
         self._store = store
         self._settings = settings
         self._routes = routes
-        self._clock = clock
+        self._client = client
         self._unsettled: tuple[Claim, Outcome] | None = None
         self._warnings = LimitedWarnings()
 
@@ -92,7 +89,7 @@ class JournalDelivery:
         return any(self._routes.is_well(route) for route in self._store.routes())
 
     def _send_in_turn(self) -> int | None:
-        with self._store.drain_lock.take(self._settings.timeout_seconds) as is_had:
+        with self._store.drain_lock.take(self._client.timeout) as is_had:
             claim = ingest.claim(self._store, ROW_BYTES) if is_had else None
             return None if claim is None else self._send(claim)
 
@@ -119,7 +116,7 @@ class JournalDelivery:
         route = next((known for known in self._store.routes() if known.name == name), None)
         if route is None or not self._routes.is_well(route):
             return None
-        target, size = self._routes.target_of(route), self._routes.request_size(route.name)
+        target, size = self._routes.target_of(route), self._client.request_size(route.name)
         chunk = None if target is None else claim.chunk.head(size.bytes, size.spans)
         if target is None or chunk is None:
             return None
@@ -127,10 +124,10 @@ class JournalDelivery:
 
     def _post(self, claim: Claim, route: Route, target: Target) -> Outcome | None:
         """Send what was claimed; give the outcome if it was delivered."""
-        chunk, size = claim.chunk, self._routes.request_size(route.name)
-        timeout = self._settings.timeout_seconds
+        chunk, size = claim.chunk, self._client.request_size(route.name)
+        timeout = self._client.timeout
         started = time.monotonic()
-        outcome = self._routes.post(target, [frame.batch for frame in chunk.frames], timeout)
+        outcome = self._client.post(target, [frame.batch for frame in chunk.frames], timeout)
         if outcome.verdict is Verdict.DELIVERED:
             size.rise(time.monotonic() - started, timeout)
             return outcome
@@ -151,7 +148,7 @@ class JournalDelivery:
         spans, dead = claim.chunk.spans, min(outcome.rejected, claim.chunk.spans)
         try:
             is_ours = self._store.deliver(
-                claim.file, claim.chunk, self._clock(), dead=dead, reason=outcome.reason
+                claim.file, claim.chunk, self._routes.now(), dead=dead, reason=outcome.reason
             )
             # False: another process has taken this one for stopped, and moved it.
             moved = claim.chunk.end if is_ours else self._store.moved(claim.file)

@@ -26,6 +26,7 @@ from spool.delivery.silent_hosts import Silence
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from spool.delivery.client import Client
     from spool.delivery.routes import Routes
     from spool.settings.target import Target
     from spool.store.records import Route
@@ -60,17 +61,16 @@ class Lane:
     """Sends the routes of one lane, for one thread: one request of each in a pass.
 
     `send` sends one of a route, by its id, within so many seconds; None where that was cut short.
-    `sending` is how many seconds a request can last at most.
     """
 
     def __init__(
-        self, lock: DrainLock, routes: Routes, send: Send, sending: float, *, is_troubled: bool
+        self, lock: DrainLock, routes: Routes, client: Client, send: Send, *, is_troubled: bool
     ) -> None:
         self._is_troubled = is_troubled
         self._lock = lock
         self._routes = routes
+        self._client = client
         self._send = send
-        self._sending = sending
         self._missed: dict[str, _Miss] = {}
 
     @property
@@ -98,7 +98,7 @@ class Lane:
             route, target = left.pop(0)
             asked_at = time.monotonic()
             is_unknown = route.last_success_at is None and bool(left) and not self._is_troubled
-            longest = min(_PROBE, self._sending) if is_unknown else self._sending
+            longest = min(_PROBE, self._client.timeout) if is_unknown else self._client.timeout
             verdict = self._send_in_turn(route, target, longest)
             is_more = is_more or verdict in (Verdict.DELIVERED, Verdict.SPLIT)
             if verdict is not Verdict.WAIT:
@@ -115,13 +115,13 @@ class Lane:
         silent: dict[Silence, list[Route]] = {}
         others = []
         for route, target in left:
-            silence = self._routes.hosts.silence(target.endpoint, since)
+            silence = self._client.hosts.silence(target.endpoint, since)
             if silence is None:
                 others.append((route, target))
             else:
                 silent.setdefault(silence, []).append(route)
         if silent:
-            with self._lock.take(self._sending) as is_had:
+            with self._lock.take(self._client.timeout) as is_had:
                 for silence, routes in silent.items() if is_had else ():
                     self._routes.put_off(routes, silence)
         return others
@@ -136,7 +136,7 @@ class Lane:
         if missed is None or missed.sent != sent:
             missed = _Miss(sent, time.monotonic())
         patience = _LONG if missed.is_old() else 0.0
-        with self._lock.take(self._sending, patience) as is_had:
+        with self._lock.take(self._client.timeout, patience) as is_had:
             if is_had:
                 return self._probe(route, target, longest)
         self._missed[route.name] = missed
@@ -147,9 +147,9 @@ class Lane:
         asked_at = time.monotonic()
         verdict = self._send(route.id, target, longest)
         now = time.monotonic()
-        if verdict is not None or longest == self._sending or now - asked_at < longest:
+        if verdict is not None or longest == self._client.timeout or now - asked_at < longest:
             return verdict
         reason = f"no complete answer within {longest:g} s, while others waited"
-        self._routes.hosts.mute(target.endpoint, asked_at, longest, reason)
+        self._client.hosts.mute(target.endpoint, asked_at, longest, reason)
         self._routes.put_off([route], Silence(now, now, reason))
         return Verdict.WAIT

@@ -1,11 +1,11 @@
-"""The line to the receivers: whose spans can be sent, when, how many at once, and one POST.
+"""The routes: whose spans can be sent from here, to which target, and when.
 
 Invariants:
 
 - A process sends only routes whose secret it has, to the endpoint that its owner named: in the
   settings or the credentials file, else the remembered one (see `credentials` for those secrets).
 - Waits and holds must outlive the process: they are written to the store, and remembered here only
-  while the file refuses them. The size, here, is found again within a few requests.
+  while the file refuses them.
 """
 
 from __future__ import annotations
@@ -18,69 +18,54 @@ from typing import TYPE_CHECKING
 
 from spool.delivery import backoff
 from spool.delivery.backoff import HOLD_SECONDS
-from spool.delivery.http.classification import Outcome, Verdict
-from spool.delivery.http.connection_pool import ConnectionPool
-from spool.delivery.http.sender import Sender
-from spool.delivery.request_size import RequestSize
-from spool.delivery.silent_hosts import Hosts
-from spool.errors import PayloadError, SettingsError
-from spool.otlp.batch import join
+from spool.delivery.route_state import probe_wait_of, wait_of, waits_of
+from spool.errors import SettingsError
 from spool.settings.credentials import Credentials
 from spool.settings.known_targets import KnownTargets
 from spool.settings.target import Named, Target
-from spool.system.log import LimitedWarnings, logger
-from spool.system.redaction import without_secrets
+from spool.system.log import LimitedWarnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from spool.delivery.client import Client
+    from spool.delivery.http.classification import Outcome
     from spool.delivery.silent_hosts import Silence
-    from spool.otlp.batch import Batch
     from spool.settings.settings import Settings
     from spool.store.records import Route
     from spool.store.store import Store
 
 
-@dataclass(slots=True)
-class Tally:
-    """What one drainer did: spans delivered, requests sent, spans that became dead letters."""
-
-    delivered: int = 0
-    requests: int = 0
-    dead: int = 0
-
-
 @dataclass(frozen=True, slots=True)
-class _Trouble:
-    """A route's wait that the file could not take: `until` is monotonic time."""
+class _Failure:
+    """What the file does not know of a route whose last request from here was not delivered.
 
-    attempts: int
-    until: float
+    So many `attempts`, and until when it waits, in monotonic time: nothing where it was written.
+    """
+
+    attempts: int = 0
+    until: float = -math.inf
 
 
 class Routes:
-    """Sends the routes of one store, to the targets it was given and the credentials file's."""
+    """The routes of one store, as this process may send them."""
 
     def __init__(
         self,
         store: Store,
         settings: Settings,
+        client: Client,
         clock: Callable[[], float],
         targets: KnownTargets | None = None,
     ) -> None:
-        self.tally = Tally()
         self.targets = KnownTargets() if targets is None else targets
         self._store = store
         self._settings = settings
+        self._client = client
         self._clock = clock
-        self.connections = ConnectionPool(settings)
-        self.hosts = Hosts()
-        self._unanswered: dict[str, tuple[str, float]] = {}
-        self._senders: dict[str, Sender] = {}
-        self._request_sizes: dict[str, RequestSize] = {}
-        self._troubles: dict[str, _Trouble] = {}
-        self._failed: set[str] = set()
+        self._failures: dict[str, _Failure] = {}
         self._warnings = LimitedWarnings()
+        self._first_backoff = settings.backoff_seconds[0]
         self._credentials = Credentials(settings.credentials_file, store.database.path)
 
     # Whose spans
@@ -119,59 +104,39 @@ class Routes:
 
     # When
 
+    def now(self) -> float:
+        """Tell the time, in seconds since 1970."""
+        return self._clock()
+
     def is_due(self, route: Route, target: Target) -> bool:
         """Say whether a route's wait is over, by the store, or something of it need not wait."""
-        return self._is_wait_over(route, target) or self._is_probe_due(route)
+        now = self.now()
+        wait = wait_of(route, self.fingerprint(target) if route.fingerprints else "")
+        if wait.is_to_come(now):  # wait from now on, once
+            self._store.restart_wait(route, now)
+        return wait.is_over(now) or self._is_probe_due(route, now)
 
-    def _is_wait_over(self, route: Route, target: Target) -> bool:
-        since, seconds = route.waited_at, route.wait_seconds
-        if route.fingerprints:
-            if self.fingerprint(target) in route.fingerprints:
-                since, seconds = route.held_at, HOLD_SECONDS
-            elif route.waited_at == route.held_at:
-                return True  # a new secret or a new endpoint: it was not this that was refused
-        waited = self._clock() - since
-        if waited < 0 < seconds:  # the clock went back: wait from now on, once
-            self._store.restart_wait(route, self._clock())
-        return waited >= seconds
-
-    def _is_probe_due(self, route: Route) -> bool:
-        """Say whether spans that came since others were suspected are to be tried, for themselves.
-
-        At once, and where they are refused as well more and more rarely, over restarts too.
-        """
-        if not route.suspect_to:
+    def _is_probe_due(self, route: Route, now: float) -> bool:
+        """Say whether spans that came since others were suspected are to be tried by themselves."""
+        if not route.suspect_to or not probe_wait_of(route, self._first_backoff).is_over(now):
             return False
-        is_time = self._clock() - route.waited_at >= self._probe_pause(route)
-        return is_time and self._store.newest_id(route.id) > route.suspect_to
-
-    def _probe_pause(self, route: Route) -> float:
-        first = self._settings.backoff_seconds[0]
-        return backoff.between_probes(route.probes, first, route.wait_seconds)
+        return self._store.newest_id(route.id) > route.suspect_to
 
     def next_due(self, routes: Iterable[Route]) -> float:
         """Tell in how many seconds the next of these waits is over; infinity for none."""
-        now = self._clock()
-        waits = [
-            at - now
-            for route in routes
-            for at in (
-                route.waited_at + route.wait_seconds,
-                route.held_at + HOLD_SECONDS,
-                route.waited_at + self._probe_pause(route),
-            )
-        ]
-        troubles = [one.until - time.monotonic() for one in list(self._troubles.values())]
+        now = self.now()
+        waits = [w.left(now) for route in routes for w in waits_of(route, self._first_backoff)]
+        troubles = [one.until - time.monotonic() for one in list(self._failures.values())]
         return min((left for left in (*waits, *troubles) if left > 0), default=math.inf)
 
     def is_in_trouble(self, route: str) -> bool:
         """Say whether a route waits, and the file could not take that."""
-        trouble = self._troubles.get(route)
-        return trouble is not None and time.monotonic() < trouble.until
+        failure = self._failures.get(route)
+        return failure is not None and time.monotonic() < failure.until
 
     def has_failed(self, route: str) -> bool:
         """Say whether the last request of a route from here was not delivered."""
-        return route in self._failed
+        return route in self._failures
 
     def is_well(self, route: Route) -> bool:
         """Say whether a route can be sent from here, and its last request was delivered."""
@@ -190,9 +155,8 @@ class Routes:
         """
         self._warnings.warn(f"route {route.name} is held", outcome.reason)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
-        if (sender := self._senders.get(route.name)) is not None:
-            sender.encoding.doubt()
-        fingerprint, now = self.fingerprint(target), self._clock()
+        self._client.doubt_encoding(route.name)
+        fingerprint, now = self.fingerprint(target), self.now()
         self._store.hold(route, fingerprint, HOLD_SECONDS, now, outcome.reason)
         self._suspect(route, suspect_to, probes)
 
@@ -200,16 +164,16 @@ class Routes:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
         self._warnings.warn(f"route {route.name} waits", outcome.reason)
-        if outcome.is_unanswered and (asked := self._unanswered.pop(route.name, None)):
-            self.hosts.mute(*asked, delay, outcome.reason)
+        if outcome.is_unanswered:
+            self._client.mute(route.name, delay, outcome.reason)
         self._remember(route.name, route.attempts, delay)
-        self._store.wait(route, delay, self._clock(), outcome.reason)
+        self._store.wait(route, delay, self.now(), outcome.reason)
         self._suspect(route, suspect_to)
 
     def _suspect(self, route: Route, suspect_to: int, probes: int = 0) -> None:
         if suspect_to:
             self._store.suspect(route, suspect_to, probes)
-        del self._troubles[route.name]
+        self._failures[route.name] = _Failure()
 
     def put_off(self, routes: Sequence[Route], silence: Silence) -> None:
         """Keep the spans of routes whose host is silent until that is tried next.
@@ -222,20 +186,18 @@ class Routes:
             (route, min(left, backoff.longest(route.attempts + 1, first, largest)))
             for route in routes
         ]
-        self._store.put_off(waits, self._clock(), silence.reason)
+        self._store.put_off(waits, self.now(), silence.reason)
 
     def wait_without_file(self, route: str, outcome: Outcome) -> None:
         """Remember that a route waits: the file takes nothing."""
         self._remember(route, 0, self._delay(route, 0, outcome))
 
     def _remember(self, route: str, attempts: int, delay: float) -> None:
-        self._failed.add(route)
-        self._troubles[route] = _Trouble(
-            self._attempts(route, attempts) + 1, time.monotonic() + delay
-        )
+        attempts, until = self._attempts(route, attempts) + 1, time.monotonic() + delay
+        self._failures[route] = _Failure(attempts, until)
 
     def _attempts(self, route: str, stored: int) -> int:
-        known = self._troubles.get(route)
+        known = self._failures.get(route)
         return max(stored, known.attempts if known else 0)
 
     def _delay(self, route: str, attempts: int, outcome: Outcome) -> float:
@@ -248,62 +210,10 @@ class Routes:
         """Give what tells a target from others, and is no secret."""
         return target.fingerprint(self._store.salt())
 
-    # How many at once, and the POST
-
-    def request_size(self, route: str) -> RequestSize:
-        """Give how much a request of a route may hold."""
-        return self._request_sizes.setdefault(route, RequestSize(self._settings.max_request_bytes))
-
-    def post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
-        """Send batches as one request, within `timeout` seconds; say what came of it.
-
-        Where that is not read, and no gzip body was yet, they are sent once more as they are.
-        """
-        sender = self._senders.get(target.route)
-        if sender is None or sender.target != target:
-            sender = self._senders[target.route] = Sender(target, self._settings, self.connections)
-        end, encoding = time.monotonic() + timeout, sender.encoding
-        spans = sum(batch.spans for batch in batches)
-        try:
-            outcome = self._send(sender, join(batches, compress=encoding.is_gzip), spans, timeout)
-            is_doubtful = encoding.is_doubtful(outcome, spans, self._clock())
-            if not is_doubtful or (left := end - time.monotonic()) <= 0:
-                return outcome
-            body = join(batches, compress=False)
-        except PayloadError as error:
-            return Outcome(Verdict.SPLIT, str(error), is_damage=True)
-        encoding.is_gzip = False
-        refused, outcome = outcome, self._send(sender, body, spans, left)
-        encoding.learn(refused, outcome, self._clock())
-        if not encoding.is_gzip:
-            trouble = f"route {target.route} reads no gzip"
-            said = f"it said {refused.reason}; it gets uncompressed requests now"
-            self._warnings.warn(trouble, said)
-        return outcome
-
-    def _send(self, sender: Sender, body: bytes, spans: int, timeout: float) -> Outcome:
-        self.tally.requests += 1
-        target, asked_at = sender.target, time.monotonic()
-        outcome = sender.send(body, timeout)
-        if outcome.is_unanswered:
-            self._unanswered[target.route] = target.endpoint, asked_at
-        else:
-            self.hosts.answered(target.endpoint)
-        logger.debug(
-            "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
-            spans,
-            len(body),
-            without_secrets(target.endpoint),
-            outcome.verdict.value,
-            outcome.reason,
-        )
-        return outcome
-
     def count(self, route: str, spans: int, dead: int, reason: str) -> None:
         """Count the spans of a request that is done, some of them dead: its route is well."""
         if dead:
             self._warnings.warn(f"route {route}: dead letters", reason)
-        self._troubles.pop(route, None)
-        self._failed.discard(route)
-        self.tally.delivered += spans - dead
-        self.tally.dead += dead
+        self._failures.pop(route, None)
+        self._client.tally.delivered += spans - dead
+        self._client.tally.dead += dead

@@ -23,8 +23,9 @@ from spool.errors import SpoolError
 from spool.system.log import LimitedWarnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
+    from spool.delivery.client import Client
     from spool.delivery.routes import Routes
     from spool.settings.settings import Settings
     from spool.settings.target import Target
@@ -37,13 +38,11 @@ _Sent = tuple["Take", Outcome, "Target | None"]
 class RowDelivery:
     """Sends the rows of one store; only for the holder of a route's turn."""
 
-    def __init__(
-        self, store: Store, settings: Settings, routes: Routes, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, routes: Routes, client: Client) -> None:
         self._store = store
         self._settings = settings
         self._routes = routes
-        self._clock = clock
+        self._client = client
         self._unsettled: dict[str, list[_Sent]] = {}
         self._suspects: dict[str, Suspect] = {}
         self._refusals: dict[str, Refusals] = {}
@@ -90,8 +89,8 @@ class RowDelivery:
             self._bury(route.name, take, take.damage)
             return Verdict.SPLIT
         started = time.monotonic()
-        longest = self._settings.timeout_seconds
-        outcome = self._routes.post(target, take.batches, min(timeout, longest))
+        longest = self._client.timeout
+        outcome = self._client.post(target, take.batches, min(timeout, longest))
         if outcome.is_timeout and timeout < longest:
             return None
         return self._act(route, target, take, outcome, time.monotonic() - started)
@@ -135,7 +134,7 @@ class RowDelivery:
         """Take what stands behind the spans that were refused; one of them where nothing does."""
         refusals = self._refusals.setdefault(route.name, Refusals())
         refusals.front = front = self._front(route, refusals, after)
-        spans = self._routes.request_size(route.name).spans
+        spans = self._client.request_size(route.name).spans
         if suspect is not None:
             front, spans = self._behind(route, suspect.aside, front), min(spans, suspect.around)
         if refusals.words and (number := refusals.elsewhere) is not None:
@@ -168,7 +167,7 @@ class RowDelivery:
         return self._take(route, somewhere(first, last, number) - 1, spans=1) if first else None
 
     def _take(self, route: Route, after: int, spans: int) -> Take | None:
-        size = self._routes.request_size(route.name)
+        size = self._client.request_size(route.name)
         return self._store.take(route.id, max_bytes=size.bytes, max_spans=spans, after=after)
 
     # What an outcome does
@@ -176,13 +175,13 @@ class RowDelivery:
     def _act(
         self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
     ) -> Verdict:
-        size = self._routes.request_size(route.name)
+        size = self._client.request_size(route.name)
         if outcome.verdict in (Verdict.HOLD, Verdict.WAIT):
             self._condemn(route)  # what is proven by now
         if outcome.verdict is Verdict.DELIVERED:
             if route.is_held:  # what was refused before was not too large
                 size.reset()
-            size.rise(seconds, self._settings.timeout_seconds)
+            size.rise(seconds, self._client.timeout)
             self._settle(route.name, take, outcome, target)
             if outcome.rejected < take.spans:
                 self._exonerate(route, take)
@@ -199,7 +198,7 @@ class RowDelivery:
 
     def _refuse(self, route: Route, target: Target, take: Take, outcome: Outcome) -> Verdict:
         """Search a request for what is to blame: a span, or the receiver, which holds the route."""
-        size = self._routes.request_size(route.name)
+        size = self._client.request_size(route.name)
         size.refuse(take.spans, take.raw_bytes, is_too_large=outcome.is_too_large)
         suspect = self._suspects.get(route.name)
         if suspect is not None and suspect.is_of(take):  # it is refused now, which says more
@@ -237,7 +236,7 @@ class RowDelivery:
             return
         condemned = refusals.condemned()
         try:
-            buried = self._store.bury(route.id, refusals.salt, condemned, self._clock())
+            buried = self._store.bury(route.id, refusals.salt, condemned, self._routes.now())
         except SpoolError as error:  # they are found again
             self._warnings.warn(f"route {route.name}: bad spans, but not buried", error)
         else:
@@ -302,7 +301,7 @@ class RowDelivery:
                 take, outcome, target = unsettled[0]
                 self._store.settle(
                     take,
-                    self._clock(),
+                    self._routes.now(),
                     dead=outcome.rejected,
                     reason=outcome.reason,
                     accepted_by=self._routes.fingerprint(target) if target else None,
