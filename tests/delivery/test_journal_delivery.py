@@ -30,9 +30,9 @@ from spool.otlp.batch import ROW_BYTES
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import ingest, takeover
-from spool.store.database import ID_BITS
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
+from spool.store.schema import ID_BITS
 from spool.store.store import Store
 from spool.system.locks import signature
 from standin import StandIn

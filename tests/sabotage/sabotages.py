@@ -146,8 +146,8 @@ SABOTAGES = [
     Sabotage(
         "a checkpoint does not take the mutex",
         "store/database.py",
-        "                _checkpoint(connection)\n",
-        "                pass\n        _checkpoint(self._current_writer())\n",
+        "                sqlite.checkpoint(connection)\n",
+        "                pass\n        sqlite.checkpoint(self._connections.writer())\n",
         "trouble/test_mutex.py",
     ),
     Sabotage(
@@ -159,7 +159,7 @@ SABOTAGES = [
     ),
     Sabotage(
         "connections cross a fork",
-        "store/database.py",
+        "store/at_fork.py",
         "    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_frozen.clear",
         "    before=lambda: None",
         "trouble/test_mutex.py",
@@ -173,8 +173,8 @@ SABOTAGES = [
     ),
     Sabotage(
         "the file at the path is not compared with the one that is open",
-        "store/database.py",
-        "            if use.writer.identity == identity:\n",
+        "store/connections.py",
+        "            if use.writer.inodes == inodes:\n",
         "            if True:\n",
         "store/test_database.py",
     ),

@@ -22,7 +22,8 @@ from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
 from spool.settings.durability import Durability
 from spool.settings.target import Target
 from spool.store import sql
-from spool.store.database import LARGE_WAL, Database
+from spool.store.connections import LARGE_WAL, Connections
+from spool.store.database import Database
 from spool.store.store import Store
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
@@ -145,7 +146,7 @@ def test_exceptions_out_of_signal_handlers_leave_no_transaction_open(store: Stor
         signal.signal(signal.SIGALRM, before)
     store.append(MINE, batch("b"), now=1.0)
     assert store.ledger().pending == 2
-    own = store.database._own.get()
+    own = store.database._connections._own.get()
     for connection in (own.reader, own.writer):
         assert connection is not None
         assert not connection.sqlite.in_transaction
@@ -459,15 +460,15 @@ print(accepted)
 def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_up = Database._set_up
+    set_up = Connections.set_up
 
-    def set_up_and_replace(database: Database, sqlite: sqlite3.Connection) -> None:
-        set_up(database, sqlite)
+    def set_up_and_replace(connections: Connections, sqlite: sqlite3.Connection) -> None:
+        set_up(connections, sqlite)
         monkeypatch.undo()
         path.parent.rename(path.parent.with_name("aside"))
         other.open()
 
-    monkeypatch.setattr(Database, "_set_up", set_up_and_replace)
+    monkeypatch.setattr(Connections, "set_up", set_up_and_replace)
     store, other = Store(path), Store(path)
     with pytest.raises(SpoolFileError, match="was replaced while it was opened"):
         store.open()

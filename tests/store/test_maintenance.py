@@ -17,7 +17,7 @@ from spool.journal import directory
 from spool.journal.overflow import Overflow
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store.database import LARGE_WAL
+from spool.store.connections import LARGE_WAL
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store
 from waits import wait_until

@@ -198,7 +198,7 @@ def test_what_was_packed_and_salvaged_while_it_was_sent_is_not_settled_with_othe
     take = store.oldest(1, max_bytes=1 << 20, max_spans=5)
     assert take is not None
     assert store.pack(1, 8 * 1200)
-    store.database._damaged = store.database._identity()[0]  # in a place that holds none of them
+    store.database._repair.note_damage()  # in a place that holds none of them
     store.database.repair()
     assert store.settle(take, 2.0) == 0
     assert store.ledger().pending == 10

@@ -11,9 +11,10 @@ import pytest
 from spans import batch
 from spool.errors import SpoolFileError
 from spool.settings.target import Target
-from spool.store.schema import _BATCH_IN, migrate
+from spool.store.migrations import migrate
+from spool.store.schema import BATCH_IN
 from spool.store.store import Store
-from spool.store.version import check_ours, has_sound_schema
+from spool.store.version import _check_mark, has_sound_schema
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 
@@ -32,9 +33,9 @@ def test_another_applications_database_is_refused_and_untouched(store: Store, pa
 
 
 def test_what_is_moved_away_while_it_is_looked_at_is_nothing(tmp_path: Path) -> None:
-    check_ours(tmp_path / "gone.db")
+    _check_mark(tmp_path / "gone.db")
     with pytest.raises(SpoolFileError, match="SQLite says"):
-        check_ours(tmp_path)
+        _check_mark(tmp_path)
 
 
 def test_a_file_that_is_no_database_is_refused_and_untouched(store: Store, path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_
         for column in ("probes", "suspect_to", "held_at", "named"):
             older.execute(f"ALTER TABLE route DROP COLUMN {column}")
         older.execute("DROP TRIGGER batch_in")
-        older.execute(_BATCH_IN)
+        older.execute(BATCH_IN)
         older.execute("DELETE FROM _sqlite_migrations WHERE name <> 'create_tables'")
         older.execute("PRAGMA user_version = 100")
         older.commit()

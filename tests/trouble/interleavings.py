@@ -31,7 +31,7 @@ from typing import Any
 from unittest import mock
 
 from spool.errors import SpoolError
-from spool.store import version
+from spool.store import migrations, sqlite
 
 _CALLS = {
     os: (
@@ -429,8 +429,8 @@ def _shim_descriptors(replace: _Replace) -> None:
         return real if task is None else Connection(real, task.process)
 
     made = sqlite3.connect(":memory:", isolation_level=None)
-    version.migrate(made)
-    marks = [f"PRAGMA {name} = {version.pragma(made, name)};" for name in _MARKS]
+    migrations.migrate(made)
+    marks = [f"PRAGMA {name} = {sqlite.pragma(made, name)};" for name in _MARKS]
     *script, commit = made.iterdump()
     made.close()
     statements = "\n".join([*script, *marks, "UPDATE meta SET salt = randomblob(16);", commit])
@@ -444,7 +444,7 @@ def _shim_descriptors(replace: _Replace) -> None:
     replace(builtins, "open", given(builtins.open))
     replace(os, "fdopen", given(os.fdopen))
     real_connect = replace(sqlite3, "connect", connect)
-    replace(version, "migrate", migrate)
+    replace(migrations, "migrate", migrate)
 
 
 def _shim_the_rest(replace: _Replace) -> None:

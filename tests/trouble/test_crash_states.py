@@ -368,7 +368,7 @@ def test_a_salvage_that_was_killed_half_way_is_not_taken_for_done(
     path.write_bytes(bytes(4096) + path.read_bytes()[4096:])  # too bad for SQLite to make a WAL
     path.with_name("spool.db-wal").unlink()
     killed = f"""
-import os, pathlib, spool.salvage, spool.store
+import os, pathlib, spool.store.salvage, spool.store.store
 spool.store.salvage.salvage = lambda *_: os._exit(9)
 spool.store.store.Store(pathlib.Path({str(path)!r})).open()"""
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9

@@ -247,7 +247,7 @@ class Schedule:
         if self._is_moving:
             return
         store.routes()
-        store.database._damaged = store.database._main
+        store.database._repair.note_damage()
         store.database.repair()
 
     def _leave(self, store: Store, maintenance: Maintenance) -> None:

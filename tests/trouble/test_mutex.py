@@ -24,14 +24,14 @@ PROCESSES = """
 import contextlib, os, sqlite3, sys, time
 from pathlib import Path
 from spans import batch
-from spool.store import database
+from spool.store import connections, sqlite
 from spool.store import maintenance
 from spool.store.maintenance import Maintenance
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.store import Store
 
-database.LARGE_WAL = maintenance.LARGE_WAL = 50_000
+connections.LARGE_WAL = maintenance.LARGE_WAL = 50_000
 path, target = Path(sys.argv[1]), Target.langfuse("pk-lf-a", "sk-lf-a", "https://x.example")
 Store(path).register(target)
 children = []
@@ -160,6 +160,6 @@ def test_a_checkpoint_without_the_mutex_is_found_out(path: Path) -> None:
     careless = PROCESSES.replace(
         "store.settle(take, 2.0)",
         "with contextlib.suppress(sqlite3.Error):\n"
-        "                database._checkpoint(store.database._current_writer())",
+        "                sqlite.checkpoint(store.database._connections.writer())",
     )
     assert watch(path, careless).strays  # and it may make the others fail: SQLite says "locked"

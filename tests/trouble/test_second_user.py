@@ -21,7 +21,7 @@ from spool import Settings, SpoolSpanExporter
 from spool.commands.main import main
 from spool.journal import frames
 from spool.settings.target import Target
-from spool.store import schema
+from spool.store import migrations
 from spool.store.store import Store
 from spool.system.filesystem import beside
 from spool.system.log import logger
@@ -31,7 +31,7 @@ from trials import Trial
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 # What is imported late elsewhere: another user may not be able to read where Python is installed.
-_PRELOADED = (encodings.idna, schema, tenacity, trace_service_pb2)
+_PRELOADED = (encodings.idna, migrations, tenacity, trace_service_pb2)
 
 WORKER = 65534
 STRANGER = 12345

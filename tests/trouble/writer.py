@@ -37,14 +37,14 @@ from spool import SpoolSpanExporter
 from spool.commands.main import main as commands
 from spool.delivery import drainer
 from spool.delivery.http import sender
-from spool.store import salvage, schema
+from spool.store import migrations, salvage
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from typing_extensions import Self
 
 # What a process would import only when it needs it is imported before the fork.
-_PRELOADED = (drainer, salvage, schema, sender)
+_PRELOADED = (drainer, migrations, salvage, sender)
 
 FINISHED = "finished"
 

@@ -17,7 +17,7 @@ from spool.errors import SpoolError
 from spool.journal.overflow import Held
 from spool.otlp.batch import ROW_BYTES
 from spool.store import ingest
-from spool.store.database import LARGE_WAL
+from spool.store.connections import LARGE_WAL
 from spool.store.takeover import Takeover
 from spool.system.background_thread import BackgroundThread
 from spool.system.locks import BRIEFLY, PATIENTLY

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool.otlp.batch import CODECS, Batch
 from spool.store import sql
-from spool.store.database import ID_BITS
 from spool.store.records import Row, Take, checksum
+from spool.store.schema import ID_BITS
 
 if TYPE_CHECKING:
     from collections import deque

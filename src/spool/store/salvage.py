@@ -19,8 +19,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from spool.store.database import ID_BITS, connect
 from spool.store.records import checksum
+from spool.store.schema import ID_BITS
+from spool.store.sqlite import connect
 from spool.store.version import has_sound_schema
 from spool.system import filesystem
 

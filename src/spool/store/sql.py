@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from spool.store.database import ID_BITS
+from spool.store.schema import ID_BITS
 
 REGISTER: Final = """
     INSERT INTO route (name, endpoint, public_key, named) VALUES (?, ?, ?, ?)

@@ -31,8 +31,10 @@ from spool.journal.frames import identity_of
 from spool.otlp.batch import Batch, divide, merge
 from spool.settings.durability import Durability
 from spool.store import rows, sql
-from spool.store.database import ID_BITS, Database, in_transaction, live_bytes
+from spool.store.database import Database
 from spool.store.records import DeadLetter, Ledger, Route, Row, Take, Trouble
+from spool.store.schema import ID_BITS
+from spool.store.sqlite import in_transaction, live_bytes
 from spool.system import filesystem
 from spool.system.drain_lock import DrainLock
 from spool.system.event import SignalSafeEvent

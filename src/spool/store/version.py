@@ -8,13 +8,13 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from spool.errors import SpoolFileError, SpoolUnavailableError
+from spool.store.schema import APPLICATION_ID, CRC32, VERSION
+from spool.store.sqlite import pragma
+from spool.system import filesystem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_APPLICATION_ID: Final = 0x53504F4C  # "SPOL"
-_VERSION: Final = 102  # the hundreds are the major version
-_SCHEMA_CRC32: Final = 0xBAA22EF6
 _SCHEMA: Final = """
     SELECT sql FROM sqlite_master
     WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'inbox', 'mark') AND sql <> ''
@@ -22,10 +22,17 @@ _SCHEMA: Final = """
 
 
 def check_ours(path: Path) -> None:
-    """Raise SpoolFileError where the main file alone says that it is not ours.
+    """Raise SpoolFileError unless what is at the path is ours, if anything is.
 
-    No lock is taken and no WAL is read, so nothing is created beside another's file.
+    Our lock file beside it says so, or its mark. No lock is taken and no WAL is read, so nothing is
+    created beside another's file.
     """
+    status = filesystem.check(path)
+    if status is not None and status.st_size and not filesystem.beside(path, ".lock").exists():
+        _check_mark(path)
+
+
+def _check_mark(path: Path) -> None:
     try:
         opened = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     except sqlite3.OperationalError as error:
@@ -34,7 +41,7 @@ def check_ours(path: Path) -> None:
         raise SpoolFileError(f"{path}: SQLite says: {error}") from error
     with contextlib.closing(opened) as sqlite:
         try:
-            is_ours = pragma(sqlite, "application_id") == _APPLICATION_ID
+            is_ours = pragma(sqlite, "application_id") == APPLICATION_ID
         except sqlite3.DatabaseError:
             is_ours = False
     if not is_ours:
@@ -51,17 +58,17 @@ def check(path: Path, sqlite: sqlite3.Connection) -> int:
     application_id, version = pragma(sqlite, "application_id"), pragma(sqlite, "user_version")
     if application_id == 0 and version == 0 and _is_new(sqlite):
         return 0
-    if application_id != _APPLICATION_ID:
+    if application_id != APPLICATION_ID:
         raise SpoolFileError(
             f"{path}: it is another application's database and was left untouched; "
             "set SPOOL_PATH to another file"
         )
-    if version // 100 > _VERSION // 100:
+    if version // 100 > VERSION // 100:
         raise SpoolFileError(
             f"{path}: a newer langfuse-spool wrote it (schema {version}, this one knows "
-            f"{_VERSION}); upgrade langfuse-spool"
+            f"{VERSION}); upgrade langfuse-spool"
         )
-    if version == _VERSION and not has_sound_schema(sqlite):
+    if version == VERSION and not has_sound_schema(sqlite):
         raise sqlite3.DatabaseError("the schema is damaged")
     return version
 
@@ -76,28 +83,13 @@ def check_made(path: Path, sqlite: sqlite3.Connection) -> None:
 
 def is_current(version: int) -> bool:
     """Say whether a file of this version needs no migration."""
-    return version >= _VERSION
-
-
-def migrate(sqlite: sqlite3.Connection) -> None:
-    """Make a file one of the current version. Raises sqlite3.Error."""
-    from spool.store import schema  # noqa: PLC0415 - sqlite-utils, only while one is due
-
-    # First whose file it is, in one transaction: after a crash the rest can then be made up for.
-    sqlite.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    schema.migrate(sqlite)
-    sqlite.execute(f"PRAGMA user_version = {_VERSION}")
+    return version >= VERSION
 
 
 def has_sound_schema(sqlite: sqlite3.Connection) -> bool:
-    """Say whether every word of our tables and triggers is what `schema` wrote."""
+    """Say whether every word of our tables and triggers is what `schema` and `migrations` wrote."""
     words = sqlite.execute(_SCHEMA).fetchall()
-    return zlib.crc32("\n".join(word for (word,) in words).encode()) == _SCHEMA_CRC32
-
-
-def pragma(sqlite: sqlite3.Connection, name: str) -> int:
-    """Read a number from a file's header, or of its pages."""
-    return int(sqlite.execute(f"PRAGMA {name}").fetchone()[0])
+    return zlib.crc32("\n".join(word for (word,) in words).encode()) == CRC32
 
 
 def _is_new(sqlite: sqlite3.Connection) -> bool:
