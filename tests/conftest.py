@@ -19,6 +19,7 @@ from spool.settings.target import Target
 from spool.store.store import Store
 from standin import LANGFUSE, Manner, StandIn
 from trials import Trial
+from users import environment_of
 
 SUPPORT = Path(__file__).parent / "support"
 _OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
@@ -108,6 +109,13 @@ def langfuse(manner: Manner) -> Iterator[StandIn]:
 def target(langfuse: StandIn) -> Target:
     """Name the stand-in, with its good keys."""
     return target_of(langfuse)
+
+
+@pytest.fixture
+def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name spool and stand-in as a user would."""
+    for name, value in environment_of(path, langfuse.url).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -30,15 +30,6 @@ from standin import StandIn
 from waits import wait_until
 
 
-@pytest.fixture
-def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name spool and stand-in as a user would."""
-    monkeypatch.setenv("SPOOL_PATH", str(path))
-    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
-    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
-    monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
-
-
 def run(code: str, *arguments: str) -> str:
     """Run a program as a process of its own; give what it prints."""
     command = [sys.executable, "-c", code, *arguments]

@@ -34,11 +34,9 @@ exporter.shutdown()
 
 
 def test_observations_of_the_langfuse_sdk_survive_an_outage(
-    path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+    environment: None, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SPOOL_PATH", str(path))
-    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
-    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
+    monkeypatch.delenv("LANGFUSE_HOST")
     monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
     langfuse.behave(standin.server_error())
     command = [sys.executable, "-c", SCRIPT]

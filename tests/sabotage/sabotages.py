@@ -347,7 +347,7 @@ SABOTAGES = [
         "system/redaction.py",
         "    if text.isprintable():\n",
         "    if text:\n",
-        "commands/test_main.py",
+        "commands/test_output.py",
     ),
     Sabotage(
         "one journal that cannot be read keeps all others back",

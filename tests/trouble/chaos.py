@@ -32,6 +32,7 @@ from spool.system.filesystem import beside
 from spool.system.locks import signature
 from standin import Behaviour, Connection, Reply, StandIn
 from trials import Trial
+from users import SHORT_WAITS, environment_of
 from writer import Nursery, Trail
 
 ROUND_SECONDS = 20.0
@@ -72,18 +73,6 @@ LIMITS = {
     "drop-oldest": {"SPOOL_MAX_BYTES": str(LIMIT_BYTES)},
     "drop-newest": {"SPOOL_MAX_BYTES": str(LIMIT_BYTES), "SPOOL_WHEN_FULL": "drop-newest"},
 }
-
-
-def environment_of(path: Path, langfuse: StandIn) -> dict[str, str]:
-    """Name spool and stand-in as a user would, with short waits."""
-    return {
-        "SPOOL_PATH": str(path),
-        "SPOOL_BACKOFF_SECONDS": "0.01..0.05",
-        "SPOOL_TIMEOUT_SECONDS": "2",
-        "LANGFUSE_PUBLIC_KEY": "pk-lf-test",
-        "LANGFUSE_SECRET_KEY": "sk-lf-test",
-        "LANGFUSE_HOST": langfuse.url,
-    }
 
 
 class Witness(StandIn):
@@ -144,7 +133,7 @@ class Round:
         self.langfuse = Witness()
         self.langfuse.start()
         environment = {
-            **environment_of(self.path, self.langfuse),
+            **environment_of(self.path, self.langfuse.url, **SHORT_WAITS),
             **LIMITS[plan.limit],
             "SPOOL_SYNC_SECONDS": plan.sync_seconds,
         }

@@ -36,6 +36,7 @@ from spool.store.store import Store
 from standin import spans_of
 from syscalls import Call, Disk, Image, Snapshot, calls, has_strace, record, snapshot
 from trials import Trial
+from users import environment_of
 
 pytestmark = [
     pytest.mark.trust,
@@ -264,10 +265,9 @@ def images() -> Iterator[Path]:
 @pytest.fixture
 def root(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Name the directory above the spool's, and let workers use that spool."""
-    monkeypatch.setenv("SPOOL_PATH", str(path))
-    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
-    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
-    monkeypatch.setenv("LANGFUSE_HOST", "http://127.0.0.1:9")  # nothing is there; see `serve`
+    nobody = "http://127.0.0.1:9"  # see `serve`
+    for name, value in environment_of(path, nobody).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("SPOOL_SYNC_SECONDS", "1")
     monkeypatch.setenv("SPOOL_BACKOFF_SECONDS", "0.01..0.05")
     return path.parent.parent

@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
-from chaos import Witness, environment_of
+from chaos import Witness
 from damaged_files import ROWS, damage, fill
 from seeds import seed
 from spans import batch, span
@@ -33,6 +33,7 @@ from standin import StandIn
 from targets import MINE, OTHERS
 from test_hostile import balances
 from trials import Trial
+from users import SHORT_WAITS, environment_of
 from waits import wait_until
 from writer import Nursery, Trail
 
@@ -237,7 +238,7 @@ def eight_writers_meet(
     """Let them write, and trouble the file again and again; give what they wrote down."""
     with (
         Witness() as langfuse,
-        Nursery(directory / "trails", environment_of(path, langfuse)) as nursery,
+        Nursery(directory / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
     ):
         for _ in range(8):
             nursery.start(environment={"SPOOL_DRAIN": "off"})

@@ -30,6 +30,7 @@ from standin import StandIn, unavailable
 from syscalls import calls, has_strace
 from test_crash_states import WORKER, Found, found_in
 from trials import Trial
+from users import environment_of
 
 pytestmark = [
     pytest.mark.trust,
@@ -126,15 +127,8 @@ def create(path: Path, langfuse: StandIn) -> None:
 
 
 def environment(path: Path, langfuse: StandIn, sync_seconds: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "SPOOL_PATH": str(path),
-        "SPOOL_SYNC_SECONDS": sync_seconds,
-        "SPOOL_BACKOFF_SECONDS": "0.01..0.05",
-        "LANGFUSE_PUBLIC_KEY": "pk-lf-test",
-        "LANGFUSE_SECRET_KEY": "sk-lf-test",
-        "LANGFUSE_HOST": langfuse.url,
-    }
+    more = {"SPOOL_SYNC_SECONDS": sync_seconds, "SPOOL_BACKOFF_SECONDS": "0.01..0.05"}
+    return {**os.environ, **environment_of(path, langfuse.url, **more)}
 
 
 def numbers(trace: Path) -> Counter[str]:

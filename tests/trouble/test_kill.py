@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Witness, environment_of
+from chaos import Witness
 from seeds import seed
 from spool.system.filesystem import beside
 from spool.system.locks import signature
 from standin import Exchange
 from trials import Trial
+from users import SHORT_WAITS, environment_of
 from writer import Nursery
 
 # With --full it takes minutes.
@@ -32,7 +33,7 @@ WRITERS = 6
 
 
 def spool(path: Path, langfuse: Witness, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **environment_of(path, langfuse)}
+    environment = {**os.environ, **environment_of(path, langfuse.url, **SHORT_WAITS)}
     command = [sys.executable, "-m", "spool", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -68,7 +69,7 @@ def test_no_acknowledged_span_is_lost_by_kill_9(
     kills = 1000 if is_full else 60
     with (
         Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
     ):
         for number in range(kills):
             while len(nursery.alive) < WRITERS:
@@ -131,7 +132,7 @@ def test_a_drainer_that_is_killed_in_mid_request_repeats_that_request_and_nothin
     kills = 1000 if is_full else 40
     with (
         Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
     ):
         killer = Killer(path, nursery, kills, chance)
         langfuse.behave(killer)

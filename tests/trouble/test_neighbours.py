@@ -19,6 +19,7 @@ from spool.store import takeover
 from spool.store.store import Store
 from spool.store.takeover import Takeover
 from standin import StandIn
+from users import environment_of
 from waits import wait_until
 
 # Of a core, together. The promise is 1 and 2 %; busy machines count more.
@@ -89,13 +90,7 @@ def test_status_and_drain_work_beside_more_dead_processes_than_files_may_be_open
 ) -> None:
     leave_many(path, 300)
     langfuse.keys = {**langfuse.keys, "pk-lf-mine": "sk-lf-mine"}
-    environment = {
-        **os.environ,
-        "SPOOL_PATH": str(path),
-        "LANGFUSE_PUBLIC_KEY": "pk-lf-mine",
-        "LANGFUSE_SECRET_KEY": "sk-lf-mine",
-        "LANGFUSE_HOST": langfuse.url,
-    }
+    environment = {**os.environ, **environment_of(path, langfuse.url, "mine")}
 
     def run(*command: str) -> dict[str, object]:
         limited = f'ulimit -n 128; exec "{sys.executable}" -m spool {" ".join(command)}'
@@ -137,13 +132,7 @@ os._exit(0)
 def test_idle_processes_cost_next_to_nothing_however_many_they_are(
     path: Path, langfuse: StandIn
 ) -> None:
-    environment = {
-        **os.environ,
-        "SPOOL_PATH": str(path),
-        "LANGFUSE_PUBLIC_KEY": "pk-lf-test",
-        "LANGFUSE_SECRET_KEY": "sk-lf-test",
-        "LANGFUSE_HOST": langfuse.url,
-    }
+    environment = {**os.environ, **environment_of(path, langfuse.url)}
     command = [sys.executable, "-c", IDLE, "32"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

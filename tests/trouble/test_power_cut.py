@@ -32,6 +32,7 @@ import pytest
 from seeds import seed
 from test_crash_states import WORKER, Found, Told, found_in
 from trials import Trial
+from users import environment_of
 
 SHUTDOWN = 0x8004587D
 WITHOUT_LOG_FLUSH = 2
@@ -109,10 +110,9 @@ def path(disk: Disk) -> Path:
 
 @pytest.fixture(autouse=True)
 def _environment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPOOL_PATH", str(path))
-    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
-    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
-    monkeypatch.setenv("LANGFUSE_HOST", "http://127.0.0.1:9")  # nothing is there; see `serve`
+    nobody = "http://127.0.0.1:9"  # see `serve`
+    for name, value in environment_of(path, nobody).items():
+        monkeypatch.setenv(name, value)
 
 
 @dataclass(frozen=True)

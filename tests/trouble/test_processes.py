@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Witness, environment_of
+from chaos import Witness
 from spool.store.store import Store
 from trials import Trial
+from users import SHORT_WAITS, environment_of
 from waits import wait_until
 from writer import Nursery
 
@@ -23,7 +24,7 @@ def test_eight_writers_share_one_drainer_and_the_next_takes_over_when_it_is_kill
     gaps = []
     with (
         Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
     ):
         for _ in range(WRITERS):
             nursery.start(pause=0.01)
@@ -81,7 +82,7 @@ def test_workers_go_on_when_the_parent_that_preloaded_them_is_killed(
 ) -> None:
     with (
         Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
     ):
         parent = nursery.start(children=3, pause=0.005)
         wait_until(lambda: len(nursery.alive) == 4)

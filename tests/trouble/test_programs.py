@@ -23,10 +23,10 @@ from pathlib import Path
 import pytest
 
 import spool
-from chaos import environment_of
 from spool.store.store import Store
 from standin import StandIn
 from trials import Trial
+from users import environment_of
 from waits import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -216,8 +216,7 @@ REQUESTS = 12
 @pytest.fixture(params=["simple", "batch"])
 def environment(request: pytest.FixtureRequest, path: Path, langfuse: StandIn) -> dict[str, str]:
     """Name spool, stand-in and processor; with waits as they are by default."""
-    wanted = environment_of(path, langfuse)
-    del wanted["SPOOL_BACKOFF_SECONDS"], wanted["SPOOL_TIMEOUT_SECONDS"]
+    wanted = environment_of(path, langfuse.url)
     # A machine that is busy may take longer than 2 s for all that is sent at the end.
     wanted["SPOOL_SHUTDOWN_SECONDS"] = "60"
     return {**os.environ, **wanted, "PROCESSOR": request.param}

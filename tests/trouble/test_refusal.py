@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
-from chaos import Witness, environment_of
+from chaos import Witness
 from disks import can_mount, fill_disk, no_room, small_disk
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
@@ -31,6 +31,7 @@ from spool.store.store import Store
 from spool.system.filesystem import beside
 from standin import StandIn
 from trials import Trial
+from users import SHORT_WAITS, environment_of
 from waits import wait_until
 from writer import Nursery
 
@@ -377,7 +378,7 @@ def test_a_process_at_its_limit_goes_on(
     values = {"RLIMIT_FSIZE": 300_000, "RLIMIT_NOFILE": 13}
     with (
         Witness() as langfuse,
-        Nursery(tmp_path / "trails", environment_of(path, langfuse)) as nursery,
+        Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
     ):
         for _ in range(rounds):
             started = [
@@ -457,7 +458,7 @@ WORDS = {
 @pytest.fixture
 def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Name spool and stand-in as a user would."""
-    for name, value in environment_of(path, langfuse).items():
+    for name, value in environment_of(path, langfuse.url, **SHORT_WAITS).items():
         monkeypatch.setenv(name, value)
 
 

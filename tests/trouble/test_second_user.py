@@ -28,7 +28,10 @@ from spool.system.log import logger
 from standin import StandIn
 from trials import Trial
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
+    pytest.mark.usefixtures("environment"),
+]
 
 # What is imported late elsewhere: another user may not be able to read where Python is installed.
 _PRELOADED = (encodings.idna, migrations, tenacity, trace_service_pb2)
@@ -50,14 +53,6 @@ def directory() -> Iterator[Path]:
 @pytest.fixture
 def path(directory: Path) -> Path:
     return directory / "spool.db"
-
-
-@pytest.fixture(autouse=True)
-def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPOOL_PATH", str(path))
-    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-test")
-    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-test")
-    monkeypatch.setenv("LANGFUSE_HOST", langfuse.url)
 
 
 def run_as(uid: int, work: Callable[[], object]) -> tuple[int, str]:

@@ -1,0 +1,31 @@
+"""What a user has: a program's environment, and the commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+SHORT_WAITS: Final = {"SPOOL_BACKOFF_SECONDS": "0.01..0.05", "SPOOL_TIMEOUT_SECONDS": "2"}
+
+
+def environment_of(path: Path, host: str, owner: str = "test", **more: str) -> dict[str, str]:
+    """Name spool, host and keys, as a user would."""
+    return {
+        "SPOOL_PATH": str(path),
+        "LANGFUSE_PUBLIC_KEY": f"pk-lf-{owner}",
+        "LANGFUSE_SECRET_KEY": f"sk-lf-{owner}",
+        "LANGFUSE_HOST": host,
+        **more,
+    }
+
+
+def spool(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command; it never shows a traceback and exits with `code`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "spool", *arguments], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done
