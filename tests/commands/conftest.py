@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 
 

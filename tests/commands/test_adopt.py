@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 from users import spool

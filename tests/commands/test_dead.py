@@ -4,7 +4,7 @@ import pytest
 
 import standin
 from spans import batch
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 from users import spool

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import standin
-from spool.settings.settings import Target
+from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 from users import spool

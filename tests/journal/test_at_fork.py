@@ -57,7 +57,6 @@ def test_a_forked_child_has_a_journal_of_its_own_and_does_not_keep_its_parents_a
     code = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, "support")
 from journals import fill, made
 mine = made(Path(sys.argv[1]))
 fill(mine, 3)
@@ -69,9 +68,7 @@ if os.fork() == 0:
 os._exit(0)
 """
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
-    ) as parent:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"forked\n"
         os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
