@@ -15,7 +15,7 @@ from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.records import Ledger, Route, Trouble
 from spool.store.store import Store
-from spool.system.filesystem import beside
+from spool.system.spool_files import beside
 
 NOW = 1_700_000_000.0
 WELL = Route(

@@ -15,7 +15,7 @@ from spool.errors import SpoolFileError, SpoolUnsyncedError
 from spool.journal import directory
 from spool.journal.journal import Journal
 from spool.settings.durability import Durability
-from spool.system import filesystem
+from spool.system import disk, spool_files
 from spool.system.locks import can_lock
 from targets import MINE
 
@@ -38,7 +38,7 @@ def test_what_the_disk_cuts_short_is_refused_and_spoils_nothing(mine: Journal, p
 def test_a_file_grows_no_further_than_the_room_that_there_was(
     mine: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystem, "room", lambda _: 10_000)
+    monkeypatch.setattr(disk, "room", lambda _: 10_000)
     for _ in range(30):
         mine.append(MINE, batch("a", size=1000), 1.0)
     assert len(directory.paths(path)) == 4
@@ -54,7 +54,7 @@ def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(filesystem, "sync", broken)
+        patched.setattr(spool_files, "sync", broken)
         with pytest.raises(SpoolUnsyncedError, match="Input/output error"):
             fill(mine, 1)
     assert read(the_file(path)) == (appended * 2, 0)
@@ -94,7 +94,7 @@ def test_a_file_that_another_takes_for_a_dead_processs_is_not_used(
     taken: list[int] = []
 
     def create(new: Path) -> int:
-        fd = filesystem.create(new, path)
+        fd = spool_files.create(new, path)
         if len(taken) == 0:  # locked by another, just now
             taken.append(os.open(new, os.O_RDONLY))
             assert can_lock(taken[0])

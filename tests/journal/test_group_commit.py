@@ -9,7 +9,7 @@ import pytest
 from journals import fill, made, of_all, read, the_file
 from spool.errors import SpoolUnsyncedError
 from spool.settings.durability import Durability
-from spool.system import filesystem
+from spool.system import spool_files
 from waits import wait_until
 
 
@@ -28,7 +28,7 @@ def test_one_fsync_is_for_all_who_wait_for_it(
         if is_broken and len(synced) == 2:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(filesystem, "sync", sync)
+    monkeypatch.setattr(spool_files, "sync", sync)
     with ThreadPoolExecutor(33) as threads:
         first = threads.submit(fill, mine, 1)
         assert is_syncing.wait(60)
@@ -47,14 +47,14 @@ def test_one_fsync_is_for_all_who_wait_for_it(
 def test_a_signal_handler_syncs_in_the_middle_of_its_threads_own_sync(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, sync = made(path, Durability.POWER_CUT), filesystem.sync
+    mine, sync = made(path, Durability.POWER_CUT), spool_files.sync
 
     def interrupted(fd: int) -> None:
-        monkeypatch.setattr(filesystem, "sync", sync)
+        monkeypatch.setattr(spool_files, "sync", sync)
         fill(mine, 1)
         sync(fd)
 
-    monkeypatch.setattr(filesystem, "sync", interrupted)
+    monkeypatch.setattr(spool_files, "sync", interrupted)
     fill(mine, 1)
     fill(mine, 1)
     assert of_all(path) == (3, 0)

@@ -14,7 +14,7 @@ from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.journal import directory
 from spool.journal.journal import LARGE, Journal
-from spool.system import filesystem
+from spool.system import disk, spool_files
 from spool.system.locks import can_lock
 from targets import MINE
 
@@ -47,7 +47,7 @@ def test_no_file_is_begun_on_a_disk_without_room_or_beyond_the_limit(
         fill(mine)
     mine.limit = 1 << 20
     with monkeypatch.context() as patched:
-        patched.setattr(filesystem, "room", lambda _: 0)
+        patched.setattr(disk, "room", lambda _: 0)
         with pytest.raises(SpoolFileError, match="make room there"):
             fill(mine)
     assert read(the_file(path)) == (appended, 0)
@@ -86,7 +86,7 @@ def test_a_signal_handler_that_comes_while_a_file_is_made_appends_all_the_same(p
         if is_first:
             is_first = False
             interrupted.append(MINE, batch("of the handler"), 1.0)
-        return filesystem.create(new, path)
+        return spool_files.create(new, path)
 
     mine = interrupted = Journal(path, create)
     fill(mine, 3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from drains import Clock, drain_all
+from owners import only_root
 from spans import batch
 from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
@@ -24,8 +25,6 @@ from standin import StandIn
 TRACES = "/api/public/otel/v1/traces"
 THEIRS = {"pk-lf-theirs": "sk-lf-theirs"}
 STRANGER = 12345
-
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
 @pytest.fixture

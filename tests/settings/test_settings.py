@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import shutil
 import tempfile
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from owners import as_user, only_root
 from spool.errors import SettingsError
 from spool.settings.durability import Durability
 from spool.settings.environment import MISSING_KEYS
@@ -22,9 +21,6 @@ from spool.system.redaction import without_secrets
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1"}
 TRACES = "/api/public/otel/v1/traces"
-
-
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def basic(text: str) -> str:
@@ -37,15 +33,6 @@ def read(environ: dict[str, str] | None = None) -> Settings:
 
 def target(environ: dict[str, str]) -> Target:
     return read(environ).require_target()
-
-
-@contextlib.contextmanager
-def as_user(uid: int) -> Iterator[None]:
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 # Values

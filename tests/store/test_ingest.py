@@ -25,7 +25,7 @@ from spool.otlp.batch import ROW_BYTES, Codec, unpack
 from spool.store import ingest, takeover
 from spool.store.records import Ledger
 from spool.store.store import Store
-from spool.system import filesystem
+from spool.system import spool_files
 from targets import MINE, OTHERS
 
 
@@ -200,7 +200,7 @@ def move_away(path: Path) -> Store:
     """Rename the main file and its WAL, as a person does; open it where it is then."""
     aside = Path(tempfile.mkdtemp(dir=path.parent.parent)) / path.name
     for suffix in ("", "-wal", "-shm"):
-        filesystem.beside(path, suffix).rename(filesystem.beside(aside, suffix))
+        spool_files.beside(path, suffix).rename(spool_files.beside(aside, suffix))
     return Store(aside)
 
 
@@ -245,8 +245,8 @@ def test_files_that_come_to_the_path_in_turn_have_each_span_once(
     first = files[0]
     first.close()
     for suffix in ("", "-wal"):  # a person brings it back
-        if (back := filesystem.beside(first.database.path, suffix)).exists():
-            back.rename(filesystem.beside(path, suffix))
+        if (back := spool_files.beside(first.database.path, suffix)).exists():
+            back.rename(spool_files.beside(path, suffix))
     accept(store, "d")
     store.journal.close()
     assert other.ledger() == Ledger(accepted=2, pending=2)

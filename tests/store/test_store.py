@@ -15,7 +15,7 @@ from spool.settings.target import Named, Target
 from spool.store import ingest, sql
 from spool.store.records import Ledger, Route, Take, Trouble
 from spool.store.store import Store
-from spool.system.filesystem import beside
+from spool.system.spool_files import beside
 
 MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
 OTHERS = Target.langfuse("pk-lf-others", "sk-lf-others", "https://langfuse.example")

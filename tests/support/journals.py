@@ -9,12 +9,12 @@ from spans import batch
 from spool.journal import directory, header, reader
 from spool.journal.journal import Journal
 from spool.settings.durability import Durability
-from spool.system import filesystem
+from spool.system import spool_files
 from targets import MINE
 
 
 def made(path: Path, durability: Durability = Durability.PROCESS_DEATH) -> Journal:
-    return Journal(path, lambda new: filesystem.create(new, path), durability)
+    return Journal(path, lambda new: spool_files.create(new, path), durability)
 
 
 def fill(mine: Journal, count: int = 5) -> list[str]:

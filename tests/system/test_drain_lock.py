@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.system import filesystem
+from spool.system import spool_files
 from spool.system.drain_lock import DrainLock
 from spool.system.locks import FileLock
 
@@ -17,7 +17,7 @@ AT_ONCE = 0.0
 
 
 def create(path: Path) -> int:
-    return filesystem.create(path, path)
+    return spool_files.create(path, path)
 
 
 @pytest.fixture(autouse=True)

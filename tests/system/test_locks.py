@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from spool.errors import SpoolBusyError, SpoolFileError
-from spool.system.filesystem import create
 from spool.system.locks import FileLock, is_held, signature
+from spool.system.spool_files import create
 
 LOCK = """
 import os, subprocess, sys
 from pathlib import Path
 from spool.system.locks import FileLock
-from spool.system.filesystem import create
+from spool.system.spool_files import create
 path = Path(sys.argv[1])
 lock = FileLock(path, lambda path: create(path, path))
 """

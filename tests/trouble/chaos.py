@@ -28,8 +28,8 @@ from disks import can_mount, enlarge_disk, fill_disk, small_disk
 from spool.otlp.batch import unpack
 from spool.store.records import Ledger
 from spool.store.store import Store
-from spool.system.filesystem import beside
 from spool.system.locks import signature
+from spool.system.spool_files import beside
 from standin import Behaviour, Connection, Reply, StandIn
 from trials import Trial
 from users import SHORT_WAITS, environment_of

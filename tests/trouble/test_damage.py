@@ -28,7 +28,7 @@ from spool.settings.target import Target
 from spool.store import takeover
 from spool.store.records import Ledger
 from spool.store.store import Store
-from spool.system.filesystem import beside
+from spool.system.spool_files import beside
 from standin import StandIn
 from targets import MINE, OTHERS
 from test_hostile import balances

@@ -39,7 +39,7 @@ from spool.store import ingest, takeover
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
 from spool.store.store import Store
-from spool.system import filesystem
+from spool.system import spool_files
 from trials import Trial
 
 pytestmark = [
@@ -265,7 +265,7 @@ class Schedule:
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 Machine.real["rename"](
-                    filesystem.beside(self.path, suffix), aside / f"spool.db{suffix}"
+                    spool_files.beside(self.path, suffix), aside / f"spool.db{suffix}"
                 )
 
     # The judgement

@@ -19,8 +19,8 @@ import pytest
 
 from chaos import Witness
 from seeds import seed
-from spool.system.filesystem import beside
 from spool.system.locks import signature
+from spool.system.spool_files import beside
 from standin import Exchange
 from trials import Trial
 from users import SHORT_WAITS, environment_of

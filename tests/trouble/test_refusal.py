@@ -28,7 +28,7 @@ from spool.pipeline.pipeline import Pipeline
 from spool.store import takeover
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store
-from spool.system.filesystem import beside
+from spool.system.spool_files import beside
 from standin import StandIn
 from trials import Trial
 from users import SHORT_WAITS, environment_of
@@ -520,7 +520,7 @@ def test_what_the_disk_has_against_us_is_said_and_no_error_of_the_constructor(
     def refuse(*_: object, **__: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("spool.system.filesystem.create", refuse)
+    monkeypatch.setattr("spool.system.spool_files.create", refuse)
     with shut_down(SpoolSpanExporter(settings=replace(settings, drain=False))):
         assert words in caplog.text
         assert os.strerror(code) in caplog.text

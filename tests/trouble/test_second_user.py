@@ -23,8 +23,8 @@ from spool.journal import frames
 from spool.settings.target import Target
 from spool.store import migrations
 from spool.store.store import Store
-from spool.system.filesystem import beside
 from spool.system.log import logger
+from spool.system.spool_files import beside
 from standin import StandIn
 from trials import Trial
 

@@ -37,7 +37,7 @@ from spool.settings.settings import Settings
 from spool.store import ingest
 from spool.store.maintenance import Maintenance
 from spool.store.store import Store
-from spool.system import filesystem
+from spool.system import spool_files
 from standin import Exchange, StandIn, spans_of
 
 _MOST_WORDS = 200
@@ -145,7 +145,7 @@ class Worker:
 
     def _busy_checkpoint(self, argument: str) -> None:
         used = self._open()._pipeline.store.database
-        sync, sync_file = used.sync, filesystem.sync_file
+        sync, sync_file = used.sync, spool_files.sync_file
 
         def sync_before() -> None:
             sync()
@@ -157,7 +157,7 @@ class Worker:
             sync_file(path)
 
         patch = mock.patch.object
-        with patch(used, "sync", sync_before), patch(filesystem, "sync_file", sync_after):
+        with patch(used, "sync", sync_before), patch(spool_files, "sync_file", sync_after):
             self._checkpoint()
 
     def _keep(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from spool.errors import SpoolStrangerError
 from spool.journal import at_fork, header
 from spool.journal.file import SUFFIX, File
-from spool.system import filesystem
+from spool.system import spool_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ def opened(path: Path, spool: Path) -> Iterator[File]:
 
     Raises SpoolStrangerError, OSError.
     """
-    fd = filesystem.open_file(path, spool)
+    fd = spool_files.open_file(path, spool)
     at_fork.borrowed.add(fd)
     try:
         yield File(path, fd, is_own=False)

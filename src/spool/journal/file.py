@@ -24,7 +24,7 @@ from spool.errors import SpoolUnsyncedError
 from spool.journal import header, reader
 from spool.journal.group_commit import GroupCommit
 from spool.settings.durability import Durability
-from spool.system import filesystem
+from spool.system import disk, spool_files
 from spool.system.locks import can_lock
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class File:
         with contextlib.suppress(OSError):
             begun = self.begins_at(salt)
             if begun >= header.SIZE:  # else it has none
-                filesystem.overwrite_head(self.path, self.fd, header.make(salt, begun, moved))
+                spool_files.overwrite_head(self.path, self.fd, header.make(salt, begun, moved))
 
     def is_at_path(self) -> bool:
         """Say whether it is still what stands at its path. Raises OSError."""
@@ -163,7 +163,7 @@ def make(spool: Path, create: Callable[[Path], int], durability: Durability, lar
     """
     for _ in range(_TRIES):
         name = f"{SUFFIX}{os.getpid()}-{os.urandom(_RANDOM_BYTES).hex()}"
-        path = filesystem.beside(spool, name)
+        path = spool_files.beside(spool, name)
         fd = create(path)
         try:
             # Another process may have found it before it was locked, and taken it for a dead one's.
@@ -171,7 +171,7 @@ def make(spool: Path, create: Callable[[Path], int], durability: Durability, lar
                 room = min(_begin(spool, path, fd), largest)
                 file = File(path, fd, moved=header.SIZE, room=room)
                 if durability is Durability.POWER_CUT:
-                    filesystem.sync_directory(spool.parent)
+                    spool_files.sync_directory(spool.parent)
                     file.group_commit = GroupCommit()
                 return file
         except BaseException:
@@ -183,12 +183,12 @@ def make(spool: Path, create: Callable[[Path], int], durability: Durability, lar
 
 def _begin(spool: Path, path: Path, fd: int) -> int:
     """Write the header of a new file; give the bytes that the disk has room for."""
-    room = filesystem.room(fd)
+    room = disk.room(fd)
     if room <= 0:
         path.unlink()
-        raise filesystem.cramped(spool)
+        raise disk.almost_full(spool)
     try:
-        filesystem.write_head(fd, header.NEW)
+        spool_files.write_head(fd, header.NEW)
     except OSError:
         path.unlink()
         raise

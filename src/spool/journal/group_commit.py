@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 
-from spool.system import filesystem
+from spool.system import spool_files
 
 
 class GroupCommit:
@@ -32,7 +32,7 @@ class GroupCommit:
     def _sync(self, fd: int) -> None:
         number = next(self._numbers)  # all who have a lower one have written
         try:
-            filesystem.sync(fd)
+            spool_files.sync(fd)
         except OSError as error:
             self._error = error.errno, error.strerror
             self._failed = max(self._failed, number)

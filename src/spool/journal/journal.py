@@ -28,7 +28,7 @@ from spool.journal import at_fork, frames
 from spool.journal.file import make
 from spool.journal.own_files import OwnFiles
 from spool.settings.durability import Durability
-from spool.system import filesystem
+from spool.system import disk, spool_files
 from spool.system.forks import PerProcess
 from spool.system.locks import BRIEFLY, ThreadLock
 
@@ -112,7 +112,7 @@ class Journal:
                     return
             except OSError as error:
                 if not file.is_closed:  # else a signal handler has forked: this is its child
-                    raise filesystem.unusable(self._spool, error) from error
+                    raise disk.unusable(self._spool, error) from error
             finally:
                 file.pins.discard(pin)
 
@@ -142,7 +142,7 @@ class Journal:
 
     def _make(self, files: OwnFiles) -> File:
         if files.unmoved_bytes() > self.limit:
-            raise filesystem.full(self._spool)
+            raise disk.over_limit(self._spool)
         file = make(self._spool, self._create, self._durability, self.largest)
         self._are_names_synced = self._durability is Durability.POWER_CUT
         return file
@@ -217,11 +217,11 @@ class Journal:
         with self._file_errors():
             for file in unmoved:
                 with contextlib.suppress(FileNotFoundError):  # somebody has removed it
-                    filesystem.sync_file(file.path)
+                    spool_files.sync_file(file.path)
             if unmoved and not self._are_names_synced:
                 self._are_names_synced = True  # first: a new file may come meanwhile
                 try:
-                    filesystem.sync_directory(self._spool.parent)
+                    spool_files.sync_directory(self._spool.parent)
                 except OSError:
                     self._are_names_synced = False
                     raise
@@ -277,4 +277,4 @@ class Journal:
         try:
             yield
         except OSError as error:
-            raise filesystem.unusable(self._spool, error) from error
+            raise disk.unusable(self._spool, error) from error

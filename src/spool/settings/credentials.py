@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from spool.errors import SettingsError
 from spool.settings.endpoints import langfuse_endpoint
 from spool.settings.target import Named, Target
-from spool.system import filesystem
+from spool.system import spool_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ class Credentials:
         """Give what is different after each change of the file. Raises OSError."""
         if self._path is None:
             return ()
-        status, owner = os.stat(self._path), filesystem.owner_of(self._spool)[0]
+        status, owner = os.stat(self._path), spool_files.owner_of(self._spool)[0]
         return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size, owner
 
     def of(self, public_key: str) -> Credential | None:

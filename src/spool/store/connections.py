@@ -33,7 +33,7 @@ from spool.store.sqlite import (
     end_transaction,
     leak,
 )
-from spool.system import filesystem
+from spool.system import spool_files
 from spool.system.event import SignalSafeEvent
 from spool.system.forks import PerProcess
 from spool.system.locks import ownership
@@ -86,7 +86,7 @@ class Connections:
 
     def __init__(self, path: Path, durability: Durability) -> None:
         self.path = path
-        self.wal = filesystem.beside(path, "-wal")
+        self.wal = spool_files.beside(path, "-wal")
         self.main: Inode = None
         self.is_wal_large = SignalSafeEvent()
         self.is_read_only = False

@@ -22,7 +22,7 @@ from spool.store import at_fork, sqlite, version
 from spool.store.connections import Connections
 from spool.store.repair import Repair
 from spool.store.sqlite import WORDS_OF_A_DISK, end_transaction, in_transaction, pragma
-from spool.system import filesystem
+from spool.system import disk, location, spool_files
 from spool.system.event import SignalSafeEvent
 from spool.system.locks import BRIEFLY, PATIENTLY, FileLock
 
@@ -48,7 +48,7 @@ class Database:
         self._connections = Connections(path, durability)
         self.is_wal_large = self._connections.is_wal_large
         self._repair = Repair(self._connections)
-        self._mutex = FileLock(filesystem.beside(path, ".lock"), self.create_beside)
+        self._mutex = FileLock(spool_files.beside(path, ".lock"), self.create_beside)
         at_fork.freeze_at_forks(self)
 
     def create_beside(self, path: Path) -> int:
@@ -56,9 +56,9 @@ class Database:
 
         Raises SpoolFileError, OSError.
         """
-        filesystem.prepare(self.path)
+        location.prepare(self.path)
         version.check_ours(self.path)
-        return filesystem.create(path, self.path)
+        return spool_files.create(path, self.path)
 
     # Use
 
@@ -135,7 +135,7 @@ class Database:
         try:
             yield
         except OSError as error:
-            raise filesystem.unusable(self.path, error) from error
+            raise disk.unusable(self.path, error) from error
         except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its own message
             self._repair.note_damage()
             raise SpoolDamagedError(f"{self.path}: SQLite's message cannot be read") from error
@@ -153,11 +153,11 @@ class Database:
 
     def _unavailable(self, words: str) -> SpoolFileError:
         """Say what the disk has against us, where SQLite's words may mean that."""
-        refusal = filesystem.refusal(self.path) if words in WORDS_OF_A_DISK else None
+        refusal = disk.refusal(self.path) if words in WORDS_OF_A_DISK else None
         if refusal is not None:
-            return filesystem.unusable(self.path, refusal)
+            return disk.unusable(self.path, refusal)
         if words == "database or disk is full":
-            return filesystem.cramped(self.path)
+            return disk.almost_full(self.path)
         return SpoolUnavailableError(f"{self.path}: SQLite says: {words}")
 
     # Durability and size
@@ -166,9 +166,9 @@ class Database:
         """Make what is committed survive a power cut, without holding the mutex."""
         with self.file_errors():
             with contextlib.suppress(FileNotFoundError):  # no WAL: a checkpoint has synced all
-                filesystem.sync_file(self._connections.wal)
+                spool_files.sync_file(self._connections.wal)
             if not self._connections.are_names_synced:
-                filesystem.sync_directory(self.path.parent)
+                spool_files.sync_directory(self.path.parent)
                 self._connections.are_names_synced = True
 
     def wal_bytes(self) -> int:
@@ -192,7 +192,7 @@ class Database:
         Free pages of the file are room: they are used again.
         """
         with self.file_errors():
-            room = filesystem.room(self.path.parent)
+            room = disk.room(self.path.parent)
         with self.reading() as connection:
             free = pragma(connection, "freelist_count") * pragma(connection, "page_size")
         return room + free < 0

@@ -15,7 +15,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.system import filesystem
+from spool.system import location, spool_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,19 +29,19 @@ GRAFTED: Final = ".grafted"
 
 def prepare(path: Path) -> None:
     """Let a file be at the path, whatever a crash left. Raises SpoolFileError, OSError."""
-    is_absent = filesystem.check(path) is None
+    is_absent = location.check(path) is None
     remove_leftovers(path)
-    if is_absent and filesystem.beside(path, SALVAGED).exists():
+    if is_absent and spool_files.beside(path, SALVAGED).exists():
         put_salvaged_in_place(path)
     elif is_absent:
         _set_aside_orphans(path)
-        os.close(filesystem.create(path, path))
+        os.close(spool_files.create(path, path))
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove the copies of a salvage that was cut short."""
     for suffix in (SALVAGING, GRAFTED):
-        filesystem.remove(filesystem.beside(path, suffix))
+        spool_files.remove(spool_files.beside(path, suffix))
 
 
 def put_salvaged_in_place(path: Path) -> None:
@@ -49,17 +49,17 @@ def put_salvaged_in_place(path: Path) -> None:
 
     Each step is certain before the next.
     """
-    filesystem.sync_directory(path.parent)
+    spool_files.sync_directory(path.parent)
     for suffix in ("-shm", "-wal"):
-        filesystem.beside(path, suffix).unlink(missing_ok=True)
-    filesystem.sync_directory(path.parent)
-    filesystem.beside(path, SALVAGED).replace(path)
-    filesystem.sync_directory(path.parent)
+        spool_files.beside(path, suffix).unlink(missing_ok=True)
+    spool_files.sync_directory(path.parent)
+    spool_files.beside(path, SALVAGED).replace(path)
+    spool_files.sync_directory(path.parent)
 
 
 def _set_aside_orphans(path: Path) -> None:
     """Keep the WAL of a main file that is gone."""
     for suffix in ("-wal", "-shm"):
-        orphan = filesystem.beside(path, suffix)
+        orphan = spool_files.beside(path, suffix)
         if orphan.exists():
-            orphan.rename(filesystem.beside(path, f".orphaned-{time.time_ns()}{suffix}"))
+            orphan.rename(spool_files.beside(path, f".orphaned-{time.time_ns()}{suffix}"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from spool.store import recovery
 from spool.store.sqlite import connect
-from spool.system import filesystem
+from spool.system import spool_files
 from spool.system.log import logger
 
 if TYPE_CHECKING:
@@ -67,19 +67,19 @@ class Repair:
         from spool.store import salvage  # noqa: PLC0415 - rarely needed
 
         path, wal = self._connections.path, self._connections.wal
-        aside = filesystem.beside(path, f".corrupt-{time.time_ns()}")
-        growing = filesystem.beside(path, recovery.SALVAGING)
+        aside = spool_files.beside(path, f".corrupt-{time.time_ns()}")
+        growing = spool_files.beside(path, recovery.SALVAGING)
         os.link(path, aside)
         if wal.exists():
-            os.link(wal, filesystem.beside(aside, "-wal"))
+            os.link(wal, spool_files.beside(aside, "-wal"))
         recovery.remove_leftovers(path)
-        os.close(filesystem.create(growing, path))
+        os.close(spool_files.create(growing, path))
         with contextlib.closing(connect(growing, "rw")) as sqlite:
             self._connections.set_up(sqlite)
-            grafted = filesystem.beside(path, recovery.GRAFTED)
+            grafted = spool_files.beside(path, recovery.GRAFTED)
             salvaged = salvage.salvage(aside, growing, sqlite, grafted)
-        growing.rename(filesystem.beside(path, recovery.SALVAGED))
-        filesystem.sync_directory(path.parent)
+        growing.rename(spool_files.beside(path, recovery.SALVAGED))
+        spool_files.sync_directory(path.parent)
         logger.error(
             "langfuse-spool: %s was damaged and was moved to %s; %d spans were rescued, "
             "%d are known to be lost",

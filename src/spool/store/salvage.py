@@ -23,7 +23,7 @@ from spool.store.records import checksum
 from spool.store.schema import ID_BITS
 from spool.store.sqlite import connect
 from spool.store.version import has_sound_schema
-from spool.system import filesystem
+from spool.system import spool_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,16 +111,16 @@ def _readable_file(damaged: Path, fresh: Path, grafted: Path) -> Iterator[Path]:
         return
     try:
         _copy(damaged, grafted)
-        if (wal := filesystem.beside(damaged, "-wal")).exists():
-            _copy(wal, filesystem.beside(grafted, "-wal"))
+        if (wal := spool_files.beside(damaged, "-wal")).exists():
+            _copy(wal, spool_files.beside(grafted, "-wal"))
         _graft(grafted, fresh)
         yield grafted
     finally:
-        filesystem.remove(grafted)
+        spool_files.remove(grafted)
 
 
 def _copy(source: Path, copy: Path) -> None:
-    with source.open("rb") as reading, os.fdopen(filesystem.create(copy, copy), "wb") as writing:
+    with source.open("rb") as reading, os.fdopen(spool_files.create(copy, copy), "wb") as writing:
         shutil.copyfileobj(reading, writing)
 
 

@@ -35,7 +35,7 @@ from spool.store.database import Database
 from spool.store.records import DeadLetter, Ledger, Route, Row, Take, Trouble
 from spool.store.schema import ID_BITS
 from spool.store.sqlite import in_transaction, live_bytes
-from spool.system import filesystem
+from spool.system import disk, location, spool_files
 from spool.system.drain_lock import DrainLock
 from spool.system.event import SignalSafeEvent
 from spool.system.locks import BRIEFLY, PATIENTLY, FileLock, is_held
@@ -71,7 +71,7 @@ class Store:
         self.journal = journal.Journal(path, create, durability)
         self.drain_lock = DrainLock(path, create)
         self.probe_lock = DrainLock(path, create, kind=".probe")
-        self.presence = FileLock(filesystem.beside(path, ".drainer"), create, shared=True)
+        self.presence = FileLock(spool_files.beside(path, ".drainer"), create, shared=True)
         self.come = SignalSafeEvent()
         self.is_full = False
         self.is_cramped = False
@@ -81,7 +81,7 @@ class Store:
     def exists(self) -> bool:
         """Say whether there is a spool; an empty file is none yet."""
         with self.database.file_errors():
-            status = filesystem.check(self.database.path)
+            status = location.check(self.database.path)
         return status is not None and status.st_size > 0
 
     def open(self) -> None:
@@ -133,9 +133,9 @@ class Store:
 
     def _check_room(self) -> None:
         if self.is_cramped:
-            raise filesystem.cramped(self.database.path)
+            raise disk.almost_full(self.database.path)
         if self.is_full:
-            raise filesystem.full(self.database.path)
+            raise disk.over_limit(self.database.path)
 
     # Writing, as maintenance does
 
@@ -589,7 +589,7 @@ class Store:
     def strangers(self) -> tuple[str, ...]:
         """Name what others have put in place of the spool's files, each with the reason."""
         with self.database.file_errors():
-            return tuple(filesystem.strangers(self.database.path))
+            return tuple(spool_files.strangers(self.database.path))
 
     def last_trouble(self) -> Trouble:
         """Tell when what a person should look at happened last."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from spool.errors import SpoolError
 from spool.journal import directory, header
 from spool.store import ingest
-from spool.system import filesystem
+from spool.system import spool_files
 from spool.system.locks import BRIEFLY, PATIENTLY, can_lock
 from spool.system.log import LimitedWarnings
 
@@ -195,7 +195,7 @@ class _Others:
     def forget_gone(self) -> None:
         """Forget the names of journals that were removed, when that is certain."""
         if self._gone:
-            filesystem.sync_directory(self._spool.parent)
+            spool_files.sync_directory(self._spool.parent)
             self._store.forget(self._gone)
 
     def _open(self, path: Path, use: Callable[[File], None]) -> None:

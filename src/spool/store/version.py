@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from spool.errors import SpoolFileError, SpoolUnavailableError
 from spool.store.schema import APPLICATION_ID, CRC32, VERSION
 from spool.store.sqlite import pragma
-from spool.system import filesystem
+from spool.system import location, spool_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +27,8 @@ def check_ours(path: Path) -> None:
     Our lock file beside it says so, or its mark. No lock is taken and no WAL is read, so nothing is
     created beside another's file.
     """
-    status = filesystem.check(path)
-    if status is not None and status.st_size and not filesystem.beside(path, ".lock").exists():
+    status = location.check(path)
+    if status is not None and status.st_size and not spool_files.beside(path, ".lock").exists():
         _check_mark(path)
 
 

@@ -16,7 +16,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.system import filesystem
+from spool.system import spool_files
 from spool.system.locks import PATIENTLY, FileLock, signature
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class DrainLock:
 
     def __init__(self, path: Path, create: Callable[[Path], int], kind: str = "") -> None:
         self._spool = path
-        self._lock = FileLock(filesystem.beside(path, f"{kind}.turn"), create)
-        self._deputy = FileLock(filesystem.beside(path, f"{kind}.deputy"), create)
+        self._lock = FileLock(spool_files.beside(path, f"{kind}.turn"), create)
+        self._deputy = FileLock(spool_files.beside(path, f"{kind}.deputy"), create)
         self._seen: tuple[int, str] | None = None
         self._seen_at = self._looked_at = -_SOON
         self._had_seconds = 0.0

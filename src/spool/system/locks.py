@@ -31,7 +31,7 @@ except ImportError as error:  # pragma: no cover - Windows
     ) from error
 
 from spool.errors import SpoolBusyError, SpoolError, SpoolStrangerError
-from spool.system import filesystem
+from spool.system import disk, spool_files
 from spool.system.forks import PerProcess
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class FileLock:
         try:
             yield
         except OSError as error:
-            raise filesystem.unusable(self.path, error) from error
+            raise disk.unusable(self.path, error) from error
 
 
 class ThreadLock:
@@ -272,7 +272,7 @@ def is_held(path: Path, spool: Path) -> bool:
     Nobody holds one that is absent, or somebody else's. Raises OSError.
     """
     try:
-        fd = filesystem.open_file(path, spool)
+        fd = spool_files.open_file(path, spool)
     except (FileNotFoundError, SpoolStrangerError):
         return False
     try:
@@ -300,7 +300,7 @@ def _can_lock_soon(fd: int) -> bool:
 def signature(path: Path, spool: Path) -> tuple[int, str] | None:
     """Give the last signature: the pid, and what is new each time; None where nobody signed."""
     try:
-        with open(filesystem.open_file(path, spool)) as file:  # noqa: PTH123 - it is open already
+        with open(spool_files.open_file(path, spool)) as file:  # noqa: PTH123 - it is open already
             pid, _, token = file.read(_SIGNATURE_BYTES).partition(" ")
     except (OSError, SpoolStrangerError, UnicodeDecodeError):
         return None

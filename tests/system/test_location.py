@@ -2,59 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from owners import STRANGER, as_user, only_root
 from spool.errors import SpoolFileError, SpoolStrangerError
-from spool.system import filesystem
-from spool.system.filesystem import (
-    beside,
-    check,
-    create,
-    open_file,
-    prepare,
-    strangers,
-    sync_directory,
-)
-
-STRANGER = 12345
-
-only_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can give files away and become another user"
-)
-
-
-@pytest.fixture
-def shared_directory() -> Iterator[Path]:
-    """A directory where every user may make files; tmp_path's parents are closed to others."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o1777)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def strangers_directory(shared_directory: Path) -> Path:
-    """A directory of another user's, who alone may write in it."""
-    shared_directory.chmod(0o755)
-    os.chown(shared_directory, STRANGER, STRANGER)
-    return shared_directory
-
-
-@contextlib.contextmanager
-def as_user(uid: int) -> Iterator[None]:
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+from spool.system import spool_files
+from spool.system.location import check, prepare
+from spool.system.spool_files import beside, create
 
 
 @contextlib.contextmanager
@@ -83,31 +42,6 @@ def test_a_directory_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path)
     assert names(tmp_path / "a" / "b") == []
 
 
-@pytest.mark.parametrize("mask", [0, 0o22, 0o777])
-def test_a_file_is_made_for_its_owner_alone(tmp_path: Path, mask: int) -> None:
-    path = tmp_path / "file"
-    with umask(mask):
-        os.close(create(path, path))
-    assert mode(path) == 0o600
-
-
-def test_a_file_that_is_there_is_opened_as_it_is_for_reading_and_writing(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("what was there")
-    path.chmod(0o640)
-    fd = create(path, path)
-    os.pwrite(fd, b"WHAT", 0)
-    assert os.pread(fd, 100, 0) == b"WHAT was there"
-    assert not os.get_inheritable(fd)
-    os.close(fd)
-    assert mode(path) == 0o640
-
-
-def test_beside_a_file_stand_its_companions(tmp_path: Path) -> None:
-    assert beside(tmp_path / "spool.db", ".lock") == tmp_path / "spool.db.lock"
-    assert beside(tmp_path / "spans", "-wal") == tmp_path / "spans-wal"
-
-
 def test_what_is_there_and_ours_is_described_and_what_is_not_there_is_none(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     assert check(path) is None
@@ -121,21 +55,11 @@ def test_parents_of_what_is_made_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(filesystem, "sync_directory", synced.append)
+    monkeypatch.setattr(spool_files, "sync_directory", synced.append)
     prepare(tmp_path / "a" / "b" / "spool.db")
     assert synced == [tmp_path, tmp_path / "a"]
     prepare(tmp_path / "a" / "b" / "spool.db")
     assert len(synced) == 2
-
-
-def test_a_directory_can_be_synced_and_only_a_directory(tmp_path: Path) -> None:
-    sync_directory(tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
-        sync_directory(tmp_path / "file")
-
-
-# What is refused
 
 
 def assert_refused(path: Path, words: str) -> None:
@@ -221,19 +145,6 @@ def test_a_directory_that_cannot_be_made_is_refused(shared_directory: Path) -> N
 
 
 @only_root
-def test_a_file_that_cannot_be_made_is_an_error_that_names_it(shared_directory: Path) -> None:
-    shared_directory.chmod(0o755)
-    path = shared_directory / "spool.db"
-    with as_user(STRANGER), pytest.raises(PermissionError) as caught:
-        create(path, path)
-    error = filesystem.unusable(path, caught.value)
-    assert str(error).startswith(f"{path}: cannot be used as the spool: Permission denied: {path}")
-
-
-# Whose files are used
-
-
-@only_root
 def test_root_uses_a_file_of_another_owner_and_hands_over_what_it_makes(
     strangers_directory: Path,
 ) -> None:
@@ -263,60 +174,6 @@ def test_root_makes_files_and_directories_for_the_owner_of_the_directory(
     with as_user(STRANGER):
         prepare(path)
         os.close(create(path, path))
-
-
-@only_root
-def test_root_does_not_hand_over_what_was_there_before(strangers_directory: Path) -> None:
-    path, companion = strangers_directory / "spool.db", strangers_directory / "spool.db.lock"
-    path.touch()
-    companion.touch()
-    os.chown(path, STRANGER, STRANGER)
-    os.close(create(companion, path))
-    assert companion.stat().st_uid == 0
-
-
-@only_root
-def test_root_does_not_write_through_a_link_to_a_file_of_its_own(strangers_directory: Path) -> None:
-    path, victim = strangers_directory / "spool.db", strangers_directory / "victim"
-    path.touch()
-    os.chown(path, STRANGER, STRANGER)
-    victim.touch()
-    os.link(victim, beside(path, ".turn"))
-    with pytest.raises(SpoolStrangerError, match=r"spool\.db\.turn: it belongs to user 0, not"):
-        create(beside(path, ".turn"), path)
-
-
-@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
-def test_what_is_no_regular_file_is_neither_used_nor_waited_for(tmp_path: Path, flags: int) -> None:
-    path = tmp_path / "spool.db"
-    path.touch()
-    os.mkfifo(beside(path, ".turn"))
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(beside(path, ".lock")))
-        for suffix in (".turn", ".lock"):
-            with pytest.raises(SpoolStrangerError, match="it is not a regular file; remove it"):
-                open_file(beside(path, suffix), path, flags)
-        with pytest.raises(SpoolStrangerError):
-            create(beside(path, ".turn"), path)
-    assert len(strangers(path)) == 2
-
-
-@only_root
-@pytest.mark.parametrize("rights", [0o600, 0o666])
-def test_another_users_file_is_not_used_whatever_its_rights(
-    shared_directory: Path, rights: int
-) -> None:
-    path = shared_directory / "spool.db"
-    with as_user(STRANGER):
-        os.close(create(path, path))
-    companion = beside(path, ".inbox-1-0123456789ab")
-    companion.touch()
-    companion.chmod(rights)
-    os.chown(companion, STRANGER + 1, STRANGER + 1)
-    with as_user(STRANGER):
-        with pytest.raises(SpoolStrangerError, match="belongs to user 12346, not to user 12345"):
-            open_file(companion, path)
-        assert strangers(path) == [f"{companion}: it belongs to user 12346, not to user 12345"]
 
 
 @only_root
@@ -355,9 +212,6 @@ def test_root_does_not_write_into_what_another_user_put_where_everybody_may(
     assert_refused(path, "every user may put files there")
     shared_directory.chmod(0o755)
     prepare(path)
-
-
-# Filesystems
 
 
 def mounted(path: Path, kind: str, mount_point: bytes = b"/mnt/disk") -> bytes:
