@@ -27,6 +27,7 @@ from test_litellm import (
     refused_port,
 )
 
+from pages import block
 from standin import HOST, StandIn, parse, spans_of, unavailable
 
 COMMAND: Final = Path(sys.executable).with_name("litellm")
@@ -40,12 +41,12 @@ pytestmark = pytest.mark.skipif(
 CONFIG: Final = """
 model_list:
   - model_name: mock
-    litellm_params: {{model: openai/gpt-4o, api_key: none, mock_response: hello}}
-litellm_settings:
-  callbacks: ["{callback}"]
+    litellm_params: {model: openai/gpt-4o, api_key: none, mock_response: hello}
 general_settings:
   custom_auth: our_auth.check
 """
+README_SETTINGS: Final = block("The roads in", "yaml")
+README_CALLBACK: Final = "spool.litellm.handler"
 SHIM: Final = "from spool.litellm import handler\n"
 # What a proxy with a database does for a virtual key that has `logging` settings.
 AUTH: Final = """
@@ -72,8 +73,8 @@ class Way:
 
 
 WAYS: Final = {
-    "the handler by its dotted path": Way("spool.litellm.handler", first=(1, 94)),
-    "a file beside the configuration": Way("our_callback.handler", first=(1, 82), below=(1, 94)),
+    "the handler by its dotted path": Way(README_CALLBACK, first=(1, 94)),
+    "a file beside the configuration": Way("spooled.handler", first=(1, 82), below=(1, 94)),
     "the stock name and a startup hook": Way(
         "langfuse_otel",
         first=(1, 83),
@@ -87,8 +88,8 @@ class Proxy:
 
     def __init__(self, directory: Path, way: Way, **environment: str) -> None:
         config = directory / "config.yaml"
-        config.write_text(CONFIG.format(callback=way.callback))
-        (directory / "our_callback.py").write_text(SHIM)
+        config.write_text(CONFIG + README_SETTINGS.replace(README_CALLBACK, way.callback))
+        (directory / "spooled.py").write_text(SHIM)
         (directory / "our_auth.py").write_text(AUTH)
         self._log = directory / "log"
         self._port = refused_port()

@@ -18,7 +18,7 @@ from standin import StandIn
 def environment(
     path: Path, langfuse: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Be where a reader is: with keys and host set, a spool, and `python` on the path."""
+    """Be where a reader is: with keys and host set, a spool, and this Python on the path."""
     for name, value in {
         "SPOOL_PATH": str(path),
         "LANGFUSE_PUBLIC_KEY": "pk-lf-test",
@@ -30,7 +30,8 @@ def environment(
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{python.parent}{os.pathsep}{os.environ['PATH']}")
+    places = [str(python.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(places))
     monkeypatch.chdir(tmp_path)
 
 

@@ -9,6 +9,8 @@ import importlib.util
 import inspect
 import os
 import re
+import socket
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -29,6 +31,10 @@ needs_litellm = pytest.mark.skipif(
 needs_langfuse = pytest.mark.skipif(
     importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
 )
+needs_distro = pytest.mark.skipif(
+    importlib.util.find_spec("opentelemetry.distro") is None,
+    reason="opentelemetry-distro is not installed here",
+)
 
 
 # The page as a whole
@@ -45,9 +51,9 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("", "python"),
         ("Quick start", "python"),
         ("Quick start", "sh"),
-        ("Quick start", "sh"),
         ("The roads in", "python"),
         ("The roads in", "yaml"),
+        ("The roads in", "sh"),
         ("The roads in", "python"),
         ("Commands", "sh"),
     ]
@@ -108,19 +114,18 @@ def test_with_litellms_v2_install_warns(environment: None) -> None:
 
 @needs_litellm
 def test_the_proxys_ways_are_those_that_are_tried() -> None:
-    """They are tried with a real proxy in test_litellm_proxy."""
-    yaml = pytest.importorskip("yaml")
+    """The YAML and they are tried with a real proxy in test_litellm_proxy."""
     from test_litellm_proxy import SHIM, WAYS
 
-    said = yaml.safe_load(block("The roads in", "yaml"))
-    dotted, _, hook = WAYS.values()
-    assert said == {"litellm_settings": {"callbacks": [dotted.callback]}}
     text = " ".join(README.read_text().split())
+    dotted, shim, hook = WAYS.values()
     assert f"`{SHIM.strip()}`" in text
+    assert f"a file `{shim.callback.partition('.')[0]}.py` beside config.yaml" in text
     (assignment,) = [f"{name}={value}" for name, value in hook.environment.items()]
     assert f"`{assignment} litellm --config config.yaml`" in text
-    assert f'callbacks: ["{hook.callback}"]' in text
-    for way in (dotted, hook):
+    for way in (shim, hook):
+        assert f'`callbacks: ["{way.callback}"]`' in text
+    for way in (dotted, shim, hook):
         assert ".".join(map(str, way.first)) in text
 
 
@@ -131,12 +136,30 @@ def test_the_quick_start_ends_with_a_trace(
     environment: None, tmp_path: Path, langfuse: StandIn
 ) -> None:
     (tmp_path / "hello.py").write_text(block("Quick start", "python"))
-    said = run_shell(block("Quick start", "sh", 0))
-    assert "delivered 1" in said
-    assert langfuse.names() == {"hello": 1}
-    said = run_shell(block("Quick start", "sh", 1))
-    assert said.startswith("delivered 1 spans")
+    *status, drained = run_shell(block("Quick start", "sh")).splitlines()
+    assert "delivered 1" in "\n".join(status)
+    assert drained.startswith("delivered 1 spans")
     assert langfuse.names() == {"hello": 2}
+
+
+def test_where_no_langfuse_is_at_hand_the_stand_in_plays_one(
+    environment: None, tmp_path: Path
+) -> None:
+    text = README.read_text()
+    (command,) = [said for said in quoted(text) if said.startswith("python tests/support/standin")]
+    url, public_key, secret_key = re.findall(r"`([^`]+)`", text.partition(f"`{command}`")[2])[:3]
+    with socket.socket() as taken:
+        if taken.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0:
+            pytest.skip("something else listens on this port")
+    program = ["bash", "-c", f"cd {ROOT}; exec {command}"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        assert served.stdout.readline() == f"{url}\n"
+        (tmp_path / "hello.py").write_text(block("Quick start", "python"))
+        named = {"LANGFUSE_PUBLIC_KEY": public_key, "LANGFUSE_SECRET_KEY": secret_key}
+        run("python", "hello.py", LANGFUSE_HOST=url, **named)
+        served.terminate()
+    assert "delivered 1" in run("python", "-m", "spool", "status").stdout
 
 
 def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:
@@ -147,20 +170,32 @@ def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:
     assert re.findall(r"(\w+)=", call) == [name for name in taken if name != "settings"]
 
 
+WITHOUT_CODE: Final = """
+from opentelemetry import trace
+
+trace.get_tracer("x").start_span("without code").end()
+"""
+
+
+@needs_distro
+def test_without_code_the_command_finds_the_exporter(
+    environment: None, tmp_path: Path, langfuse: StandIn
+) -> None:
+    (tmp_path / "app.py").write_text(WITHOUT_CODE)
+    run_shell(block("The roads in", "sh"))
+    drain()
+    assert langfuse.names() == {"without code": 1}
+
+
 def test_without_code_opentelemetry_finds_the_exporter(
     environment: None, langfuse: StandIn
 ) -> None:
-    (command,) = [c for c in quoted(README.read_text()) if "opentelemetry-instrument" in c]
-    assignment = command.split()[0]
-    code = """
+    configure = """
     from opentelemetry.sdk._configuration import _OTelSDKConfigurator  # what the command calls
     _OTelSDKConfigurator().configure(auto_instrumentation_version="")
-    from opentelemetry import trace
-    trace.get_tracer("x").start_span("without code").end()
     """
-    name, _, value = assignment.partition("=")
-    others = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", name: value}
-    run_python(textwrap.dedent(code), **others)
+    named = dict(re.findall(r"(OTEL_\w+)=(\w+)", block("The roads in", "sh")))
+    run_python(textwrap.dedent(configure) + WITHOUT_CODE, **named)
     drain()
     assert langfuse.names() == {"without code": 1}
 

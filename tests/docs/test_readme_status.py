@@ -9,12 +9,17 @@ import re
 import signal
 import subprocess
 import textwrap
+from typing import Final
+
+import pytest
 
 import standin
 from pages import README, ROOT, block, quoted, run, table
 from sources import text_of, texts
 from spans import batch
 from spool.commands import report
+from spool.delivery.http.classification import Verdict, classify
+from spool.delivery.http.response import Response
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
@@ -54,6 +59,26 @@ def test_dead_letters_are_looked_after_as_the_readme_says(filled: Store, langfus
     assert commands == ["dead list", "dead show ID", "dead retry", "dead purge"]
     for command in commands:
         assert "Usage" in run("python", "-m", "spool", *command.split()[:2], "--help").stdout
+
+
+# The table of answers
+
+VERDICTS: Final = {
+    "are delivered": Verdict.DELIVERED,
+    "wait": Verdict.WAIT,
+    "are held": Verdict.HOLD,
+    "are split": Verdict.SPLIT,
+}
+
+
+@pytest.mark.parametrize("row", table(README, "the receiver answers"), ids=lambda row: row[1][:9])
+def test_an_answer_means_what_the_readme_says(row: list[str]) -> None:
+    answers, becomes = row
+    (verdict,) = [verdict for words, verdict in VERDICTS.items() if becomes.startswith(words)]
+    statuses = [int(status) for status in re.findall(r"\d{3}", answers)] or [200, 202]
+    for status in statuses:
+        response = Response(status, {"content-type": "application/json"}, b"{}")
+        assert classify(response).verdict is verdict
 
 
 # The table of `status`

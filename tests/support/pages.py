@@ -78,8 +78,9 @@ def run_python(code: str, **more: str) -> str:
 
 
 def run_shell(code: str) -> str:
-    """Run a block of commands; the keys and hosts that it exports are the test's own."""
-    return run("bash", "-ec", f"export() {{ :; }}\n{code}").stdout
+    """Run a block of commands; the keys and the host that it exports are the test's own."""
+    export = 'export() { [[ $1 == LANGFUSE_* ]] || builtin export "$@"; }'
+    return run("bash", "-ec", f"{export}\n{code}").stdout
 
 
 def drain() -> None:
