@@ -10,7 +10,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from drains import evict
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
-from spool.otlp.batch import Batch, Codec, divide, join, merge
+from spool.otlp.batch import Batch, Codec, join, merge
+from spool.otlp.cutting import divide
 from spool.settings.target import Named, Target
 from spool.store import ingest, sql
 from spool.store.records import Ledger, Route, Take, Trouble

@@ -1,7 +1,15 @@
 """One gzip member from payloads that were compressed at different times, none of it done again.
 
-    a deflated payload   | CRC-32 of the content (4 bytes) | deflate blocks … 00 00 FF FF |
-    a gzip body          | header | the payloads' blocks, as they are | 03 00 | CRC-32 | length |
+    offset  bytes  a deflated payload
+    0       4      the CRC-32 of its content
+    4       n      deflate blocks, none of them the final one; the last 4 bytes are 00 00 FF FF
+
+    offset  bytes  a gzip body
+    0       10     the header: 1F 8B 08, no flags, no time, compressed fast, on no certain system
+    10      n      the blocks of its payloads, as they are, one payload behind the other
+    10 + n  2      03 00: an empty block, the final one
+    12 + n  4      the CRC-32 of all content, combined of the payloads' own
+    16 + n  4      the length of all content, modulo 2^32
 
 All numbers are little-endian.
 

@@ -34,7 +34,8 @@ from spool.errors import (
     SpoolUnsyncedError,
 )
 from spool.journal.overflow import Overflow
-from spool.otlp.batch import ROW_BYTES, merge, pieces
+from spool.otlp.batch import ROW_BYTES, merge
+from spool.otlp.cutting import pieces
 from spool.pipeline.shutdown import Shutdown
 from spool.settings.known_targets import KnownTargets
 from spool.settings.values import shown

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 from spool.errors import PayloadError, SpoolFileError
 from spool.journal import directory, frames, journal
 from spool.journal.frames import identity_of
-from spool.otlp.batch import Batch, divide, merge
+from spool.otlp.batch import Batch, merge
+from spool.otlp.cutting import divide
 from spool.settings.durability import Durability
 from spool.store import rows, sql
 from spool.store.database import Database
