@@ -8,9 +8,9 @@ from collections.abc import Callable
 PATIENCE = 120.0  # seconds
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
+def wait_until(holds: Callable[[], bool], every: float = 0.01) -> None:
+    """Wait until something holds; look every so many seconds."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
+        time.sleep(every)

@@ -28,12 +28,12 @@ from spool.settings.target import Target
 from spool.store.store import Store
 from standin import HOST, StandIn
 from trials import Trial
+from waits import PATIENCE, wait_until
 
 # What runs does not depend on the Python; a small machine needs its time to start it.
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
 PACK_BYTES = 64 << 10
 
 
@@ -64,7 +64,7 @@ def running(command: list[str], log: Path, is_up: Callable[[], bool]) -> Iterato
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
     try:
-        wait_until(lambda: is_up() or server.poll() is not None)
+        wait_until(lambda: is_up() or server.poll() is not None, every=0.1)
         assert server.poll() is None, log.read_text()[-2000:]
         yield
     finally:
@@ -74,12 +74,6 @@ def running(command: list[str], log: Path, is_up: Callable[[], bool]) -> Iterato
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so() and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 def listens(port: int) -> bool:
@@ -151,8 +145,7 @@ def assert_arrived(real: Receiver, names: list[str]) -> None:
         return Counter({name: times for name, times in real.names().items() if name in wanted})
 
     wanted = Counter(names)
-    wait_until(lambda: found() == wanted)
-    assert found() == wanted
+    wait_until(lambda: found() == wanted, every=0.1)
 
 
 @pytest.fixture
