@@ -14,6 +14,16 @@ from spool.journal.journal import Journal
 from spool.system.locks import can_lock
 
 
+def is_closed_in_child(fd: int) -> bool:
+    if (pid := os.fork()) == 0:
+        try:
+            os.fstat(fd)
+        except OSError:
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def test_a_handler_that_forks_in_the_middle_of_an_append_leaves_both_processes_whole(
     mine: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,13 +51,7 @@ def test_a_child_closes_what_was_claimed_when_the_journal_was_closed(mine: Journ
     (file,) = mine.files()
     mine.claim(file)
     mine.close()
-    if (pid := os.fork()) == 0:
-        try:
-            os.fstat(file.fd)
-        except OSError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert is_closed_in_child(file.fd)
     mine.release(file, None)
 
 
@@ -97,14 +101,7 @@ def test_a_child_does_not_keep_what_its_parent_borrowed(path: Path) -> None:
     dead.close()
     (left,) = directory.paths(path)
     with directory.opened(left, path) as file:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.fstat(file.fd)
-            except OSError:
-                os._exit(0)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert is_closed_in_child(file.fd)
     assert at_fork.borrowed == set()
 
 

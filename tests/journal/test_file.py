@@ -12,12 +12,34 @@ import pytest
 from journals import fill, made, of_all, read, the_file
 from spans import batch
 from spool.errors import SpoolFileError, SpoolUnsyncedError
-from spool.journal import directory
+from spool.journal import directory, header
+from spool.journal.file import File
 from spool.journal.journal import Journal
 from spool.settings.durability import Durability
 from spool.system import disk, spool_files
 from spool.system.locks import can_lock
 from targets import MINE
+
+
+def state(file: File) -> str:
+    """Give what its `repr` says between the name and the bytes."""
+    return repr(file).split(": ")[1].split(",")[0].rstrip(">")
+
+
+def test_a_file_is_open_then_left_and_final_then_closed(mine: Journal) -> None:
+    fill(mine, 1)
+    (file,) = mine.files()
+    size = file.path.stat().st_size
+    assert repr(file) == f"<{file.path.name}: open, {header.SIZE} of {size} bytes moved>"
+    assert file.takes_more()
+    pin = object()
+    file.pins.add(pin)
+    mine.leave()
+    assert (state(file), file.takes_more(), file.is_final) == ("left", False, False)
+    file.pins.discard(pin)
+    assert (state(file), file.is_final) == ("final", True)
+    mine.close()
+    assert (state(file), file.is_closed) == ("closed", True)
 
 
 def test_what_the_disk_cuts_short_is_refused_and_spoils_nothing(mine: Journal, path: Path) -> None:
@@ -77,14 +99,14 @@ def test_a_file_is_final_only_when_the_appends_to_it_are_over(
         assert is_written.wait(60)
         mine.leave()
         (file,) = mine.files()
-        assert not file.is_final
+        assert state(file) == "left"
         assert mine.emptied() == []
         mine.unlink([file])
         mine.close()
         assert mine.files() == [file]
         may_end.set()
         append.result()
-    assert file.is_final
+    assert state(file) == "final"
     assert of_all(path) == (1, 0)
 
 
@@ -105,13 +127,10 @@ def test_a_file_that_another_takes_for_a_dead_processs_is_not_used(
 
     mine = Journal(path, create)
     fill(mine, 1)
-    assert [len(read(file)[0]) for file in mine_files(mine)] == [1]
+    (file,) = mine.files()
+    assert len(read(file.path)[0]) == 1
     mine.close()
     os.close(taken[0])
-
-
-def mine_files(mine: Journal) -> list[Path]:
-    return [file.path for file in mine.files()]
 
 
 def test_the_lock_says_whether_its_process_lives(path: Path) -> None:
