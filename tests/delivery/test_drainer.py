@@ -693,7 +693,7 @@ def test_a_suspect_that_has_left_in_another_way_throws_no_suspicion_on_others(
 ) -> None:
     def is_nearly_proven() -> bool:
         store.append(target, batch("fresh"), clock.now)
-        suspect = drainer.delivery._suspects.get(target.route)
+        suspect = drainer.row_delivery._suspects.get(target.route)
         return suspect is not None and suspect.failures == 9 and suspect.proofs > 2
 
     langfuse.behave(standin.poison("s0"))
@@ -750,7 +750,7 @@ def test_a_route_of_another_file_is_never_sent_with_these_credentials(
     store.append(theirs, batch("theirs"), clock.now)
     assert store.routes()[0].id == routes[0].id
     with store.drain_lock.take(60):
-        assert drainer.delivery.send(routes[0].id, target) is None
+        assert drainer.row_delivery.send(routes[0].id, target) is None
     assert langfuse.requests == []
 
 
@@ -760,7 +760,7 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
     route = route_of(store)
     store.wait(route, 60, clock.now, "503")
     with store.probe_lock.take(60):
-        assert drainer.delivery.send(route.id, drainer.routes.targets[route.name]) is None
+        assert drainer.row_delivery.send(route.id, drainer.routes.targets[route.name]) is None
     assert langfuse.requests == []
 
 

@@ -130,10 +130,10 @@ def test_a_route_is_sent_only_in_the_turn_of_its_lane(
     before = len(deaf.requests)
     route = route_of(store)
     with store.drain_lock.take(60):
-        assert drainer.delivery.send(route.id, tenants[0]) is None
+        assert drainer.row_delivery.send(route.id, tenants[0]) is None
     assert len(deaf.requests) == before
     with store.probe_lock.take(60):
-        assert drainer.delivery.send(route.id, tenants[0]) is not None
+        assert drainer.row_delivery.send(route.id, tenants[0]) is not None
     assert len(deaf.requests) == before + 1
 
 
@@ -149,7 +149,7 @@ def test_those_that_were_delivered_last_go_first_and_again_after_a_slow_failure(
             drainer.routes.add(tenant(number, server))
         store.append(target, batch("first"), 1.0)
         with store.drain_lock.take(60):
-            drainer.delivery.send(store.routes()[-1].id, target)
+            drainer.row_delivery.send(store.routes()[-1].id, target)
         store.append(target, batch("second"), 1.0)
         assert drainer.send_due()
         store.append(target, batch("third"), 1.0)

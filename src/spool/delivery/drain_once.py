@@ -97,7 +97,7 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end:
 
     Where its host has answered nobody since the round began, that tells for it, too.
     """
-    delivery, verdict = drainer.delivery, None
+    delivery, verdict = drainer.row_delivery, None
     known = drainer.store.route(route_id)
     lock = drainer.store.drain_lock if known is None else drainer.store.lock_of(known)
     with lock.take(drainer.client.timeout) as is_had:

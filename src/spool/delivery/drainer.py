@@ -23,13 +23,14 @@ from opentelemetry import context
 
 from spool.delivery.client import Client
 from spool.delivery.file_watch import FileWatch
-from spool.delivery.http.classification import Verdict
 from spool.delivery.journal_delivery import JournalDelivery
 from spool.delivery.lane import Lane
+from spool.delivery.overflow_delivery import OverflowDelivery
+from spool.delivery.packing import Packer
 from spool.delivery.routes import Routes
 from spool.delivery.row_delivery import RowDelivery
 from spool.errors import SpoolError
-from spool.otlp.batch import ROW_BYTES
+from spool.journal.overflow import Overflow
 from spool.store.takeover import Takeover
 from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
@@ -38,8 +39,8 @@ from spool.system.log import LimitedWarnings, logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from spool.delivery.http.classification import Verdict
     from spool.journal.file import File
-    from spool.journal.overflow import Overflow
     from spool.settings.known_targets import KnownTargets
     from spool.settings.settings import Settings
     from spool.settings.target import Target
@@ -52,7 +53,6 @@ _Result = TypeVar("_Result")
 TICK: Final = 0.5
 # So often it does when nothing has come for a while: then somebody else's may wait longer.
 _LONGEST_PAUSE: Final = 2.0
-_ROWS_BETWEEN_PACKS: Final = 64
 # Packing takes at most one part of the time in so many.
 _PACK_SHARE: Final = 4
 
@@ -74,10 +74,11 @@ class Drainer(BackgroundThread):
         self.settings = settings
         self.client = Client(settings, clock)
         self.routes = Routes(store, settings, self.client, clock, targets)
-        self.delivery = RowDelivery(store, settings, self.routes, self.client)
+        self.row_delivery = RowDelivery(store, settings, self.routes, self.client)
         self._journal_delivery = JournalDelivery(store, settings, self.routes, self.client)
-        self._overflow = overflow
-        self._unpacked: dict[str, int] = {}
+        self._overflow = Overflow() if overflow is None else overflow
+        self.overflow_delivery = OverflowDelivery(store, self._overflow, self.routes, self.client)
+        self._packer = Packer(store, settings)
         sends = self.routes, self.client, self._send
         self._well = Lane(store.drain_lock, *sends, is_troubled=False)
         self._troubled = Lane(store.probe_lock, *sends, is_troubled=True)
@@ -100,12 +101,12 @@ class Drainer(BackgroundThread):
 
         One that was in trouble before this drainer has tried it may be well by now.
         """
-        held = self._overflow.routes() if self._overflow is not None else ()
+        held = self._overflow.routes()
         return (
             self.store.journal.is_claimed()
             or any(not self.routes.is_in_trouble(target.route) for target in held)
             or any(
-                not self.delivery.has_unsettled(route.name)
+                not self.row_delivery.has_unsettled(route.name)
                 and (not route.attempts or not self.routes.has_failed(route.name))
                 for route, _ in self.due()
             )
@@ -158,7 +159,7 @@ class Drainer(BackgroundThread):
         waiting = self.store.waiting()
         if is_something_left or any(self._sendable(route) is not None for route in waiting):
             return 0.0
-        return min(self.routes.next_due(waiting), self.delivery.next_due())
+        return min(self.routes.next_due(waiting), self.row_delivery.next_due())
 
     # Beside it: the routes in trouble
 
@@ -212,10 +213,10 @@ class Drainer(BackgroundThread):
             is_more = self._send_well(due)
         except SpoolError as error:
             self._warnings.warn("the spool file", error)
-            return self._send_overflow()
+            return self.overflow_delivery.send()
         # It can be read, but takes nothing.
-        is_refusing = self._overflow is not None and not self._overflow.has_moved
-        return (is_refusing and self._send_overflow()) or is_more
+        is_refusing = not self._overflow.has_moved
+        return (is_refusing and self.overflow_delivery.send()) or is_more
 
     # One pass
 
@@ -230,8 +231,8 @@ class Drainer(BackgroundThread):
         return self._troubled.send(due) or is_more
 
     def _send(self, route_id: int, target: Target, timeout: float) -> Verdict | None:
-        self._unpacked.pop(target.route, None)
-        return self.delivery.send(route_id, target, timeout)
+        self._packer.look_again(target.route)
+        return self.row_delivery.send(route_id, target, timeout)
 
     def _send_well(self, due: list[tuple[Route, Target]]) -> bool:
         is_more = self._well.send(due)
@@ -250,7 +251,7 @@ class Drainer(BackgroundThread):
         idle, mark = self._idle
         if self.store.journal.is_past(mark):
             pending = {route.name for route in self.store.waiting()}
-            held = self._overflow.routes() if self._overflow is not None else ()
+            held = self._overflow.routes()
             self.routes.targets.forget(idle, pending.union(target.route for target in held))
             self._idle = None
 
@@ -260,26 +261,13 @@ class Drainer(BackgroundThread):
         Raises SpoolError.
         """
         return any(
-            self._pack_in_turn(route)
+            self._packer.pack(route)
             for route in self.store.waiting()
-            if route.pending_batches > self._unpacked.get(route.name, 1)
+            if self._packer.is_worthwhile(route)
             and self._sendable(route) is None
-            and not self.delivery.is_searching(route)
-            and not self.delivery.has_unsettled(route.name)
+            and not self.row_delivery.is_searching(route)
+            and not self.row_delivery.has_unsettled(route.name)
         )
-
-    def _pack_in_turn(self, route: Route) -> bool:
-        max_bytes = min(ROW_BYTES, self.settings.max_request_bytes)
-        lock = self.store.lock_of(route)
-        with lock.take(self.client.timeout) as is_had:
-            fresh = self.store.route(route.id) if is_had else None
-            if fresh is None or self.store.lock_of(fresh) is not lock:
-                return False
-            is_packed = self.store.pack(route.id, max_bytes)
-        if not is_packed:
-            # All that is not packed is read for this: not again before there is somewhat more.
-            self._unpacked[route.name] = route.pending_batches + _ROWS_BETWEEN_PACKS
-        return is_packed
 
     def _sendable(self, route: Route) -> Target | None:
         """Give the target of a route that has something to send, now; None otherwise."""
@@ -287,44 +275,6 @@ class Drainer(BackgroundThread):
             return None
         target = self.routes.target_of(route)
         return target if target is not None and self.routes.is_due(route, target) else None
-
-    # From memory
-
-    def _send_overflow(self) -> bool:
-        """Send one request of every route from the overflow: the file does not do its part."""
-        if self._overflow is None:
-            return False
-        sent = [
-            self.send_held(self._overflow, target, self.client.timeout)
-            for target in self._overflow.routes()
-            if not self.routes.is_in_trouble(target.route)
-        ]
-        return any(sent)
-
-    def send_held(self, overflow: Overflow, target: Target, timeout: float) -> bool:
-        """Send one request of what memory holds for a target, within `timeout` seconds.
-
-        Say whether it was delivered. A route in trouble is tried, too.
-        """
-        held = overflow.take(target.route, self.client.request_size(target.route).bytes)
-        if not held:
-            return False
-        batches = [one.batch for one in held]
-        is_delivered = False
-        try:
-            outcome = self.client.post(target, batches, timeout)
-            is_delivered = outcome.verdict is Verdict.DELIVERED and not outcome.rejected
-        finally:
-            if not is_delivered:
-                overflow.give_back(held)
-                self.store.database.written.set()  # for maintenance
-        if not is_delivered:
-            # Splitting and dead letters need the file: these wait for it.
-            self.routes.wait_without_file(target.route, outcome)
-            return False
-        overflow.deliver(held)
-        self.routes.count(target.route, sum(batch.spans for batch in batches), 0, "")
-        return True
 
 
 @contextlib.contextmanager

@@ -106,8 +106,7 @@ class _Rescue:
         if outcome.verdict is not Verdict.DELIVERED:
             logger.warning("langfuse-spool: route %s: %s", target.route, outcome.reason)
             return None
-        dead = min(outcome.rejected, chunk.spans)
-        self._drainer.routes.count(target.route, chunk.spans, dead, outcome.reason)
+        self._drainer.routes.count(target.route, chunk.spans, outcome)
         return outcome
 
     def _target(self, chunk: Chunk) -> Target | None:
@@ -121,9 +120,8 @@ class _Rescue:
         try:
             while self._sent:
                 chunk, outcome = self._sent[0]
-                dead = min(outcome.rejected, chunk.spans)
                 self._store.deliver(
-                    self._file, chunk, time.time(), dead=dead, reason=outcome.reason
+                    self._file, chunk, time.time(), dead=outcome.rejected, reason=outcome.reason
                 )
                 self._file.moved = chunk.end
                 del self._sent[0]

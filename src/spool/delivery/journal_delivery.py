@@ -145,10 +145,13 @@ class JournalDelivery:
     def _settle(self, claim: Claim, outcome: Outcome) -> bool:
         """Settle what was sent; say whether that is done."""
         self._unsettled = claim, outcome
-        spans, dead = claim.chunk.spans, min(outcome.rejected, claim.chunk.spans)
         try:
             is_ours = self._store.deliver(
-                claim.file, claim.chunk, self._routes.now(), dead=dead, reason=outcome.reason
+                claim.file,
+                claim.chunk,
+                self._routes.now(),
+                dead=outcome.rejected,
+                reason=outcome.reason,
             )
             # False: another process has taken this one for stopped, and moved it.
             moved = claim.chunk.end if is_ours else self._store.moved(claim.file)
@@ -158,5 +161,5 @@ class JournalDelivery:
         self._unsettled = None
         ingest.release(self._store, claim, moved)
         route = identity_of(claim.chunk.frames[0].identity)[0]
-        self._routes.count(route, spans, dead, outcome.reason)
+        self._routes.count(route, claim.chunk.spans, outcome)
         return True

@@ -210,10 +210,11 @@ class Routes:
         """Give what tells a target from others, and is no secret."""
         return target.fingerprint(self._store.salt())
 
-    def count(self, route: str, spans: int, dead: int, reason: str) -> None:
+    def count(self, route: str, spans: int, outcome: Outcome) -> None:
         """Count the spans of a request that is done, some of them dead: its route is well."""
+        dead = min(outcome.rejected, spans)
         if dead:
-            self._warnings.warn(f"route {route}: dead letters", reason)
+            self._warnings.warn(f"route {route}: dead letters", outcome.reason)
         self._failures.pop(route, None)
         self._client.tally.delivered += spans - dead
         self._client.tally.dead += dead

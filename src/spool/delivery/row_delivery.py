@@ -240,7 +240,8 @@ class RowDelivery:
         except SpoolError as error:  # they are found again
             self._warnings.warn(f"route {route.name}: bad spans, but not buried", error)
         else:
-            self._routes.count(route.name, buried, buried, next(iter(condemned.values())))
+            words = next(iter(condemned.values()))
+            self._routes.count(route.name, buried, Outcome(Verdict.SPLIT, words, rejected=buried))
 
     def _suspect(self, route: Route, take: Take, outcome: Outcome) -> Verdict:
         """Wait, unless only the head of the route fails: then go around it, and isolate it."""
@@ -289,7 +290,7 @@ class RowDelivery:
         self._settle(route, take, Outcome(Verdict.SPLIT, reason, rejected=take.spans), None)
 
     def _settle(self, route: str, take: Take, outcome: Outcome, target: Target | None) -> None:
-        self._routes.count(route, take.spans, min(outcome.rejected, take.spans), outcome.reason)
+        self._routes.count(route, take.spans, outcome)
         self._unsettled.setdefault(route, []).append((take, outcome, target))
         self._settle_again(route)
 

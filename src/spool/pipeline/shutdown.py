@@ -116,7 +116,7 @@ class Shutdown:
         with lock.take(self._settings.timeout_seconds, _POLL) as is_had:
             if not is_had:
                 return True
-            verdict = self._drainer.delivery.send(route.id, target, self._left())
+            verdict = self._drainer.row_delivery.send(route.id, target, self._left())
         return verdict in (Verdict.DELIVERED, Verdict.SPLIT)
 
     def _send_last(self) -> None:
@@ -124,7 +124,7 @@ class Shutdown:
         for number, target in enumerate(routes):
             end = time.monotonic() + self._left() / (len(routes) - number)
             while (left := end - time.monotonic()) > 0:
-                if not self._drainer.send_held(self._overflow, target, left):
+                if not self._drainer.overflow_delivery.send_to(target, left):
                     break
 
     def _left(self) -> float:
