@@ -24,7 +24,7 @@ from users import environment_of
 SUPPORT = Path(__file__).parent / "support"
 _OURS = ("SPOOL_", "LANGFUSE_", "OTEL_", "LITELLM_")
 
-_troubles = pytest.StashKey[dict[str, Trial]]()
+_trials = pytest.StashKey[dict[str, Trial]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,15 +37,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     # What any test has imported of them imports more when it is looked at, which breaks a freeze.
     freezegun.configure(extend_ignore_list=["langfuse", "litellm"])
-    config.stash[_troubles] = {}
+    config.stash[_trials] = {}
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if config.stash[_troubles]:
+    if config.stash[_trials]:
         terminalreporter.section("troubles")
-        terminalreporter.write_line(Trial.table(list(config.stash[_troubles].values())))
+        terminalreporter.write_line(Trial.table(list(config.stash[_trials].values())))
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def is_full(pytestconfig: pytest.Config) -> bool:
 def report(pytestconfig: pytest.Config) -> Callable[[Trial], None]:
     """Check what came of a trouble, and print it with the others at the end of the run."""
 
-    def check_and_print(trouble: Trial) -> None:
-        known = pytestconfig.stash[_troubles]
-        same = known.get(trouble.name)
-        known[trouble.name] = trouble if same is None else same + trouble
-        trouble.check()
+    def check_and_print(trial: Trial) -> None:
+        known = pytestconfig.stash[_trials]
+        same = known.get(trial.name)
+        known[trial.name] = trial if same is None else same + trial
+        trial.check()
 
     return check_and_print
 

@@ -6,7 +6,10 @@ that were reported are printed at the end of the run, those of one name as one r
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from functools import reduce
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,24 @@ class Trial:
         sums = (a + b for a, b in zip(astuple(self)[1:], astuple(other)[1:], strict=True))
         return Trial(self.name, *sums)
 
+    @staticmethod
+    def total(trials: Iterable[Trial]) -> Trial:
+        """Add up the figures of some trials of the same trouble."""
+        return reduce(operator.add, trials)
+
     def check(self) -> None:
         """Nothing is lost, and nothing that ended is uncounted."""
         assert self.lost == 0, self
         assert self.ended == self.accepted + self.refused + self.in_memory, self
 
     @staticmethod
-    def table(troubles: list[Trial]) -> str:
+    def table(trials: list[Trial]) -> str:
         """Give the rows in Markdown."""
         names = list(Trial.__annotations__)
         lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
         lines += [
-            "| " + " | ".join(_text(getattr(trouble, name)) for name in names) + " |"
-            for trouble in troubles
+            "| " + " | ".join(_text(getattr(trial, name)) for name in names) + " |"
+            for trial in trials
         ]
         return "\n".join(lines)
 

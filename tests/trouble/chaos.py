@@ -19,25 +19,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import standin
-from disks import can_mount, enlarge_disk, fill_disk, small_disk
+from disks import enlarge_disk, fill_disk, small_disk
 from spool.otlp.batch import unpack
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system.locks import signature
 from spool.system.spool_files import beside
-from standin import Behaviour, Connection, Reply, StandIn
+from standin import Behaviour
 from trials import Trial
 from users import SHORT_WAITS, environment_of
-from writer import Nursery, Trail
+from verdict import LIMITS, Plan, Verdict
+from witness import Witness
+from writer import Nursery
 
 ROUND_SECONDS = 20.0
 DISK_BYTES = 32 << 20
-LIMIT_BYTES = 1 << 20
 
 BEHAVIOURS: dict[str, Callable[[], Behaviour | None]] = {
     "well": lambda: None,
@@ -67,59 +67,6 @@ BEHAVIOURS: dict[str, Callable[[], Behaviour | None]] = {
 
 # They hold a route for minutes, in which nothing else happens: so they are rare.
 HOLDING = ("401", "403", "404")
-
-LIMITS = {
-    "no limit": {},
-    "drop-oldest": {"SPOOL_MAX_BYTES": str(LIMIT_BYTES)},
-    "drop-newest": {"SPOOL_MAX_BYTES": str(LIMIT_BYTES), "SPOOL_WHEN_FULL": "drop-newest"},
-}
-
-
-class Witness(StandIn):
-    """A stand-in that remembers which spans each request brought in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[frozenset[str]] = []
-
-    def settle(self, index: int, reply: Reply, connection: Connection) -> None:
-        super().settle(index, reply, connection)
-        self.loads.append(
-            frozenset(span.span_id.hex() for span in standin.spans_of(reply.accepted))
-        )
-
-    def repeated(self) -> int:
-        """Count the requests of which a span arrived once more in a later one."""
-        later: set[str] = set()
-        repeated = 0
-        for load in reversed(self.loads):
-            repeated += not load.isdisjoint(later)
-            later |= load
-        return repeated
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a round is like, drawn from its seed."""
-
-    seed: int
-    limit: str
-    sync_seconds: str
-    has_small_disk: bool
-
-    @classmethod
-    def draw(cls, seed: int) -> Plan:
-        chance = random.Random(seed)
-        return cls(
-            seed=seed,
-            limit=chance.choice(list(LIMITS)),
-            sync_seconds=chance.choice(["0", "0.1", "1"]),
-            has_small_disk=chance.random() < 0.4 and can_mount(),
-        )
-
-    def __str__(self) -> str:
-        disk = ", a disk that becomes full" if self.has_small_disk else ""
-        return f"seed {self.seed}: {self.limit}, a sync each {self.sync_seconds} s{disk}"
 
 
 class Round:
@@ -284,77 +231,6 @@ def dead_spans(store: Store) -> set[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What came of a round."""
-
-    plan: Plan
-    done: Mapping[str, int]
-    ledger: Ledger
-    trail: Trail
-    finished: Trail
-    arrived: Mapping[str, int]
-    dead: set[str]
-    repeated: int
-    interruptions: int
-    deaths: Mapping[int, int]
-    errors: str
-
-    @property
-    def found(self) -> set[str]:
-        return set(self.arrived) | self.dead
-
-    @property
-    def lost(self) -> int:
-        """How many acknowledged spans are nowhere, and were not evicted either."""
-        return max(0, len(self.trail.spooled - self.found) - self.ledger.evicted)
-
-    @property
-    def ended(self) -> int:
-        """How many spans ended, by what the writers know.
-
-        Of a killed process's spans that were not acknowledged they cannot know: the ledger's word
-        counts there, as far as there are so many.
-        """
-        certain = self.trail.spooled | (self.finished.begun & self.found)
-        counted = self.ledger.accepted + self.ledger.refused
-        return min(max(counted, len(certain)), len(self.trail.begun))
-
-    def complaints(self) -> list[str]:
-        """Say what is wrong; nothing must be."""
-        ledger = self.ledger
-        gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
-        refused = self.finished.failed - self.found
-        checks = {
-            "the ledger does not balance": ledger.accepted != gone + ledger.pending,
-            "spans are still pending": ledger.pending,
-            "the file was damaged": ledger.damaged,
-            "acknowledged spans are lost": self.lost,
-            "spans are counted that never ended, or are not counted": self.ended
-            != ledger.accepted + ledger.refused,
-            "spans counted as delivered have not arrived": ledger.delivered > len(self.arrived),
-            "a process that ended in order lost spans uncounted": not self.plan.has_small_disk
-            and len(refused) > ledger.refused + ledger.evicted,
-            "something was sent twice without need": not self.plan.has_small_disk
-            and self.repeated > self.interruptions,
-            "a process died of itself": self.deaths,
-            "something was raised": "Traceback" in self.errors or "defect" in self.errors,
-        }
-        return [f"{said} ({value})" for said, value in checks.items() if value]
-
-    def trouble(self) -> Trial:
-        return Trial(
-            name="chaos",
-            tried=sum(self.done.values()),
-            ended=self.ended,
-            accepted=self.ledger.accepted,
-            refused=self.ledger.refused,
-            in_memory=0,
-            lost=self.lost,
-            duplicates=sum(self.arrived.values()) - len(self.arrived),
-        )
-
-
 def rounds(seconds: float, seed: int) -> Iterator[Verdict]:
     """Go on for so long; the n-th round's seed is `seed` + n."""
     end = time.monotonic() + seconds
@@ -369,23 +245,13 @@ def rounds(seconds: float, seed: int) -> Iterator[Verdict]:
             yield Round(plan, Path(name)).run(min(left, ROUND_SECONDS))
 
 
-def total(troubles: list[Trial]) -> Trial:
-    """Add rounds up."""
-    numbers = {
-        name: sum(getattr(trouble, name) for trouble in troubles)
-        for name in Trial.__annotations__
-        if name != "name"
-    }
-    return replace(troubles[0], **numbers)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Random trouble for a spool, then a verdict.")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.seconds:g} seconds", flush=True)
-    troubles, is_well = [], True
+    trials, is_well = [], True
     for verdict in rounds(arguments.seconds, arguments.seed):
         print(f"\n{verdict.plan}")
         print("  " + ", ".join(f"{name} {count}" for name, count in sorted(verdict.done.items())))
@@ -399,8 +265,8 @@ def main() -> int:
         if verdict.complaints():
             print(verdict.errors)
         sys.stdout.flush()
-        troubles.append(verdict.trouble())
-    print(f"\n{Trial.table([total(troubles)])}")
+        trials.append(verdict.trial())
+    print(f"\n{Trial.table([Trial.total(trials)])}")
     print("all is well" if is_well else "NOT WELL")
     return 0 if is_well else 1
 

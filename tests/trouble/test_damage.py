@@ -16,7 +16,6 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
-from chaos import Witness
 from damaged_files import ROWS, damage, fill
 from seeds import seed
 from spans import batch, span
@@ -35,6 +34,7 @@ from test_hostile import balances
 from trials import Trial
 from users import SHORT_WAITS, environment_of
 from waits import wait_until
+from witness import Witness
 from writer import Nursery, Trail
 
 # With --full it takes minutes.

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Witness
 from seeds import seed
 from spool.system.locks import signature
 from spool.system.spool_files import beside
 from standin import Exchange
 from trials import Trial
 from users import SHORT_WAITS, environment_of
+from witness import Witness
 from writer import Nursery
 
 # With --full it takes minutes.

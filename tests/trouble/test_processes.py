@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Witness
 from spool.store.store import Store
 from trials import Trial
 from users import SHORT_WAITS, environment_of
 from waits import wait_until
+from witness import Witness
 from writer import Nursery
 
 WRITERS = 8

@@ -19,7 +19,6 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
-from chaos import Witness
 from disks import can_mount, fill_disk, no_room, small_disk
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
@@ -33,6 +32,7 @@ from standin import StandIn
 from trials import Trial
 from users import SHORT_WAITS, environment_of
 from waits import wait_until
+from witness import Witness
 from writer import Nursery
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="only root mounts a small disk")
