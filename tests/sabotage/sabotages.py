@@ -102,7 +102,7 @@ SABOTAGES = [
     Sabotage(
         "threads are begun in a process that uWSGI has still to fork",
         "pipeline/pipeline.py",
-        "        if forks.is_to_come() or self._is_ending:\n",
+        "        if forks.will_fork() or self._is_ending:\n",
         "        if self._is_ending:\n",
         "system/test_forks.py",
     ),

@@ -34,14 +34,14 @@ def locks(tmp_path: Path) -> Iterator[list[DrainLock]]:
         lock.close()
 
 
-def test_one_has_the_turn_and_the_next_gets_it_after_that(locks: list[DrainLock]) -> None:
+def test_one_has_the_lock_and_the_next_gets_it_after_that(locks: list[DrainLock]) -> None:
     with locks[0].take(NEVER) as first, locks[1].take(NEVER) as second:
         assert (first, second) == (True, False)
     with locks[1].take(NEVER) as second:
         assert second
 
 
-def test_who_has_the_turn_can_be_named(locks: list[DrainLock]) -> None:
+def test_who_had_the_last_turn_can_be_named(locks: list[DrainLock]) -> None:
     assert locks[0].pid() is None
     with locks[0].take(NEVER):
         assert locks[1].pid() == os.getpid()
@@ -59,7 +59,7 @@ def test_past_one_that_is_stuck_there_is_one_deputy(locks: list[DrainLock]) -> N
         assert is_had(locks[2], AT_ONCE)
 
 
-def test_one_that_has_the_turn_and_has_not_signed_yet_is_not_taken_for_one_seen_long_ago(
+def test_one_that_has_the_lock_and_has_not_signed_yet_is_not_taken_for_one_seen_long_ago(
     locks: list[DrainLock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
@@ -72,7 +72,7 @@ def test_one_that_has_the_turn_and_has_not_signed_yet_is_not_taken_for_one_seen_
         assert not is_had(locks[1], 1.0)
 
 
-def test_turns_that_change_hands_are_not_stuck(locks: list[DrainLock]) -> None:
+def test_a_lock_that_changes_hands_is_not_stuck(locks: list[DrainLock]) -> None:
     for _ in range(3):
         with locks[0].take(NEVER):
             assert not is_had(locks[1], AT_ONCE)
@@ -86,7 +86,7 @@ def test_a_turn_that_may_last_is_not_stuck(locks: list[DrainLock]) -> None:
             time.sleep(0.01)
 
 
-def test_after_the_stopped_one_went_on_there_is_one_turn_again(locks: list[DrainLock]) -> None:
+def test_after_the_stopped_one_went_on_one_at_a_time_sends_again(locks: list[DrainLock]) -> None:
     with locks[0].take(NEVER):
         is_had(locks[1], AT_ONCE)
         time.sleep(0.01)

@@ -310,7 +310,7 @@ class Pipeline:
 
     def run(self) -> None:
         """Start the threads, if they can be had, and nobody has ended this."""
-        if forks.is_to_come() or self._is_ending:
+        if forks.will_fork() or self._is_ending:
             return
         with self._lock:
             if self._is_running or self._is_ending:

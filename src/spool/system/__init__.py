@@ -1,8 +1,23 @@
-"""What the operating system gives: files, locks, forks, signals, the log.
+"""What the operating system gives: files and their rights, locks, forks, threads, the log.
 
-- `filesystem`: where a spool may live, and how its files are opened.
-- `locks`, `drain_lock`: who may write, and who may send.
-- `forks`, `event`: what survives a fork, and what a signal handler may set.
+It knows nothing of spans. Invariants: nothing waits without a bound; what a signal handler may call
+takes no lock that it can have interrupted; a child of a fork begins anew.
+
+The locks lie beside the spool, whose name comes first (all mode 0600, never removed):
+
+    file                                       locked by                           content
+    spool.db.lock                              who writes or checkpoints           none
+    spool.db.turn                              who sends                           a signature
+    spool.db.deputy                            who sends past one that is stopped  none
+    spool.db.probe.turn, spool.db.probe.deputy the same, for routes in trouble     as above
+    spool.db.drainer                           all that have a drainer, shared     none
+
+The bytes of a signature are drawn in `locks`. In reading order:
+
+- `location`: where a spool may live. `spool_files`: how its files are named, made and opened.
+- `disk`: what room there is, and what is said where a disk refuses.
+- `locks`: between processes and threads. `drain_lock`: who may send.
+- `forks`: what a child has for itself. `event`: what a signal handler may set.
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.
 - `log`, `redaction`: log lines that cannot flood, and what may be shown.
 """

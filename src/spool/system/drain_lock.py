@@ -1,11 +1,13 @@
-"""The turn: which process sends now. Past one that is stopped in its turn, a deputy sends.
+"""The drain lock: which process sends now. Past one that is stopped, a deputy sends.
+
+A turn is one hold of it, for one request.
 
 Invariants:
 
-- At most one process has the turn, and signs for it anew each time.
+- At most one process has the lock, and signs it anew each turn.
 - Who takes it again and again leaves gaps: a part of the time that it had it. Who waits looks
   twice in such a gap, so it gets its turn next.
-- A turn that has the same signature for longer than a turn can last is a stopped process's
+- A lock that has the same signature for longer than a turn can last is a stopped process's
   (SIGSTOP, a frozen container). Then at most one other sends beside it, as its deputy. That costs
   the request in flight twice, and nothing else: settling ends only what was taken.
 """
@@ -28,12 +30,12 @@ _SOON: Final = 5.0
 # What a turn may take beside its request. Where the mutex is not to be had it takes longer: then a
 # deputy sends, which costs no more than a request twice.
 _BESIDE_SENDING: Final = 2 * PATIENTLY
-# After so many seconds in its turn a process leaves a gap.
+# After it had the lock for so many seconds a process leaves a gap.
 _LONG: Final = 0.25
 
 
 class DrainLock:
-    """A turn of one spool, as one process takes it. `kind` tells it from another of the spool's."""
+    """The drain lock of one spool, as one process takes it; `kind` is of its files' names."""
 
     def __init__(self, path: Path, create: Callable[[Path], int], kind: str = "") -> None:
         self._spool = path
@@ -50,7 +52,7 @@ class DrainLock:
 
     @contextlib.contextmanager
     def take(self, sending: float, patience: float = 0.0) -> Iterator[bool]:
-        """Take the turn for this block, if it is free, and say whether it was had.
+        """Take a turn for this block, if the lock is free, and say whether it was had.
 
         It is looked for as long as `patience` says. `sending` is how long a request can last at
         most. Both are in seconds. Raises SpoolFileError.
@@ -71,7 +73,7 @@ class DrainLock:
         return self._lock.is_ours() or self._deputy.is_ours()
 
     def pid(self) -> int | None:
-        """Give the pid of the last process that had the turn; None for none."""
+        """Give the pid of the last process that had a turn; None for none."""
         signed = signature(self._lock.path, self._spool)
         return None if signed is None else signed[0]
 
@@ -98,7 +100,7 @@ class DrainLock:
         return self._lock
 
     def _watch(self) -> float:
-        """Tell for how many seconds the turn has had the same signature, as far as it was seen."""
+        """Tell for how many seconds the lock has had the same signature, as far as it was seen."""
         signed, now = signature(self._lock.path, self._spool), time.monotonic()
         # What was seen long ago may have been another's turn: one that has it may sign only now.
         if signed != self._seen or now - self._looked_at > _SOON:

@@ -1,11 +1,11 @@
-"""The wake: what rouses a background thread, set from anywhere, by a signal handler too.
+"""An event that wakes a background thread, and that a signal handler may set, too.
 
 Invariants:
 
 - `set` waits for nothing and takes no lock that a signal handler can meet half-way: the handler may
   have interrupted its thread in the middle of `set`. (`threading.Event.set` is not so: there the
   thread would wait for itself for ever.)
-- A wake is never missed: what was done before `set` is seen by who wakes. It may come for nothing.
+- No `set` is missed: what was done before it is seen by who wakes. It may wake for nothing.
 - It crosses a fork as a flag only, also one that runs no handlers: the child waits anew.
 """
 
@@ -32,7 +32,7 @@ class SignalSafeEvent:
         return self._is_set
 
     def set(self) -> None:
-        """Rouse who waits, or who will."""
+        """Wake who waits, or who will."""
         if not self._is_set:
             try:
                 self._is_set = True

@@ -52,8 +52,8 @@ class PerProcess(Generic[_State]):
 _everything: Final[weakref.WeakSet[PerProcess[Any]]] = weakref.WeakSet()
 
 
-def is_to_come() -> bool:
-    """Say whether this process is uWSGI's, before it forks its workers."""
+def will_fork() -> bool:
+    """Say whether this process is uWSGI's, which has still to fork its workers."""
     uwsgi: Any = sys.modules.get("uwsgi")  # its own module, which nobody else can have
     return hasattr(uwsgi, "worker_id") and not (uwsgi.worker_id() or uwsgi.mule_id())
 

@@ -1,4 +1,4 @@
-"""The bounded, fork-safe lock between processes: the store's mutex and the drainer's turn.
+"""Bounded, fork-safe locks between processes: of files, by `flock`; and between threads.
 
 Invariants:
 
@@ -11,6 +11,12 @@ Invariants:
   a thread that only the parent has.
 - The lock file is never renamed or unlinked by us. When somebody else did, the next holder notices
   by device and inode, and opens the file that is there now.
+
+What a holder's signature is, which it leaves at the beginning of its file:
+
+    offset  bytes
+    0       10     its pid, in decimal, filled with blanks
+    10      16     eight random bytes in hexadecimal, new each time
 """
 
 from __future__ import annotations

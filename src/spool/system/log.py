@@ -1,4 +1,4 @@
-"""Complaints: one log line a minute about the same trouble, never a flood.
+"""The log: a line a minute about the same trouble, never a flood.
 
 What is logged of keys, names and servers' words is escaped: the log may be a terminal.
 """
@@ -28,26 +28,27 @@ logger.addFilter(_make_printable)
 
 
 class LimitedWarning:
-    """One kind of trouble, said at most once a minute, with what it happened to in that time."""
+    """A warning of one kind of trouble, once a minute at most, with how often it was held back."""
 
     def __init__(self, trouble: str) -> None:
         self._trouble = trouble
-        self._said_at = -_INTERVAL
-        self._unsaid = 0
+        self._warned_at = -_INTERVAL
+        self._held_back = 0
 
     def warn(self, detail: object) -> None:
         """Warn, unless that was done within the last minute; then count it for the next time."""
         now = time.monotonic()
-        if now - self._said_at < _INTERVAL:
-            self._unsaid += 1
+        if now - self._warned_at < _INTERVAL:
+            self._held_back += 1
             return
-        more = f" (and {self._unsaid} times more since the last such line)" if self._unsaid else ""
-        self._said_at, self._unsaid = now, 0  # first: a log handler may end up here again
+        held_back = self._held_back
+        self._warned_at, self._held_back = now, 0  # first: a log handler may end up here again
+        more = f" (and {held_back} times more since the last such line)" if held_back else ""
         logger.warning("langfuse-spool: %s: %s%s", self._trouble, detail, more)
 
 
 class LimitedWarnings:
-    """Several kinds of trouble, told apart by what is said of them."""
+    """Warnings of several kinds of trouble, told apart by their words."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, LimitedWarning] = {}

@@ -1,4 +1,4 @@
-"""What may be shown to people: no secret of a URL, and nothing that a terminal would obey."""
+"""Redaction: people are shown no secret of a URL, and nothing that a terminal would obey."""
 
 from __future__ import annotations
 
