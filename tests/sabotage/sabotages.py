@@ -312,7 +312,7 @@ SABOTAGES = [
         "settings/target.py",
         "return plain.marked() if headers or",
         "return plain if headers or",
-        "settings/test_settings.py",
+        "settings/test_target.py",
     ),
     Sabotage(
         "a host that nobody named is remembered over one that somebody did",

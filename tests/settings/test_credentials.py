@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drains import Clock, drain_all
-from owners import only_root
+from owners import STRANGER, only_root
 from spans import batch
 from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
@@ -24,7 +24,6 @@ from standin import StandIn
 
 TRACES = "/api/public/otel/v1/traces"
 THEIRS = {"pk-lf-theirs": "sk-lf-theirs"}
-STRANGER = 12345
 
 
 @pytest.fixture

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+
+from environments import KEYS, TRACES, basic, read, target
+from spool.errors import SettingsError
+from spool.settings.environment import MISSING_KEYS
+from spool.settings.settings import Settings
+from spool.settings.target import Named, Target
+
+
+@pytest.mark.parametrize("variable", ["LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"])
+def test_a_bad_host_is_an_error_that_names_its_variable(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}=ftp://h: must be a URL such as"):
+        read({**KEYS, variable: "ftp://h"})
+
+
+def test_a_bad_header_is_an_error_that_names_its_variable() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h",
+        "OTEL_EXPORTER_OTLP_HEADERS": "a=%E2%98%83",
+    }
+    with pytest.raises(SettingsError, match=r"^OTEL_EXPORTER_OTLP_HEADERS: .* header 'a' has"):
+        read(environ)
+
+
+@pytest.mark.parametrize("variable", ["PROTOCOL", "TRACES_PROTOCOL"])
+def test_a_protocol_that_is_not_spoken_is_refused_where_its_endpoint_counts(variable: str) -> None:
+    variable = f"OTEL_EXPORTER_OTLP_{variable}"
+    grpc = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317", variable: "grpc"}
+    with pytest.raises(SettingsError, match=f"^{variable}=grpc: must be http/protobuf$"):
+        read(grpc)
+    # Other signals may go there.
+    assert target({**KEYS, **grpc}).route == "pk-lf-1"
+    given = Settings.from_env(endpoint="http://gateway/v1/traces", environ=grpc)
+    assert given.require_target().endpoint == "http://gateway/v1/traces"
+    assert target({**grpc, variable: "http/protobuf"}).endpoint == "http://collector:4317/v1/traces"
+
+
+def test_opentelemetrys_timeout_is_not_looked_at_where_our_own_is_set() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "600000", "SPOOL_TIMEOUT_SECONDS": "7"}
+    assert read(environ).timeout_seconds == 7
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    names = (
+        "SPOOL_SYNC_SECONDS", "SPOOL_MAX_BYTES", "SPOOL_DRAIN", "SPOOL_BACKOFF_SECONDS",
+        "SPOOL_CREDENTIALS_FILE", "LANGFUSE_PUBLIC_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TIMEOUT", "https_proxy",
+    )  # fmt: skip
+    assert read(dict.fromkeys(names, "")) == read(dict.fromkeys(names, "  ")) == read()
+
+
+def test_langfuse_keys_alone_mean_the_eu_cloud_which_nobody_named() -> None:
+    found = target(KEYS)
+    assert found.endpoint == "https://cloud.langfuse.com" + TRACES
+    assert found.named is Named.BY_NOBODY
+    assert (found.route, found.public_key) == ("pk-lf-1", "pk-lf-1")
+    assert found.headers["authorization"] == basic("pk-lf-1:sk-lf-1")
+    assert found.headers["x-langfuse-ingestion-version"] == "4"
+
+
+def test_the_first_host_variable_that_is_set_counts() -> None:
+    hosts = ["LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"]
+    environ = {name: f"https://{name.lower()}.example" for name in hosts}
+    for name in hosts:
+        found = target({**KEYS, **environ})
+        assert found.endpoint == f"https://{name.lower()}.example{TRACES}"
+        assert found.named is Named.BY_OWNER
+        environ[name] = ""
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_one_key_alone_is_an_error(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read({name: "some-key", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector"})
+    assert str(caught.value).startswith(MISSING_KEYS)
+    assert "some-key" not in str(caught.value)
+
+
+def test_the_general_endpoint_gets_the_path_of_traces() -> None:
+    for endpoint in ("http://collector:4318", "http://collector:4318/"):
+        found = target({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        assert found.endpoint == found.route == "http://collector:4318/v1/traces"
+        assert found.public_key is None
+        assert found.named is Named.BY_OWNER
+        assert found.headers == {}
+
+
+def test_the_endpoint_for_traces_is_used_as_it_is_and_goes_before_the_general_one() -> None:
+    found = target(
+        {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector/ingest",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://other",
+        }
+    )
+    assert found.endpoint == "http://collector/ingest"
+
+
+def test_the_headers_for_traces_go_before_the_general_ones() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Api-Key=one%20two, x-tenant = t ",
+    }
+    assert target(environ).headers == {"api-key": "one two", "x-tenant": "t"}
+    environ["OTEL_EXPORTER_OTLP_TRACES_HEADERS"] = "api-key=three"
+    assert target(environ).headers == {"api-key": "three"}
+
+
+def test_langfuses_basic_auth_in_the_headers_gives_the_route_of_the_public_key() -> None:
+    token = b64encode(b"pk-lf-9:sk-lf-9").decode()
+    found = target(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "https://langfuse.example/api/public/otel",
+            "OTEL_EXPORTER_OTLP_HEADERS": f"Authorization=Basic%20{token}",
+        }
+    )
+    assert (found.route, found.public_key) == ("pk-lf-9", "pk-lf-9")
+    assert found.endpoint == "https://langfuse.example" + TRACES
+    assert found.headers["x-langfuse-ingestion-version"] == "4"
+    assert found.headers == Target.langfuse("pk-lf-9", "sk-lf-9").headers
+
+
+def test_langfuse_keys_go_before_an_otlp_endpoint() -> None:
+    found = target({**KEYS, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector"})
+    assert found.route == "pk-lf-1"
+    assert found.endpoint == "https://cloud.langfuse.com" + TRACES
+
+
+def test_our_own_timeout_goes_before_opentelemetrys_and_its_traces_one_before_the_general() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "5"}
+    assert read(environ).timeout_seconds == 5
+    environ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"] = "6"
+    assert read(environ).timeout_seconds == 6
+    environ["SPOOL_TIMEOUT_SECONDS"] = "7"
+    assert read(environ).timeout_seconds == 7
+
+
+def test_the_bundles_of_requests_and_curl_are_taken_where_opentelemetry_names_none(
+    tmp_path: Path,
+) -> None:
+    environ = {"CURL_CA_BUNDLE": "/curl.pem"}
+    assert read(environ).certificate == Path("/curl.pem")
+    environ["REQUESTS_CA_BUNDLE"] = "/requests.pem"
+    assert read(environ).certificate == Path("/requests.pem")
+    own = tmp_path / "own.pem"
+    own.touch()
+    environ["OTEL_EXPORTER_OTLP_CERTIFICATE"] = str(own)
+    assert read(environ).certificate == own
+
+
+def test_the_certificates_variables_are_taken(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")}
+    for file in files.values():
+        file.touch()
+    settings = read({f"OTEL_EXPORTER_OTLP_{name}": str(file) for name, file in files.items()})
+    assert settings.certificate == files["CERTIFICATE"]
+    assert settings.client_certificate == files["CLIENT_CERTIFICATE"]
+    assert settings.client_key == files["CLIENT_KEY"]
+
+
+def test_a_given_endpoint_keeps_the_headers_that_the_environment_names() -> None:
+    environ = {**KEYS, "LANGFUSE_HOST": "https://langfuse.example"}
+    settings = Settings.from_env(endpoint="http://gateway/v1/traces", environ=environ)
+    found = settings.require_target()
+    assert (found.endpoint, found.route) == ("http://gateway/v1/traces", "pk-lf-1")
+    assert found.headers == target(environ).headers
+    assert found.named is Named.BY_OWNER
+    environ = {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=k"}
+    settings = Settings.from_env(endpoint="http://gateway/v1/traces", environ=environ)
+    assert settings.require_target().headers == {"api-key": "k"}
+
+
+def test_given_headers_keep_the_endpoint_that_the_environment_names() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=k",
+    }
+    found = Settings.from_env(headers={"x-tenant": "t"}, environ=environ).require_target()
+    assert found.endpoint == "http://collector/v1/traces"
+    assert found.headers == {"x-tenant": "t"}
+
+
+@pytest.mark.parametrize("host", ["", "https://langfuse.example"])
+def test_given_headers_come_to_those_of_the_langfuse_keys(host: str) -> None:
+    environ = {**KEYS, "LANGFUSE_HOST": host}
+    found = Settings.from_env(headers={"X-Team": "t"}, environ=environ).require_target()
+    keys = target(environ)
+    assert found.headers == {**keys.headers, "x-team": "t"}
+    assert (found.route, found.endpoint, found.named) == ("pk-lf-1", keys.endpoint, keys.named)
+    theirs = {"Authorization": basic("pk-lf-9:sk-lf-9")}
+    found = Settings.from_env(headers=theirs, environ=environ).require_target()
+    assert found.headers["authorization"] == theirs["Authorization"]
+    assert found.route == "pk-lf-9"
+
+
+def test_given_headers_without_any_endpoint_are_an_error() -> None:
+    with pytest.raises(SettingsError, match="no endpoint"):
+        Settings.from_env(headers={"api-key": "k"}, environ={})
+
+
+def test_proxies_are_read_as_curl_reads_them() -> None:
+    environ = {
+        "http_proxy": "http://lower:1",
+        "HTTP_PROXY": "http://upper:1",
+        "HTTPS_PROXY": "http://secure:2",
+        "ALL_PROXY": "http://all:3",
+        "no_proxy": "localhost,.internal",
+    }
+    assert read(environ).proxies == {
+        "http": "http://lower:1",
+        "https": "http://secure:2",
+        "all": "http://all:3",
+        "no": "localhost,.internal",
+    }
