@@ -9,6 +9,7 @@ from pathlib import Path
 from frame_bytes import made, read
 from spans import batch
 from spool.journal import frames
+from spool.journal.identity import Identity
 from spool.otlp.batch import Batch, Codec, merge
 from spool.settings.target import Target
 from targets import MINE
@@ -32,12 +33,12 @@ def test_a_frame_has_each_of_its_parts_where_the_table_says() -> None:
 
 def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) -> None:
     one = batch("a", "b")
-    written = b"".join(frames.make(frames.identify(COLLECTOR), one, 1.5))
+    written = b"".join(frames.make(Identity.of(COLLECTOR).encode(), one, 1.5))
     (first, second), lost = read(path, written + made("c", now=2.5))
     assert (first.batch, first.created_at, second.created_at, lost) == (one, 1.5, 2.5, 0)
     endpoint = "https://collector.example/v1/traces"
-    assert frames.identity_of(first.identity) == (COLLECTOR.route, endpoint, None, 2)
-    assert frames.identity_of(second.identity) == (MINE.route, MINE.endpoint, MINE.public_key, 2)
+    assert Identity.decode(first.identity) == (COLLECTOR.route, endpoint, None, 2)
+    assert Identity.decode(second.identity) == (MINE.route, MINE.endpoint, MINE.public_key, 2)
     assert b"secret" not in written
     assert b"token" not in written
 
@@ -45,7 +46,7 @@ def test_a_frame_tells_whose_it_is_without_secrets_and_when_it_came(path: Path) 
 def test_a_frame_of_an_older_version_tells_whose_it_is(path: Path) -> None:
     older = json.dumps([MINE.route, MINE.endpoint, MINE.public_key]).encode()
     (frame,), lost = read(path, b"".join(frames.make(older, batch("a"), 1.0)))
-    assert frames.identity_of(frame.identity) == frames.identity(MINE)
+    assert Identity.decode(frame.identity) == Identity.of(MINE)
     assert not lost
 
 
@@ -53,6 +54,6 @@ def test_a_packed_batch_is_read_as_it_was_also_one_of_an_older_version(path: Pat
     one = batch("a", "b")
     packed = merge([one], compress=True)
     gzipped = Batch(gzip.compress(one.payload), 2, one.raw_bytes, Codec.GZIP)
-    of_each = [frames.make(frames.identify(MINE), each, 1.0) for each in (packed, gzipped)]
+    of_each = [frames.make(Identity.of(MINE).encode(), each, 1.0) for each in (packed, gzipped)]
     found, lost = read(path, b"".join(part for parts in of_each for part in parts))
     assert ([frame.batch for frame in found], lost) == ([packed, gzipped], 0)

@@ -7,11 +7,12 @@ import pytest
 
 from frame_bytes import five, flipped, made, read, times
 from spool.journal import frames, reader
+from spool.journal.identity import Identity
 from spool.otlp.batch import Batch
 from targets import MINE
 
 # Where what of a frame stands, see `frames`.
-_BEHIND_IDENTITY = frames.HEAD_BYTES + len(frames.identify(MINE))
+_BEHIND_IDENTITY = frames.HEAD_BYTES + len(Identity.of(MINE).encode())
 PARTS = {
     "mark": slice(0, 4),
     "checksum": slice(4, 8),
@@ -67,7 +68,7 @@ def test_damage_hides_no_other_frame_and_is_counted_in_the(part: str, path: Path
 
 
 def test_a_batch_of_a_kind_that_nobody_knows_is_damage_and_hides_no_other(path: Path) -> None:
-    unknown = b"".join(frames.make(frames.identify(MINE), Batch(b"?" * 200, 2, 200, 3), 1.0))
+    unknown = b"".join(frames.make(Identity.of(MINE).encode(), Batch(b"?" * 200, 2, 200, 3), 1.0))
     found, lost = read(path, unknown + made("c", now=2.0))
     assert (times(found), lost) == ([2], 2)
 

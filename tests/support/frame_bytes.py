@@ -9,13 +9,14 @@ from spans import batch
 from spool.journal import frames, reader
 from spool.journal.chunk import Chunk
 from spool.journal.frames import Frame
+from spool.journal.identity import Identity
 from spool.settings.target import Target
 from targets import MINE
 
 
 def made(*names: str, size: int = 100, now: float = 1.0, target: Target = MINE) -> bytes:
     """Make one frame of spans with these names."""
-    return b"".join(frames.make(frames.identify(target), batch(*names, size=size), now))
+    return b"".join(frames.make(Identity.of(target).encode(), batch(*names, size=size), now))
 
 
 def five() -> list[bytes]:

@@ -20,6 +20,7 @@ from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.commands.main import main
 from spool.journal import frames
+from spool.journal.identity import Identity
 from spool.settings.target import Target
 from spool.store import migrations
 from spool.store.store import Store
@@ -185,7 +186,7 @@ def test_a_stranger_can_forge_no_span(
 ) -> None:
     write_as(WORKER, path, target, "true")
     forged = beside(path, ".inbox-1-0123456789ab")
-    forged.write_bytes(b"".join(frames.make(frames.identify(target), batch("forged"), 1.0)))
+    forged.write_bytes(b"".join(frames.make(Identity.of(target).encode(), batch("forged"), 1.0)))
     forged.chmod(0o666)
     os.chown(forged, STRANGER, STRANGER)
     assert run_as(WORKER, command("drain"))[0] == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from spool.journal.frames import identity_of
+from spool.journal.identity import Identity
 from spool.store.records import Route
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable
     """Add to the routes what waits in the journals for them."""
     by_name = {route.name: route for route in routes}
     for frame in inbound:
-        name, endpoint, public_key, _ = identity_of(frame.identity)
+        name, endpoint, public_key, _ = Identity.decode(frame.identity)
         route = by_name.get(name) or Route.unknown(name, endpoint, public_key)
         oldest_at = frame.created_at if route.oldest_at is None else route.oldest_at
         by_name[name] = replace(

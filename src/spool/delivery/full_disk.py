@@ -19,7 +19,7 @@ from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolError
 from spool.journal import directory, reader
 from spool.journal.chunk import Chunk
-from spool.journal.frames import identity_of
+from spool.journal.identity import Identity
 from spool.otlp.batch import ROW_BYTES
 from spool.store.records import Route
 from spool.system.locks import BRIEFLY
@@ -86,9 +86,9 @@ class _Rescue:
         first = chunk.frames[0].identity
         mine = tuple(itertools.takewhile(lambda frame: frame.identity == first, chunk.frames))
         end = chunk.first_at + sum(frame.size for frame in mine)
-        size = self._drainer.client.request_size(identity_of(first)[0])
+        size = self._drainer.client.request_size(Identity.decode(first).route)
         run = Chunk(mine, chunk.start, end)
-        return run.head(size.bytes, size.spans) or Chunk(
+        return run.at_most(size.bytes, size.spans) or Chunk(
             mine[:1], run.start, run.first_at + mine[0].size
         )
 
@@ -110,7 +110,7 @@ class _Rescue:
         return outcome
 
     def _target(self, chunk: Chunk) -> Target | None:
-        name, endpoint, public_key, _ = identity_of(chunk.frames[0].identity)
+        name, endpoint, public_key, _ = Identity.decode(chunk.frames[0].identity)
         known = {route.name: route for route in self._store.routes()}
         route = known.get(name) or Route.unknown(name, endpoint, public_key)
         return self._drainer.routes.target_of(route)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolBusyError, SpoolError
-from spool.journal.frames import identity_of
+from spool.journal.identity import Identity
 from spool.journal.reader import CHUNK
 from spool.otlp.batch import ROW_BYTES
 from spool.store import ingest
@@ -112,12 +112,12 @@ class JournalDelivery:
     def _part(self, claim: Claim) -> tuple[Claim, Route, Target] | None:
         """Give what of a claim can be sent as one request, with its route as it is now."""
         identity = claim.chunk.identity
-        name = None if identity is None else identity_of(identity)[0]
+        name = None if identity is None else Identity.decode(identity).route
         route = next((known for known in self._store.routes() if known.name == name), None)
         if route is None or not self._routes.is_well(route):
             return None
         target, size = self._routes.target_of(route), self._client.request_size(route.name)
-        chunk = None if target is None else claim.chunk.head(size.bytes, size.spans)
+        chunk = None if target is None else claim.chunk.at_most(size.bytes, size.spans)
         if target is None or chunk is None:
             return None
         return replace(claim, chunk=chunk), route, target
@@ -160,6 +160,6 @@ class JournalDelivery:
             return False
         self._unsettled = None
         ingest.release(self._store, claim, moved)
-        route = identity_of(claim.chunk.frames[0].identity)[0]
+        route = Identity.decode(claim.chunk.frames[0].identity).route
         self._routes.count(route, claim.chunk.spans, outcome)
         return True

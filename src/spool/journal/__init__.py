@@ -19,7 +19,8 @@ In reading order:
 
 - `journal`: what this process appends to, and what becomes of that. `own_files`: what it has open.
 - `file`: one file: made, appended to, closed. `group_commit`: one fsync for all who wait for it.
-- `header`, `frames`: what stands in a file, by the byte. `reader`: reads it, damaged as it may be.
+- `header`, `frames`: what stands in a file, by the byte. `identity`: whose a frame is.
+- `reader`: reads frames, damaged as they may be.
 - `chunk`: frames read at once, and what of them makes a request.
 - `directory`: the journals beside a spool, any process's.
 - `at_fork`: what a fork waits for, and what its child closes.

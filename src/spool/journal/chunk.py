@@ -44,7 +44,7 @@ class Chunk:
         found = {frame.identity for frame in self.frames}
         return found.pop() if len(found) == 1 and not self.lost else None
 
-    def first(self, size: float) -> Chunk:
+    def at_least(self, size: float) -> Chunk:
         """Give the first frames that have `size` bytes together or somewhat more, or all."""
         if self.lost:
             return self
@@ -55,14 +55,14 @@ class Chunk:
                 return Chunk(self.frames[:number], self.start, end)
         return self
 
-    def routes(self) -> dict[bytes, list[Frame]]:
+    def by_route(self) -> dict[bytes, list[Frame]]:
         """Give its frames by whose they are."""
         found: dict[bytes, list[Frame]] = {}
         for frame in self.frames:
             found.setdefault(frame.identity, []).append(frame)
         return found
 
-    def pieces(self) -> list[tuple[int, int]]:
+    def ends(self) -> list[tuple[int, int]]:
         """Tell up to which offsets it holds how many spans: by frames, if all of it can be read."""
         if self.lost:
             return [(self.end, self.spans)]
@@ -70,7 +70,7 @@ class Chunk:
         next(ends)
         return [(end, one.batch.spans) for end, one in zip(ends, self.frames, strict=True)]
 
-    def head(self, max_bytes: int, max_spans: int) -> Chunk | None:
+    def at_most(self, max_bytes: int, max_spans: int) -> Chunk | None:
         """Give the first frames, as many as make one request; None where the first is too large."""
         end = self.first_at
         for number, frame in enumerate(self.frames):

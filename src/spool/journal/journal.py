@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from spool.errors import SpoolBusyError, SpoolError
 from spool.journal import at_fork, frames
 from spool.journal.file import make
+from spool.journal.identity import Identity
 from spool.journal.own_files import OwnFiles
 from spool.settings.durability import Durability
 from spool.system import disk, spool_files
@@ -117,7 +118,7 @@ class Journal:
                 file.pins.discard(pin)
 
     def _identify(self, target: Target) -> bytes:
-        identity = frames.identify(target)
+        identity = Identity.of(target).encode()
         self._identities[target.route, target.endpoint] = identity
         return identity
 

@@ -58,7 +58,7 @@ def evict(store: Store, excess: float) -> int:
             if store.journal.is_claimed(file):
                 continue
             while excess > 0 and (found := _read(file, journal.LARGE)) is not None:
-                chunk = found.first(excess)
+                chunk = found.at_least(excess)
                 if not store.evict_from_journal(file, chunk, time.time()):
                     break
                 file.moved = chunk.end
@@ -138,7 +138,7 @@ def _read(file: File, size: int = reader.CHUNK) -> Chunk | None:
 
 def _rows(chunk: Chunk, *, compress: bool) -> Iterator[Frame]:
     """Make rows of a chunk: one of each route, or several where they would be large."""
-    for mine in chunk.routes().values():
+    for mine in chunk.by_route().values():
         for run in _runs(mine):
             batch = merge([frame.batch for frame in run], compress=compress and len(run) > 1)
             yield replace(run[0], batch=batch)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterable, Iterator, Sequence
 
-    from spool.journal.frames import Identity
+    from spool.journal.identity import Identity
 
 LAST_ID: Final = (1 << 63) - 1
 # A request is made of so many rows at most, a pack too.

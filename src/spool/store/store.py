@@ -26,8 +26,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool.errors import PayloadError, SpoolFileError
-from spool.journal import directory, frames, journal
-from spool.journal.frames import identity_of
+from spool.journal import directory, journal
+from spool.journal.identity import Identity
 from spool.otlp.batch import Batch, merge
 from spool.otlp.cutting import divide
 from spool.settings.durability import Durability
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from spool.journal.chunk import Chunk
     from spool.journal.file import File
-    from spool.journal.frames import Frame, Identity
+    from spool.journal.frames import Frame
     from spool.journal.overflow import Held
     from spool.settings.target import Target
 
@@ -121,7 +121,7 @@ class Store:
     def register(self, target: Target, patience: float = PATIENTLY) -> None:
         """Record a target's identity and the endpoint last used; create the file if need be."""
         with self.database.writing(patience) as connection:
-            connection.execute(sql.REGISTER, frames.identity(target))
+            connection.execute(sql.REGISTER, Identity.of(target))
 
     def refuse(self, spans: int) -> None:
         """Remember to count spans that could not be appended; see `count_refused`."""
@@ -145,7 +145,7 @@ class Store:
     ) -> None:
         """Commit one batch as a row."""
         with self.database.transaction(patience) as connection:
-            rows.append(connection, frames.identity(target), batch, now)
+            rows.append(connection, Identity.of(target), batch, now)
 
     def moved(self, file: File) -> int:
         """Tell up to which offset a journal was moved."""
@@ -158,7 +158,7 @@ class Store:
             if connection is None:
                 return False
             for one in as_rows:
-                rows.append(connection, identity_of(one.identity), one.batch, one.created_at)
+                rows.append(connection, Identity.decode(one.identity), one.batch, one.created_at)
             if chunk.lost:
                 _lose(connection, chunk)
         return True
@@ -168,9 +168,9 @@ class Store:
         with self._moving(file, chunk) as connection:
             if connection is None:
                 return False
-            for identity, mine in chunk.routes().items():
+            for identity, mine in chunk.by_route().items():
                 spans = sum(frame.batch.spans for frame in mine)
-                route_id = _route_id(connection, identity_of(identity))
+                route_id = _route_id(connection, Identity.decode(identity))
                 for column in ("accepted", "evicted"):
                     connection.execute(sql.COUNT.format(column), (spans, route_id))
             if chunk.lost:
@@ -217,7 +217,7 @@ class Store:
     def credit(self, target: Target, spans: int, patience: float = PATIENTLY) -> None:
         """Count spans that were delivered from the overflow: they never were in the file."""
         with self.database.transaction(patience) as connection:
-            connection.execute(sql.REGISTER, frames.identity(target))
+            connection.execute(sql.REGISTER, Identity.of(target))
             connection.execute(sql.CREDIT, (spans, spans, target.route))
 
     def count_refused(self, now: float, patience: float = PATIENTLY) -> None:
@@ -316,7 +316,7 @@ class Store:
         with self._moving(file, chunk) as connection:
             if connection is None:
                 return False
-            route_id = _route_id(connection, identity_of(first.identity))
+            route_id = _route_id(connection, Identity.decode(first.identity))
             connection.execute(sql.COUNT.format("accepted"), (spans, route_id))
             buried = min(dead, spans)
             if buried:
@@ -442,7 +442,7 @@ class Store:
 
     def _adopt_chunk(self, stranded: Route, target: Target) -> int:
         with self.database.transaction() as connection:
-            connection.execute(sql.REGISTER, frames.identity(target))
+            connection.execute(sql.REGISTER, Identity.of(target))
             # By its name: the file may be another one by now, and have the id for another route.
             known = connection.execute(sql.ROUTE_ID, (stranded.name,)).fetchone()
             if known is None or stranded.name == target.route:
@@ -543,7 +543,7 @@ class Store:
         with self.database.file_errors():
             known_by, before = self._known()
             read = self._unmoved(known_by, before)
-            found = [(path, piece) for path, chunk in read for piece in chunk.pieces()]
+            found = [(path, piece) for path, chunk in read for piece in chunk.ends()]
             with self.database.reading() as connection:  # one moment: not a span is counted twice
                 *row, salt, moved = connection.execute(sql.LEDGER).fetchone()
             if salt != known_by:  # another file is there now
@@ -667,7 +667,7 @@ def _count_delivered(
 def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     """Count spans that were damaged in a journal: as those of the next one's route, or of any."""
     if chunk.frames:
-        name = identity_of(chunk.frames[0].identity)[0]
+        name = Identity.decode(chunk.frames[0].identity).route
     else:
         (name,) = connection.execute(sql.ANY_ROUTE).fetchone() or ("",)
     connection.execute(sql.LOSE, (chunk.lost, chunk.lost, name))
