@@ -32,7 +32,7 @@ from spans import batch
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import TICK, Drainer
 from spool.errors import SpoolFileError
-from spool.journal import directory, journal
+from spool.journal import directory
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
 from spool.settings.settings import Settings
@@ -804,7 +804,7 @@ def test_a_journal_that_cannot_be_read_keeps_nothing_else_back(
     def unreadable(_: Path) -> list[Path]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(journal, "paths", unreadable)
+    monkeypatch.setattr(directory, "paths", unreadable)
     drain_all(drainer)
     assert set(langfuse.names()) == set(NAMES)
     assert "journals of other processes" in caplog.text

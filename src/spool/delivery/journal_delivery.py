@@ -1,11 +1,11 @@
-"""Straight from the journal: claim → line (one POST) → settle, and no row is ever made.
+"""The delivery from the journal: claim → one POST → settled, and no row is ever made.
 
 So goes what comes to this process while its route is well, between requests of older rows.
 
 Invariants:
 
-- Only the holder of the turn claims, one request's spans of one route. What is claimed this process
-  makes no rows of until it is released.
+- Only the holder of the drain lock claims: one request's spans of one route. What is claimed does
+  not become rows until it is released.
 - Anything but a clean delivery releases it: maintenance makes rows of it, and those are sent again.
 - What was delivered and cannot be settled, because the file refuses, stays claimed: it is not sent
   again.
@@ -86,7 +86,7 @@ class JournalDelivery:
             ingest.release(self._store, self._unsettled[0])
 
     def _is_any_well(self) -> bool:
-        return any(self._routes.is_well(route) for route in self._store.routes())
+        return any(self._routes.well_target_of(route) is not None for route in self._store.routes())
 
     def _send_in_turn(self) -> int | None:
         with self._store.drain_lock.take(self._client.timeout) as is_had:
@@ -114,13 +114,11 @@ class JournalDelivery:
         identity = claim.chunk.identity
         name = None if identity is None else Identity.decode(identity).route
         route = next((known for known in self._store.routes() if known.name == name), None)
-        if route is None or not self._routes.is_well(route):
+        if route is None or (target := self._routes.well_target_of(route)) is None:
             return None
-        target, size = self._routes.target_of(route), self._client.request_size(route.name)
-        chunk = None if target is None else claim.chunk.at_most(size.bytes, size.spans)
-        if target is None or chunk is None:
-            return None
-        return replace(claim, chunk=chunk), route, target
+        size = self._client.request_size(route.name)
+        chunk = claim.chunk.at_most(size.bytes, size.spans)
+        return None if chunk is None else (replace(claim, chunk=chunk), route, target)
 
     def _post(self, claim: Claim, route: Route, target: Target) -> Outcome | None:
         """Send what was claimed; give the outcome if it was delivered."""
@@ -128,19 +126,13 @@ class JournalDelivery:
         timeout = self._client.timeout
         started = time.monotonic()
         outcome = self._client.post(target, [frame.batch for frame in chunk.frames], timeout)
-        if outcome.verdict is Verdict.DELIVERED:
-            size.rise(time.monotonic() - started, timeout)
-            return outcome
-        if outcome.verdict is Verdict.SPLIT:
-            size.refuse(chunk.spans, chunk.raw_bytes, is_too_large=outcome.is_too_large)
-            return None  # what is to blame is searched for among the rows
+        size.learn(chunk, outcome, time.monotonic() - started, timeout)
         if outcome.verdict is Verdict.HOLD:
             self._routes.hold(route, target, outcome)
-        else:
-            if outcome.is_timeout:
-                size.fall(chunk.raw_bytes)
+        elif outcome.verdict is Verdict.WAIT:
             self._routes.wait(route, outcome)
-        return None
+        # Where it is to be split, what is to blame is searched for among the rows.
+        return outcome if outcome.is_delivered else None
 
     def _settle(self, claim: Claim, outcome: Outcome) -> bool:
         """Settle what was sent; say whether that is done."""

@@ -6,9 +6,13 @@ It is found again within a few requests, so nothing of it is stored.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from spool.delivery.http.classification import Verdict
 from spool.otlp.batch import ROW_BYTES
+
+if TYPE_CHECKING:
+    from spool.delivery.http.classification import Outcome
 
 # A packed row fits: on a good line none is ever divided.
 _FIRST_BYTES: Final = ROW_BYTES
@@ -19,6 +23,15 @@ _FAST: Final = 0.25  # of the deadline
 _NEAR: Final = 0.875
 _MANY_REQUESTS: Final = 100
 _MORE: Final = 1.25
+
+
+class Sized(Protocol):
+    """What a request held: so many spans, and bytes before compression."""
+
+    @property
+    def spans(self) -> int: ...
+    @property
+    def raw_bytes(self) -> int: ...
 
 
 class RequestSize:
@@ -38,6 +51,15 @@ class RequestSize:
         self.bytes = min(_FIRST_BYTES, self._max_bytes)
         self._too_large = math.inf
         self._requests = 0
+
+    def learn(self, sent: Sized, outcome: Outcome, seconds: float, timeout: float) -> None:
+        """Go up or down after a request that took `seconds`, of the `timeout` that it had."""
+        if outcome.is_delivered:
+            self.rise(seconds, timeout)
+        elif outcome.verdict is Verdict.SPLIT:
+            self.refuse(sent.spans, sent.raw_bytes, is_too_large=outcome.is_too_large)
+        elif outcome.is_timeout:
+            self.fall(sent.raw_bytes)
 
     def rise(self, seconds: float, timeout: float) -> None:
         """Go up after a delivery that took `seconds`."""

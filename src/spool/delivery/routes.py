@@ -138,12 +138,14 @@ class Routes:
         """Say whether the last request of a route from here was not delivered."""
         return route in self._failures
 
-    def is_well(self, route: Route) -> bool:
-        """Say whether a route can be sent from here, and its last request was delivered."""
+    def well_target_of(self, route: Route) -> Target | None:
+        """Give the target of a route whose last request was delivered; None where it was not."""
+        if route.attempts or self.is_in_trouble(route.name):
+            return None
         target = self.target_of(route)
-        if target is None or route.attempts or self.is_in_trouble(route.name):
-            return False
-        return not route.fingerprints or self.fingerprint(target) not in route.fingerprints
+        if target is None or not route.fingerprints:
+            return target
+        return None if self.fingerprint(target) in route.fingerprints else target
 
     def hold(
         self, route: Route, target: Target, outcome: Outcome, suspect_to: int = 0, probes: int = 0

@@ -176,12 +176,12 @@ class RowDelivery:
         self, route: Route, target: Target, take: Take, outcome: Outcome, seconds: float
     ) -> Verdict:
         size = self._client.request_size(route.name)
+        if outcome.is_delivered and route.is_held:  # what was refused before was not too large
+            size.reset()
+        size.learn(take, outcome, seconds, self._client.timeout)
         if outcome.verdict in (Verdict.HOLD, Verdict.WAIT):
             self._condemn(route)  # what is proven by now
-        if outcome.verdict is Verdict.DELIVERED:
-            if route.is_held:  # what was refused before was not too large
-                size.reset()
-            size.rise(seconds, self._client.timeout)
+        if outcome.is_delivered:
             self._settle(route.name, take, outcome, target)
             if outcome.rejected < take.spans:
                 self._exonerate(route, take)
@@ -191,15 +191,11 @@ class RowDelivery:
         elif outcome.verdict is Verdict.HOLD:
             self._routes.hold(route, target, outcome)
         else:
-            if outcome.is_timeout:
-                size.fall(take.raw_bytes)
             return self._suspect(route, take, outcome)
         return outcome.verdict
 
     def _refuse(self, route: Route, target: Target, take: Take, outcome: Outcome) -> Verdict:
         """Search a request for what is to blame: a span, or the receiver, which holds the route."""
-        size = self._client.request_size(route.name)
-        size.refuse(take.spans, take.raw_bytes, is_too_large=outcome.is_too_large)
         suspect = self._suspects.get(route.name)
         if suspect is not None and suspect.is_of(take):  # it is refused now, which says more
             del self._suspects[route.name]
