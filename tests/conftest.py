@@ -13,7 +13,7 @@ from drains import NAMES, Clock, drainer_of
 from manners import target_of
 from spans import batch
 from spool.delivery.drainer import Drainer
-from spool.pipeline import pipeline
+from spool.pipeline import registry
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.store import Store
@@ -79,10 +79,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _no_spool_is_left_open() -> Iterator[None]:
     yield
-    left = dict(pipeline._open_pipelines)
+    left = dict(registry._open_pipelines)
     for spool in left.values():
         spool.stop()
-    pipeline._open_pipelines.clear()
+    registry._open_pipelines.clear()
     assert not left, "the test did not shut its exporters down"
 
 

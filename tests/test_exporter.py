@@ -481,7 +481,7 @@ def test_its_own_requests_are_hidden_from_instrumentation(
     exporter = SpoolSpanExporter(settings=settings)
     provider = provider_of(exporter)
     provider.get_tracer("x").start_span("a").end()
-    drainer = exporter._pipeline._drainer
+    drainer = exporter._pipeline._threads.drainer
     assert drainer is not None
     post = drainer.client.post
 

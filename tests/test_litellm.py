@@ -30,7 +30,7 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry.sdk.trace import TracerProvider
 
 from spool import SettingsError
-from spool.pipeline import pipeline
+from spool.pipeline import registry
 from spool.settings import known_targets
 from spool.settings.endpoints import LANGFUSE_PATH
 from spool.settings.headers import basic_auth
@@ -738,7 +738,7 @@ def scenario_many_keys() -> None:
     known, deadline = handler._exporter._pipeline._targets, time.monotonic() + 60
     while len(known) > known_targets.MANY and time.monotonic() < deadline:
         time.sleep(0.05)
-    say([len(known), len(pipeline._open_pipelines), handler._exporter._pipeline._users])
+    say([len(known), len(registry._open_pipelines), handler._exporter._pipeline._users])
 
 
 def test_many_keys_cost_no_exporter_each_and_are_forgotten_when_their_spans_are_delivered(

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spool.errors import SpoolError
 from spool.otlp.batch import encode
-from spool.pipeline.pipeline import open_pipeline
+from spool.pipeline.registry import open_pipeline, release
 from spool.settings.settings import Settings
 from spool.system.log import LimitedWarning
 
@@ -108,6 +108,6 @@ class SpoolSpanExporter(SpanExporter):
             return
         self._is_shut_down = True
         try:
-            self._pipeline.release()
+            release(self._pipeline)
         except Exception as error:  # noqa: BLE001 - as above
             self._trouble.warn(error)

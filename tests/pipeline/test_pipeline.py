@@ -13,7 +13,7 @@ from spans import span
 from spool import Settings, SpoolFileError, SpoolSpanExporter
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Batch
-from spool.pipeline import pipeline
+from spool.pipeline import registry
 from spool.settings.target import Target
 from spool.store import takeover
 from spool.store.maintenance import Maintenance
@@ -107,7 +107,7 @@ def test_an_exporter_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> 
     for _ in range(2):
         with pytest.raises(SpoolFileError):
             SpoolSpanExporter(settings=settings)
-    assert not pipeline._open_pipelines
+    assert not registry._open_pipelines
 
 
 @pytest.mark.parametrize("one", [Maintenance, Drainer])

@@ -22,7 +22,7 @@ import standin
 from disks import no_room
 from spans import span
 from spool import Settings, SpoolSpanExporter
-from spool.pipeline import pipeline
+from spool.pipeline import registry
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import StandIn
@@ -256,10 +256,11 @@ exporter = provider._active_span_processor._span_processors[0].span_exporter
 tracer.start_span("parent").end()
 assert exporter.force_flush()
 if sys.argv[1] == "while a lock is held":
-    from spool.pipeline import pipeline
+    from spool.pipeline import registry
     is_held = threading.Event()
     def hold():
-        with pipeline._open_lock, exporter._pipeline._lock, exporter._pipeline.overflow._lock:
+        used = exporter._pipeline
+        with registry._lock.get(), used._threads._lock, used.overflow._lock:
             is_held.set()
             time.sleep(1000)
     threading.Thread(target=hold, daemon=True).start()
@@ -304,7 +305,7 @@ def test_what_only_memory_holds_gets_a_last_request_though_its_route_is_in_troub
     with no_room():
         assert exporter.export([span("held")]) is SpanExportResult.FAILURE
         langfuse.wait_for(lambda server: len(server.requests) == 2)  # from memory
-        drainer = exporter._pipeline._drainer
+        drainer = exporter._pipeline._threads.drainer
         assert drainer is not None
         wait_until(lambda: drainer.routes.is_in_trouble(exporter._target.route))
         langfuse.behave(standin.healthy)
@@ -326,10 +327,10 @@ def test_spans_that_end_after_shutdown_are_counted_as_refused(
     for _ in range(3):
         assert exporter.export([span("late")]) is SpanExportResult.FAILURE
     assert ledger_of(path).refused == 1  # at once, and then once a second
-    pipeline._end_all()  # at exit at the latest
+    registry._end_all()  # at exit at the latest
     assert ledger_of(path).refused == 3
     assert "shut down" in caplog.text
-    assert exporter._pipeline not in pipeline._open_pipelines.values()
+    assert exporter._pipeline not in registry._open_pipelines.values()
 
 
 def test_late_spans_wait_for_nobody_and_raise_nothing(settings: Settings, path: Path) -> None:
@@ -341,7 +342,7 @@ def test_late_spans_wait_for_nobody_and_raise_nothing(settings: Settings, path: 
         started = time.monotonic()
         assert exporter.export([span("late")]) is SpanExportResult.FAILURE
         assert time.monotonic() - started < 5
-    pipeline._end_all()
+    registry._end_all()
     assert other.ledger().refused == 1
     other.close()
 

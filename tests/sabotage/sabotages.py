@@ -102,8 +102,8 @@ SABOTAGES = [
     Sabotage(
         "threads are begun in a process that uWSGI has still to fork",
         "pipeline/pipeline.py",
-        "        if forks.will_fork() or self._is_ending:\n",
-        "        if self._is_ending:\n",
+        "        if forks.will_fork() or self._threads.is_closed:\n",
+        "        if self._threads.is_closed:\n",
         "system/test_forks.py",
     ),
     Sabotage(
@@ -282,7 +282,7 @@ SABOTAGES = [
     Sabotage(
         "a refusal of the disk is not held in memory",
         "pipeline/pipeline.py",
-        "        if self._is_ending or not self.overflow.add(target, batch, now):\n",
+        "        if self._threads.is_closed or not self.overflow.add(target, batch, now):\n",
         "        if batch:\n",
         "test_exporter.py",
     ),
@@ -416,8 +416,8 @@ SABOTAGES = [
         "a child relies on threads of its parent",
         "pipeline/pipeline.py",
         "        if self._pid != os.getpid():\n            self._start_over_in_child()\n"
-        "        if not self._has_begun:\n",
-        "        if not self._has_begun:\n",
+        "        if not self._is_working:\n",
+        "        if not self._is_working:\n",
         "pipeline/test_shutdown.py",
     ),
     Sabotage(

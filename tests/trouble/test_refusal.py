@@ -46,7 +46,7 @@ SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 @pytest.fixture
 def exporter(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpoolSpanExporter]:
     """Spool without background threads, so that a test moves every batch itself."""
-    monkeypatch.setattr(Pipeline, "run", lambda _: None)
+    monkeypatch.setattr(Pipeline, "start_threads", lambda _: None)
     exporter = SpoolSpanExporter(settings=settings)
     yield exporter
     exporter.shutdown()

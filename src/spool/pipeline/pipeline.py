@@ -1,31 +1,27 @@
-"""What the exporters of one process share for one file: a store, its maintenance, a drainer.
+"""A pipeline: what the exporters of one process share for one file. A span's way to the disk.
 
 Invariants:
 
-- Threads start with the exporter, since some Pythons (3.12.1) start none once the main thread has
-  returned, and do nothing before the process's first span. They never cross a fork: the child
-  starts its own with its first span, also after a fork that ran no handlers (in C, as uWSGI's).
-  Where none can be started (a limit, the interpreter's exit), or an exception out of a signal
-  handler comes between, each further span tries again, and `ending` sends without them.
+- What the disk refuses for now is held in memory; what finds no room is counted as refused, also
+  after the last exporter was shut down.
+- Its threads work from the process's first span on. The child of a fork starts its own with its
+  first span, also after a fork that ran no handlers (in C, as uWSGI's).
 - Who wants a drainer gets one, whoever came first. Of all else the first one's settings count, and
   what differs is said.
-- Who joins an open spool, or brings another target, waits for nobody and writes nothing: the first
-  row of a route records it.
-- What is refused is counted, also after the last exporter was shut down.
+- Who joins it, or brings another target, waits for nobody and writes nothing: the first row of a
+  route records it.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import math
 import os
-import sys
 import threading
 import time
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery.drainer import Drainer
 from spool.errors import (
     SpoolBusyError,
     SpoolError,
@@ -36,18 +32,17 @@ from spool.errors import (
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import ROW_BYTES, merge
 from spool.otlp.cutting import pieces
-from spool.pipeline.shutdown import Shutdown
+from spool.pipeline.shutdown import POLL_SECONDS, STOP_SECONDS, Shutdown
+from spool.pipeline.threads import Threads
 from spool.settings.known_targets import KnownTargets
 from spool.settings.values import shown
 from spool.store import ingest
-from spool.store.maintenance import Maintenance
 from spool.store.store import Store
-from spool.system import forks
+from spool.system import exits, forks
 from spool.system.locks import BRIEFLY
 from spool.system.log import LimitedWarning, logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from spool.otlp.batch import Batch
@@ -55,49 +50,13 @@ if TYPE_CHECKING:
     from spool.settings.target import Target
     from spool.store.records import Ledger
 
-_POLL: Final = 0.01
-_STOP_SECONDS: Final = 0.05
 # So often what is refused after the end is written down, without waiting for anybody.
 _COUNT_SECONDS: Final = 1.0
 # What every exporter has for itself, and what is agreed on.
 _NOT_SHARED: Final = ("path", "target", "host", "drain")
 
-_open_pipelines: dict[Path, Pipeline] = {}
-# Closed ones that have refused spans since.
-_late_pipelines: set[Pipeline] = set()
-_open_lock = threading.RLock()
-_pid = os.getpid()
-_finalized_pid = 0
-
-
-def open_pipeline(settings: Settings, target: Target) -> Pipeline:
-    """Join the spool that this process has open at the path, or open it; end with `release`.
-
-    Raises SpoolFileError where it is not ours, or not for us. What the disk refuses for now is no
-    reason: then what ends is held in memory, and sent from there.
-    """
-    path = settings.path.parent.resolve() / settings.path.name
-    with _opening():
-        spool = _open_pipelines.get(path)
-        is_first = spool is None
-        if spool is None:
-            spool = _open_pipelines[path] = Pipeline(path, settings)
-        spool.join(settings, target)
-    if is_first:
-        try:
-            spool.prepare(target)
-            spool.run()
-        except BaseException:
-            spool.release()
-            raise
-    return spool
-
-
-def _opening() -> threading.RLock:
-    """Give the lock of those that open and close; a new one after a fork without handlers."""
-    if _pid != os.getpid():
-        _start_over_in_child()
-    return _open_lock
+# Those that have refused spans since they were closed: they count them at the exit.
+late: Final[set[Pipeline]] = set()
 
 
 class Pipeline:
@@ -111,7 +70,6 @@ class Pipeline:
         self._targets = KnownTargets()
         self._users = 0
         self._is_ended = False
-        self._warning = LimitedWarning("the background threads cannot be started")
         self._unsynced = LimitedWarning("spans are spooled, but a power cut could take them")
         self._holding = LimitedWarning(
             "the spool file refuses spans for now, they are held in memory"
@@ -121,14 +79,11 @@ class Pipeline:
         self._start_over()
 
     def _start_over(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may come in anywhere
         self._counting = threading.Lock()
-        self._counted_at = -_COUNT_SECONDS
-        self._maintenance: Maintenance | None = None
-        self._drainer: Drainer | None = None
-        self._is_running = False
-        self._is_used = self._has_begun = self._is_ending = False
+        self._counted_at = -math.inf
         self.overflow = Overflow()
+        self._threads = Threads(self.store, self.overflow, self._targets)
+        self._is_used = self._is_working = False
         self._pid = os.getpid()
 
     def _start_over_in_child(self) -> None:
@@ -142,13 +97,12 @@ class Pipeline:
 
     def join(self, settings: Settings, target: Target) -> None:
         """Add a user, its target, and its wish for a drainer; say what is not heeded."""
+        self._notice_fork()
         self._users += 1
         self._targets.add(target)
         if settings.drain and not self._settings.drain:
             self._settings = replace(self._settings, drain=True)
-            if self._is_running:
-                self._is_running = False
-                self.run()
+            self.start_threads()
         for field in fields(settings):
             ours, others = getattr(self._settings, field.name), getattr(settings, field.name)
             if field.name not in _NOT_SHARED and ours != others and field.name not in self._said:
@@ -161,6 +115,11 @@ class Pipeline:
                     shown(ours),
                     shown(others),
                 )
+
+    def leave(self) -> bool:
+        """Take a user off; say whether it was the last."""
+        self._users -= 1
+        return not self._users
 
     def prepare(self, target: Target) -> None:
         """Make the file if need be, and check that it is ours. Raises SpoolFileError.
@@ -192,8 +151,8 @@ class Pipeline:
         now = time.time()
         if self._pid != os.getpid():
             self._start_over_in_child()
-        if not self._has_begun:
-            self._begin()
+        if not self._is_working:
+            self._is_used = True
         try:
             if batch.spans == 1:
                 return self._append(target, batch, now)
@@ -201,8 +160,8 @@ class Pipeline:
             return all(spooled)
         finally:
             self._targets.use(target)
-            if not self._is_running:
-                self.run()
+            if not self._is_working:
+                self.start_threads()
             if self._is_ended:  # it came beside the shutdown: what it wrote is left to others
                 self.store.journal.close()
 
@@ -228,7 +187,7 @@ class Pipeline:
         return True
 
     def _hold(self, target: Target, batch: Batch, now: float, reason: object) -> bool:
-        if self._is_ending or not self.overflow.add(target, batch, now):
+        if self._threads.is_closed or not self.overflow.add(target, batch, now):
             return False
         self._holding.warn(reason)
         self.store.rouse()
@@ -239,7 +198,7 @@ class Pipeline:
         self._notice_fork()
         self.store.refuse(spans)
         if not self._users:
-            _late_pipelines.add(self)
+            late.add(self)
         if self._is_ended and time.monotonic() - self._counted_at > _COUNT_SECONDS:
             self.count_late(patience=0)
 
@@ -271,74 +230,34 @@ class Pipeline:
         mark, last_id = self.store.journal.mark(), None
         while last_id is None or not self.store.is_settled(last_id):
             if last_id is None:
-                self._take_in(max(0.0, deadline - time.monotonic()))
+                left = max(0.0, deadline - time.monotonic())
+                ingest.ingest(self.store, compress=self._settings.is_gzip, timeout=left)
                 if self.store.journal.is_past(mark):
                     last_id = self.store.last_id(target.route)
                     continue
             if self._is_hopeless(target) or time.monotonic() >= deadline:
                 return False
-            if self._drainer is not None:
-                self._drainer.wake()
-            time.sleep(_POLL)
+            if (drainer := self._threads.drainer) is not None:
+                drainer.wake()
+            time.sleep(POLL_SECONDS)
         return True
-
-    def _take_in(self, timeout: float) -> None:
-        ingest.ingest(self.store, compress=self._settings.is_gzip, timeout=timeout)
 
     def _is_hopeless(self, target: Target) -> bool:
         routes = self.store.routes()
         return any(r.name == target.route and r.attempts for r in routes) or not (
-            self._drainer is not None or self.store.drainer()[0]
+            self._threads.drainer is not None or self.store.drainer()[0]
         )
 
-    def release(self) -> None:
-        """Take a user off; the last one ends the threads and closes the file. Raises SpoolError."""
-        with _opening():
-            self._users -= 1
-            if self._users:
-                return
-            _open_pipelines.pop(self.path, None)
-        self.stop()
-
-    def _begin(self) -> None:
-        """Let the threads work, those that run and those that are still to be started."""
-        self._is_used, is_running = True, self._is_running  # in this order: see `_start_threads`
-        for thread in (self._maintenance, self._drainer):
-            if thread is not None:
-                thread.begin()
-        self._has_begun = is_running  # last: an exception out of a signal handler may come between
-
-    def run(self) -> None:
-        """Start the threads, if they can be had, and nobody has ended this."""
-        if forks.will_fork() or self._is_ending:
+    def start_threads(self) -> None:
+        """Start the threads, and let them work once a span has come; else the next one tries it."""
+        if forks.will_fork() or self._threads.is_closed:
             return
-        with self._lock:
-            if self._is_running or self._is_ending:
-                return
-            self._is_running, is_begun = True, False
-            try:
-                self._start_threads()
-                is_begun = True
-            except RuntimeError as error:  # none are to be had
-                if "shutdown" not in str(error):  # from Python 3.12 on none start during exit
-                    self._warning.warn(error)
-            finally:
-                self._is_running = is_begun  # else the next span tries again
-        _end_with_multiprocessing()
-
-    def _start_threads(self) -> None:
-        if self._maintenance is None:
-            maintenance = Maintenance(self.store, self._settings, self.overflow)
-            with _stopped_unless_begun(maintenance):
-                maintenance.start(at_once=False)
-                self._maintenance = maintenance
-        if self._drainer is None and self._settings.drain:
-            drainer = Drainer(self.store, self._settings, self.overflow, targets=self._targets)
-            with _stopped_unless_begun(drainer):
-                drainer.start(at_once=False)
-                self._drainer = drainer
-        if self._is_used:
-            self._begin()
+        if self._threads.start(self._settings) and self._is_used:
+            self._threads.begin()
+            self._is_working = True
+        else:
+            self._is_working = False
+        exits.notice_multiprocessing()
 
     def stop(self) -> None:
         """End the threads and close the file: at the last release, or at exit without one.
@@ -346,22 +265,18 @@ class Pipeline:
         Raises SpoolError.
         """
         self._notice_fork()
-        with self._lock:
-            drainer, maintenance = self._drainer, self._maintenance
-            is_used, overflow = self._is_used, self.overflow
-            self._start_over()
-            self._is_ending = True
+        self._threads.close()
+        is_used, self._is_used, self._is_working = self._is_used, False, False
+        overflow, self.overflow = self.overflow, Overflow()
         try:
             if is_used:
-                self._end(drainer, maintenance, overflow)
+                Shutdown(self.store, self._settings, overflow, self._targets).run(self._threads)
             else:
-                for thread in (drainer, maintenance):
-                    if thread is not None:
-                        thread.stop(_STOP_SECONDS)
+                self._threads.stop(STOP_SECONDS)
         finally:
             self.store.close()
             self._is_ended = True
-            if self in _late_pipelines:
+            if self in late:
                 self.count_late()
 
     def stop_safely(self) -> None:
@@ -370,57 +285,3 @@ class Pipeline:
             self.stop()
         except SpoolError as error:
             logger.warning("langfuse-spool: %s", error)
-
-    def _end(
-        self, drainer: Drainer | None, maintenance: Maintenance | None, overflow: Overflow
-    ) -> None:
-        ending = Shutdown(self.store, self._settings, overflow, self._targets)
-        try:
-            ending.send(drainer)
-        finally:
-            if maintenance is not None:
-                maintenance.stop(_STOP_SECONDS)
-            ending.save()
-
-
-@contextlib.contextmanager
-def _stopped_unless_begun(one: Maintenance | Drainer) -> Iterator[None]:
-    """Let no thread run that nobody knows of: it may have been started when the exception came."""
-    try:
-        yield
-    except BaseException:
-        one.stop(0)
-        raise
-
-
-def _end_all() -> None:
-    """End what nobody has shut down, as the last thing at exit; count what was refused late."""
-    for spool in list(_open_pipelines.values()):
-        spool.stop_safely()
-    for spool in list(_late_pipelines):
-        spool.count_late()
-
-
-def _end_with_multiprocessing() -> None:
-    """Have `_end_all` run at the end of a process of multiprocessing, which knows no atexit."""
-    global _finalized_pid  # noqa: PLW0603 - once in a process
-    module = sys.modules.get("multiprocessing.process")
-    if _finalized_pid == os.getpid() or module is None or module.parent_process() is None:
-        return
-    _finalized_pid = os.getpid()
-    from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is used anyway
-
-    Finalize(None, _end_all, exitpriority=0)
-
-
-def _start_over_in_child() -> None:
-    global _open_lock, _pid  # noqa: PLW0603 - the parent may have held it
-    _open_lock = threading.RLock()
-    _pid = os.getpid()
-    for spool in _open_pipelines.values():
-        spool._start_over_in_child()  # noqa: SLF001 - this module's own class
-
-
-# Before any provider is made, hence after all of them have ended.
-atexit.register(_end_all)
-os.register_at_fork(after_in_child=_start_over_in_child)

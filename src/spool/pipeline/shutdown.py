@@ -27,14 +27,16 @@ from spool.system.log import logger
 if TYPE_CHECKING:
     from spool.journal.file import File
     from spool.journal.overflow import Overflow
+    from spool.pipeline.threads import Threads
     from spool.settings.known_targets import KnownTargets
     from spool.settings.settings import Settings
     from spool.settings.target import Target
     from spool.store.records import Route
     from spool.store.store import Store
 
-_POLL: Final = 0.01
-_STOP_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.01
+# So long an exit waits for a thread that has other things to do.
+STOP_SECONDS: Final = 0.05
 
 
 class Shutdown:
@@ -50,8 +52,16 @@ class Shutdown:
         self._drainer = Drainer(store, settings, overflow, targets=targets)
         self._end = time.monotonic() + settings.shutdown_seconds
 
-    def send(self, running: Drainer | None) -> None:
-        """Let go out what can: by the drainer that runs, or by this thread. Raises SpoolError."""
+    def run(self, threads: Threads) -> None:
+        """Send what can be, stop the threads, and save the rest. Raises SpoolError."""
+        try:
+            self._send_what_can_go(threads.drainer)
+        finally:
+            threads.stop(STOP_SECONDS)
+            self._save()
+
+    def _send_what_can_go(self, running: Drainer | None) -> None:
+        """Let go out what can: by the drainer that runs, or by this thread."""
         with contextlib.suppress(SpoolError):  # what the file refuses is sent from memory
             self._maintenance.write_down(BRIEFLY)
         if running is not None:
@@ -60,11 +70,8 @@ class Shutdown:
             with hidden_from_instrumentation():
                 self._send_rows()
 
-    def save(self) -> None:
-        """Write and sync what can be; send once more what cannot, and count what is lost.
-
-        Raises SpoolError.
-        """
+    def _save(self) -> None:
+        """Write and sync what can be; send once more what cannot, and count what is lost."""
         self._overflow.give_back_all()
         try:
             self._maintenance.save(is_last=True)
@@ -82,16 +89,13 @@ class Shutdown:
 
     def _wait_for(self, drainer: Drainer) -> None:
         mark: list[tuple[File, int]] = []
-        try:
-            with contextlib.suppress(SpoolError):  # as in `_is_taken_in`
-                mark = self._store.journal.mark()
-            while self._left() > 0:
-                if self._is_taken_in(mark) and not drainer.has_prospects():
-                    return
-                drainer.wake()
-                time.sleep(_POLL)
-        finally:
-            drainer.stop(_STOP_SECONDS)
+        with contextlib.suppress(SpoolError):  # as in `_is_taken_in`
+            mark = self._store.journal.mark()
+        while self._left() > 0:
+            if self._is_taken_in(mark) and not drainer.has_prospects():
+                return
+            drainer.wake()
+            time.sleep(POLL_SECONDS)
 
     def _is_taken_in(self, mark: list[tuple[File, int]]) -> bool:
         """Move what is in the journal; say whether all up to a mark has left it, or cannot."""
@@ -113,7 +117,7 @@ class Shutdown:
     def _send(self, route: Route, target: Target) -> bool:
         """Send one request of a route; say whether there may be more, of whoever sends it now."""
         lock = self._store.lock_of(route)
-        with lock.take(self._settings.timeout_seconds, _POLL) as is_had:
+        with lock.take(self._settings.timeout_seconds, POLL_SECONDS) as is_had:
             if not is_had:
                 return True
             verdict = self._drainer.row_delivery.send(route.id, target, self._left())
