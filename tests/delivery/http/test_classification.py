@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import standin
+from senders import BODY, MakeSender
 from spans import batch
 from spool.delivery.http.classification import Outcome, Verdict, classify
 from spool.delivery.http.response import Response
@@ -18,7 +18,6 @@ from spool.otlp.batch import join
 from spool.settings.target import Target
 from standin import HTML, JSON, PROTOBUF, Behaviour, StandIn
 
-BODY = join([batch("call")], compress=True)
 DELIVERED, WAIT, HOLD, SPLIT = Verdict.DELIVERED, Verdict.WAIT, Verdict.HOLD, Verdict.SPLIT
 
 
@@ -125,7 +124,7 @@ def test_what_another_receiver_rejects_is_counted_where_it_can_be_read(kind: str
 
 
 def test_a_wrong_key_is_held_in_the_words_of_the_server(
-    langfuse: StandIn, sender_to: Callable[..., Sender]
+    langfuse: StandIn, sender_to: MakeSender
 ) -> None:
     wrong = Target.langfuse("pk-lf-test", "sk-lf-wrong", langfuse.url)
     outcome = sender_to(wrong).send(BODY, 10)

@@ -1,11 +1,20 @@
+"""By which proxy a host is reached, and how."""
+
 from __future__ import annotations
 
+import contextlib
 import urllib.parse
+from base64 import b64encode
+from pathlib import Path
 
 import pytest
 import requests.utils
 
+from forwarding import Proxy
+from senders import BODY, MakeSender, assert_timed_out, send_in_time
+from spool.delivery.http.classification import Verdict
 from spool.delivery.http.proxy import authorization, proxy_for, secrets
+from standin import HOST, PATH, StandIn
 
 PROXIES = {"http": "http://plain:1", "https": "http://secure:2", "all": "http://all:3"}
 
@@ -72,3 +81,142 @@ def test_the_password_of_a_proxy_is_a_secret_in_every_form_it_takes() -> None:
     header = authorization(proxy)["Proxy-Authorization"]
     found = secrets({"http": proxy.geturl(), "no": "localhost"})
     assert {"p@ss/w0rd", "p%40ss%2Fw0rd", header.removeprefix("Basic ")} <= found
+
+
+# Requests through one
+
+
+@pytest.mark.parametrize("scheme", ["http", "all"])
+def test_a_proxy_gets_the_whole_url_of_a_plain_endpoint(
+    langfuse: StandIn, scheme: str, sender_to: MakeSender
+) -> None:
+    with Proxy() as proxy:
+        sender = sender_to(langfuse.url, proxies={scheme: proxy.url})
+        with contextlib.closing(sender):
+            assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+        assert proxy.lines == [f"POST {langfuse.endpoint} HTTP/1.1"]
+    assert langfuse.accepted == 1
+    assert langfuse.requests[0].path == PATH
+    assert langfuse.requests[0].headers["host"] == f"{HOST}:{langfuse.port}"
+
+
+def test_a_proxy_gets_the_name_and_the_password_of_its_url(
+    langfuse: StandIn, sender_to: MakeSender
+) -> None:
+    with Proxy() as proxy:
+        url = proxy.url.replace("http://", "http://user:p%40ss@")
+        with contextlib.closing(sender_to(langfuse.url, proxies={"http": url})) as sender:
+            assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+        expected = "Proxy-Authorization: Basic " + b64encode(b"user:p@ss").decode()
+        assert expected in proxy.heads[0].splitlines()
+
+
+def test_a_tunnel_through_a_proxy_shows_it_nothing_but_the_host(
+    secure: StandIn, bundle: Path, sender_to: MakeSender
+) -> None:
+    with Proxy() as proxy:
+        url = proxy.url.replace("http://", "user:pw@")  # no scheme, as curl allows
+        sender = sender_to(secure.url, certificate=bundle, proxies={"https": url})
+        with contextlib.closing(sender):
+            for _ in range(3):
+                assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+        (head,) = proxy.heads
+    assert proxy.lines == [f"CONNECT {HOST}:{secure.port} HTTP/1.{head[head.find('/1.') + 3]}"]
+    names = {line.partition(":")[0].lower() for line in head.splitlines()[1:]}
+    assert "proxy-authorization" in names
+    assert names <= {"proxy-authorization", "host"}
+    assert secure.accepted == 3
+    assert "proxy-authorization" not in secure.requests[0].headers
+
+
+def test_a_certificate_behind_a_tunnel_is_checked_too(
+    secure: StandIn, sender_to: MakeSender
+) -> None:
+    with Proxy() as proxy:
+        outcome = sender_to(secure.url, proxies={"https": proxy.url}).send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert "certificate verify failed" in outcome.reason
+    assert not secure.requests
+
+
+@pytest.mark.parametrize("no", [HOST, "*", f"localhost, {HOST}", "127.0.0.0/8"])
+def test_a_host_that_no_proxy_names_is_reached_without_one(
+    langfuse: StandIn, no: str, sender_to: MakeSender
+) -> None:
+    with Proxy() as proxy:
+        proxies = {"http": proxy.url, "all": proxy.url, "no": no}
+        with contextlib.closing(sender_to(langfuse.url, proxies=proxies)) as sender:
+            assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+        assert not proxy.heads
+
+
+def test_a_proxy_for_another_scheme_is_not_used(langfuse: StandIn, sender_to: MakeSender) -> None:
+    with Proxy() as proxy:
+        sender = sender_to(langfuse.url, proxies={"https": proxy.url})
+        with contextlib.closing(sender):
+            assert sender.send(BODY, 10).verdict is Verdict.DELIVERED
+        assert not proxy.heads
+
+
+def test_a_proxy_that_refuses_to_tunnel_is_waited_out(
+    secure: StandIn, sender_to: MakeSender
+) -> None:
+    with Proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as proxy:
+        outcome = sender_to(secure.url, proxies={"https": proxy.url}).send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert "407" in outcome.reason
+    assert not secure.connections
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 200 Connection", b"HTTP/1.1 200 OK\r\nX: y\r\n", b"HTTP/1.1 200 OK\r\n\r\n"],
+)
+def test_a_proxy_that_hangs_is_left_at_the_deadline(
+    secure: StandIn, answer: bytes, sender_to: MakeSender
+) -> None:
+    with Proxy(answer) as proxy:
+        assert_timed_out(send_in_time(sender_to(secure.url, proxies={"https": proxy.url})))
+
+
+def test_a_proxy_that_is_not_there_is_waited_out(
+    langfuse: StandIn, closed_port: int, sender_to: MakeSender
+) -> None:
+    proxies = {"http": f"http://{HOST}:{closed_port}"}
+    outcome = sender_to(langfuse.url, proxies=proxies).send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert "refused" in outcome.reason
+    assert not langfuse.connections
+
+
+def test_a_proxy_that_says_our_password_is_not_quoted(
+    langfuse: StandIn, sender_to: MakeSender
+) -> None:
+    answer = b"HTTP/1.1 502 no p@ss/w0rd for user, nor dXNlcjpwQHNzL3cwcmQ=\r\n\r\n"
+    with Proxy(answer) as proxy:
+        url = proxy.url.replace("http://", "http://user:p%40ss%2Fw0rd@")
+        outcome = sender_to("https://host.example", proxies={"https": url}).send(BODY, 10)
+    assert "502" in outcome.reason
+    assert "w0rd" not in outcome.reason
+    assert "dXNlcjpw" not in outcome.reason
+
+
+@pytest.mark.parametrize("proxy", ["http://user:Pa55/w0rd@proxy:3128", "http://user:p?w0rd@proxy"])
+def test_nothing_of_a_proxys_password_is_in_the_reason_though_it_is_not_encoded(
+    langfuse: StandIn, proxy: str, sender_to: MakeSender
+) -> None:
+    outcome = sender_to(langfuse.url, proxies={"http": proxy}).send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert "HTTP_PROXY must be a URL" in outcome.reason
+    assert "w0rd" not in outcome.reason
+    assert "Pa55" not in outcome.reason
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1", "http://proxy:99999"])
+def test_a_proxy_that_is_no_url_is_waited_out_with_the_reason(
+    langfuse: StandIn, proxy: str, sender_to: MakeSender
+) -> None:
+    outcome = sender_to(langfuse.url, proxies={"http": proxy}).send(BODY, 10)
+    assert outcome.verdict is Verdict.WAIT
+    assert outcome.reason
+    assert not langfuse.connections

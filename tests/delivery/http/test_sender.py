@@ -14,6 +14,7 @@ import pytest
 from freezegun import freeze_time
 
 import standin
+from senders import BODY, MakeSender
 from spans import batch
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.sender import Sender
@@ -21,7 +22,6 @@ from spool.otlp.batch import join
 from spool.settings.target import Target
 from standin import HTML, JSON, PATH, Behaviour, StandIn
 
-BODY = join([batch("call")], compress=True)
 PUBLIC, SECRET = "pk-lf-test", "sk-lf-test"
 TOKEN = b64encode(f"{PUBLIC}:{SECRET}".encode()).decode()
 DELIVERED, WAIT = Verdict.DELIVERED, Verdict.WAIT
@@ -60,7 +60,7 @@ def test_a_body_of_many_members_is_delivered_whole(langfuse: StandIn, sender: Se
 
 
 def test_without_compression_the_body_is_declared_as_it_is(
-    langfuse: StandIn, target: Target, sender_to: Callable[..., Sender]
+    langfuse: StandIn, target: Target, sender_to: MakeSender
 ) -> None:
     sender = sender_to(target, compression="none")
     assert sender.send(join([batch("call")], compress=False), 10).verdict is DELIVERED
@@ -69,7 +69,7 @@ def test_without_compression_the_body_is_declared_as_it_is(
 
 
 def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_langfuse(
-    langfuse: StandIn, sender_to: Callable[..., Sender]
+    langfuse: StandIn, sender_to: MakeSender
 ) -> None:
     target = Target.otlp(langfuse.url + "/v1/traces?tenant=a%20b", {"Api-Key": "k"})
     sender = sender_to(target)
@@ -179,7 +179,7 @@ def test_no_part_of_a_secret_is_left_where_a_reason_is_cut(
     ids=["unpadded", "in a URL", "in a page", "in JSON"],
 )
 def test_our_own_secrets_are_not_in_a_reason_however_a_server_writes_them(
-    langfuse: StandIn, way: Callable[[str], str], sender_to: Callable[..., Sender]
+    langfuse: StandIn, way: Callable[[str], str], sender_to: MakeSender
 ) -> None:
     secret = 'sk-lf-s3cr3t+/&"<'
     target = Target.langfuse("pk-lf-a", secret, langfuse.url)
@@ -193,7 +193,7 @@ def test_our_own_secrets_are_not_in_a_reason_however_a_server_writes_them(
 
 
 def test_the_secrets_of_any_header_and_of_the_query_are_not_in_a_reason(
-    langfuse: StandIn, sender_to: Callable[..., Sender]
+    langfuse: StandIn, sender_to: MakeSender
 ) -> None:
     headers = {"Authorization": "Bearer b3arer-s3cret", "Api-Key": "k3y-s3cret"}
     target = Target.otlp(langfuse.url + "/v1/traces?token=qu3ry-s3cret", headers)

@@ -2,8 +2,11 @@
 
 Invariants: a request ends by one deadline; nothing that network or server do raises.
 
+In reading order:
+
 - `sender`: one POST. `response`: what was answered.
-- `classification`: what that means for the spans.
+- `classification`: what that means for the spans: the table of status codes.
 - `content_encoding`: whether the receiver reads gzip.
-- `connection`, `connection_pool`, `proxy`: how the bytes get there.
+- `connection_pool`, `connection`: the sockets, open and in use. `deadline`: when all is over.
+- `dial`, `tls`, `proxy`: how a host is reached, whom we trust, and through whom.
 """

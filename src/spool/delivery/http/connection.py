@@ -1,6 +1,6 @@
 """An HTTP connection whose every step ends by one deadline.
 
-http.client does the protocol; here are only its socket, its name resolution and its proxy. A socket
+http.client does the protocol; here are only its socket, and the way through a proxy. A socket's
 timeout alone would bound each read, and a server that sends a byte a second could go on for ever.
 """
 
@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import ipaddress
-import queue
 import socket
 import ssl
 import struct
-import threading
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import certifi
-
+from spool.delivery.http import tls
+from spool.delivery.http.deadline import Deadline
+from spool.delivery.http.dial import dial
 from spool.delivery.http.proxy import authorization, proxy_for
 
 if TYPE_CHECKING:
@@ -33,20 +31,6 @@ if TYPE_CHECKING:
 # Node, which Langfuse runs on, closes a connection that was idle for 5 s.
 _LONGEST_IDLE: Final = 4.0
 _PORTS: Final = {"http": 80, "https": 443}
-
-
-class Deadline:
-    """A moment by which all must be over."""
-
-    def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Give the seconds that are left, more than 0. Raises TimeoutError."""
-        left = self._at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the deadline passed")
-        return left
 
 
 class _Response(http.client.HTTPResponse):
@@ -69,7 +53,7 @@ class Connection(http.client.HTTPConnection):
         self.deadline = Deadline(0)
         self.proxy_headers: dict[str, str] = {}
         self.target = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
-        self._context = _context(settings) if url.scheme == "https" else None
+        self._context = tls.context(settings) if url.scheme == "https" else None
         self._tls_host = host
         self._used_at = 0.0
         self._is_tunnelled = False
@@ -94,15 +78,15 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect, through the tunnel and with TLS where they are wanted. Raises OSError."""
-        sock = _dial(self.host, self.port, self.deadline)
+        sock = dial(self.host, self.port, self.deadline)
         self.sock = _Socket(sock, self)  # all of it that is used
         with _closing_on_error(sock):
             if self._is_tunnelled:
                 self._tunnel()  # type: ignore[attr-defined]  # what http.client's own connect calls
             if self._context is not None:
                 sock.settimeout(self.deadline.left())
-                tls = self._context.wrap_socket(sock, server_hostname=self._tls_host)
-                self.sock = _Socket(tls, self)
+                secure = self._context.wrap_socket(sock, server_hostname=self._tls_host)
+                self.sock = _Socket(secure, self)
 
     def keep(self) -> None:
         """Remember when the connection was used last."""
@@ -182,52 +166,6 @@ class _Stream(io.RawIOBase):
             self._sock.close()
 
 
-def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
-    addresses = _resolve(host, port, deadline)
-    error: OSError = OSError(f"{host} has no address")
-    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = None
-        try:
-            sock = socket.socket(family, kind, protocol)
-            # A share of the time each: one mute address must not hide a good one.
-            sock.settimeout(deadline.left() / (len(addresses) - tried))
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as failure:
-            if sock is not None:  # a kernel without IPv6 makes none
-                sock.close()
-            error = failure
-        else:
-            return sock
-    raise error
-
-
-def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
-    """Resolve a name in a thread of its own: getaddrinfo knows no timeout."""
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(host)
-        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    answers: queue.SimpleQueue[list[tuple[Any, ...]] | OSError] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except (OSError, UnicodeError) as error:
-            answers.put(OSError(f"cannot resolve {host}: {error}"))
-
-    try:
-        threading.Thread(target=ask, name="spool-resolve", daemon=True).start()
-    except RuntimeError:  # Python 3.12 starts no thread during exit, which is bounded itself
-        ask()
-    try:
-        answer = answers.get(timeout=deadline.left())
-    except queue.Empty:
-        raise TimeoutError(f"resolving {host} took too long") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer
-
-
 @contextlib.contextmanager
 def _closing_on_error(sock: socket.socket) -> Iterator[None]:
     try:
@@ -235,20 +173,3 @@ def _closing_on_error(sock: socket.socket) -> Iterator[None]:
     except BaseException:
         sock.close()
         raise
-
-
-def _context(settings: Settings) -> ssl.SSLContext:
-    """Trust the configured bundle, or else the system's roots and certifi's. Raises OSError."""
-    bundle = settings.certificate
-    if bundle is None:
-        context = ssl.create_default_context()
-        context.load_verify_locations(certifi.where())
-    elif bundle.is_dir():
-        context = ssl.create_default_context(capath=bundle)
-    elif bundle.is_file():
-        context = ssl.create_default_context(cafile=bundle)
-    else:
-        raise OSError(f"{bundle}: there is no CA bundle")
-    if settings.client_certificate is not None:
-        context.load_cert_chain(settings.client_certificate, settings.client_key)
-    return context

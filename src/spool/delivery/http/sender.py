@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 from spool.__about__ import __version__
 from spool.delivery.http.classification import Outcome, Verdict, classify
-from spool.delivery.http.connection import Deadline
 from spool.delivery.http.connection_pool import ConnectionPool
 from spool.delivery.http.content_encoding import ContentEncoding
+from spool.delivery.http.deadline import Deadline
 from spool.delivery.http.proxy import secrets
 from spool.delivery.http.response import Response
 
