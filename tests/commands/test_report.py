@@ -10,6 +10,7 @@ import pytest
 from spans import batch
 from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
+from spool.delivery.route_state import RouteState
 from spool.journal import directory, reader
 from spool.settings.settings import Settings
 from spool.settings.target import Target
@@ -29,7 +30,7 @@ WELL = Route(
 def report(*routes: Route, trouble: Trouble | None = None) -> Report:
     return Report(
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
-        routes=routes, states=("ok",) * len(routes), missing=("",) * len(routes),
+        routes=routes, states=(RouteState.OK,) * len(routes), missing=("",) * len(routes),
         trouble=trouble or Trouble(None, None, None),
         is_disk_cramped=False, strangers=(), unreadable=(), now=NOW,
     )  # fmt: skip
@@ -119,11 +120,11 @@ def test_a_held_route_whose_spans_were_adopted_is_no_concern_any_more(
     drainer = Drainer(store, settings)
     drainer.routes.add(target)
     before = Report.of(store, drainer.routes, 1 << 30, NOW)
-    assert before.states == ("held",)
+    assert before.states == (RouteState.HELD,)
     assert before.concerns(3600)[0].startswith("route pk-lf-old is held: 401 no such key")
     store.adopt(route, target, sending=2)
     after = Report.of(store, drainer.routes, 1 << 30, NOW)
-    assert after.states == ("ok", "ok")
+    assert after.states == (RouteState.OK, RouteState.OK)
     assert not any("pk-lf-old" in concern for concern in after.concerns(3600))
 
 

@@ -2,16 +2,45 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from spool.delivery.backoff import HOLD_SECONDS
-from spool.delivery.route_state import NO_WAIT, Wait, probe_wait_of, wait_of
+from spool.delivery.route_state import NO_WAIT, RouteState, Wait, probe_wait_of, wait_of
 from spool.store.records import Route
 
 UNKNOWN = Route.unknown("pk-lf-test", "http://127.0.0.1:9", "pk-lf-test")
 # One whose target "mine" was refused at 100, after which it was told to wait.
 HELD = replace(UNKNOWN, attempts=1, fingerprints=("mine",), held_at=100.0, waited_at=100.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "is_secret_known", "state"),
+    [
+        ({}, False, "<RouteState.OK: 'ok'>"),
+        ({"pending_spans": 1, "oldest_at": 99.0}, True, "<RouteState.OK: 'ok'>"),
+        ({"pending_spans": 1, "oldest_at": 99.0}, False, "<RouteState.OK: 'ok'>"),
+        ({"pending_spans": 1, "oldest_at": 1.0}, True, "<RouteState.OK: 'ok'>"),
+        ({"pending_spans": 1, "oldest_at": 1.0}, False, "<RouteState.NO_SECRET: 'no-secret'>"),
+        ({"pending_spans": 1, "attempts": 1}, True, "<RouteState.WAITING: 'waiting'>"),
+        (
+            {"pending_spans": 1, "attempts": 1, "fingerprints": ("mine",)},
+            True,
+            "<RouteState.HELD: 'held'>",
+        ),
+        ({"attempts": 1, "fingerprints": ("mine",)}, True, "<RouteState.OK: 'ok'>"),
+    ],
+    ids=[
+        "nothing waits", "just come", "just come, no secret", "old", "old, no secret", "failed",
+        "refused", "refused, and nothing waits any more",
+    ],
+)  # fmt: skip
+def test_how_a_route_stands_is_told_by_its_row(
+    row: dict[str, Any], state: str, *, is_secret_known: bool
+) -> None:
+    found = RouteState.of(replace(UNKNOWN, **row), 100.0, is_secret_known=is_secret_known)
+    assert repr(found) == state
 
 
 def test_a_route_that_never_failed_waits_for_nothing() -> None:

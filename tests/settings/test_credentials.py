@@ -14,6 +14,7 @@ from owners import STRANGER, only_root
 from spans import batch
 from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
+from spool.delivery.route_state import RouteState
 from spool.errors import SettingsError
 from spool.settings.credentials import Credential, read_credentials
 from spool.settings.settings import Settings
@@ -162,7 +163,7 @@ def test_a_route_whose_host_nobody_names_waits_and_says_so(
     drainer = drainer_with(store, nobody, credentials, "pk-lf-theirs: sk-lf-theirs\n")
     assert not drainer.send_due()
     report = Report.of(store, drainer.routes, 1 << 30, now=100.0)
-    assert report.states == ("no-secret",)
+    assert report.states == (RouteState.NO_SECRET,)
     assert any("nothing names the host" in concern for concern in report.concerns(3600))
     assert theirs.requests == []
 

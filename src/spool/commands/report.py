@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from spool.delivery.route_state import RouteState
 from spool.journal.identity import Identity
 from spool.store.records import Route
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from spool.store.records import Ledger, Trouble
     from spool.store.store import Store
 
-# A span that nobody sends for so long, though a drainer runs, waits for somebody with the secret.
-_SOON: Final = 30.0
 # So long it is a concern that spans were evicted, refused or damaged; the ledger tells it for ever.
 _A_DAY: Final = 86400.0
 
@@ -37,7 +36,7 @@ class Report:
     is_running: bool
     pid: int | None
     routes: tuple[Route, ...]
-    states: tuple[str, ...]
+    states: tuple[RouteState, ...]
     missing: tuple[str, ...]
     trouble: Trouble
     is_disk_cramped: bool
@@ -50,6 +49,7 @@ class Report:
         """Read a spool's state; `routes` knows whose secrets this environment holds."""
         is_running, pid = store.drainer()
         known = tuple(_with_inbound(store.routes(), store.inbound()))
+        missing = tuple(routes.missing(one) for one in known)
         return cls(
             path=store.database.path,
             file_bytes=store.database.file_bytes(),
@@ -58,8 +58,11 @@ class Report:
             is_running=is_running,
             pid=pid,
             routes=known,
-            states=tuple(_state(r, not routes.missing(r), now) for r in known),
-            missing=tuple(routes.missing(r) for r in known),
+            states=tuple(
+                RouteState.of(one, now, is_secret_known=not said)
+                for one, said in zip(known, missing, strict=True)
+            ),
+            missing=missing,
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
             strangers=store.strangers(),
@@ -130,12 +133,12 @@ class Report:
             )
         return found
 
-    def _concern(self, route: Route, state: str, missing: str, max_age: float) -> str:
-        if state == "held":
+    def _concern(self, route: Route, state: RouteState, missing: str, max_age: float) -> str:
+        if state is RouteState.HELD:
             # What single spans were refused for may be theirs: others that come will tell.
             cure = "headers, or what stands between" if route.suspect_to else "keys"
             return f"route {route.name} is held: {route.last_error}; correct the host or the {cure}"
-        if state == "no-secret":
+        if state is RouteState.NO_SECRET:
             spans = route.pending_spans
             return f"route {route.name}: {spans} spans wait: {missing}"
         age, silence = _age(route, self.now), self._since(route.last_success_at)
@@ -172,18 +175,6 @@ def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable
     return by_name.values()
 
 
-def _state(route: Route, is_secret_known: bool, now: float) -> str:
-    if not route.pending_spans:
-        return "ok"  # what failed was adopted, purged or evicted since
-    if route.is_held:
-        return "held"
-    if route.attempts:
-        return "waiting"
-    age = _age(route, now)
-    is_left_alone = age is not None and age > _SOON and not is_secret_known
-    return "no-secret" if is_left_alone else "ok"
-
-
 def _age(route: Route, now: float) -> float | None:
     return None if route.oldest_at is None else max(0.0, now - route.oldest_at)
 
@@ -192,13 +183,13 @@ def _next_attempt(route: Route, now: float) -> float:
     return max(0.0, min(route.waited_at + route.wait_seconds - now, route.wait_seconds))
 
 
-def _route_json(route: Route, state: str, now: float) -> dict[str, Any]:
+def _route_json(route: Route, state: RouteState, now: float) -> dict[str, Any]:
     succeeded = route.last_success_at
     return {
         "route": route.name,
         "endpoint": route.endpoint,
         "public_key": route.public_key,
-        "state": state,
+        "state": state.value,
         "attempts": route.attempts,
         "next_attempt_seconds": _rounded(_next_attempt(route, now)),
         "last_error": route.last_error or None,

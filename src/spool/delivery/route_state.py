@@ -1,15 +1,44 @@
-"""What a route's row says: for how long it waits. Pure decisions; `routes` acts on them."""
+"""What a route's row says: how it stands, and for how long it waits. `routes` acts on it.
+
+Nothing here reads or writes a file, a clock or a network.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery import backoff
 
 if TYPE_CHECKING:
     from spool.store.records import Route
+
+
+# A span that nobody sends for so long, though a drainer runs, waits for somebody with the secret.
+_SOON: Final = 30.0
+
+
+class RouteState(Enum):
+    """How a route stands; the values are public, as `status --json` has them."""
+
+    OK = "ok"
+    WAITING = "waiting"  # for the next attempt, after a backoff
+    HELD = "held"  # the receiver refuses what is configured
+    NO_SECRET = "no-secret"  # noqa: S105 - says that there is none
+
+    @classmethod
+    def of(cls, route: Route, now: float, *, is_secret_known: bool) -> RouteState:
+        """Say how a route stands; `now` is in seconds since 1970."""
+        if not route.pending_spans:
+            return cls.OK  # what failed was adopted, purged or evicted since
+        if route.is_held:
+            return cls.HELD
+        if route.attempts:
+            return cls.WAITING
+        is_left_alone = route.oldest_at is not None and now - route.oldest_at > _SOON
+        return cls.NO_SECRET if is_left_alone and not is_secret_known else cls.OK
 
 
 @dataclass(frozen=True, slots=True)
