@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pages import ROOT
 from spans import batch
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
+
+PYTHON = Path(sys.executable)
+ENVIRONMENTS = f"""
+find_python() {{ [ "$1" = 3.11 ] && echo {PYTHON}; }}
+first_python() {{ echo {PYTHON}; }}
+make_environment() {{
+    mkdir -p "$1/bin"
+    printf '#!/bin/sh\n[ "$2" != pip ] && exec {PYTHON} "$@"\n' >"$1/bin/python"
+    chmod +x "$1/bin/python"
+    ln -sf {PYTHON.parent}/ruff {PYTHON.parent}/lint-imports "$1/bin"
+    ln -sf "$(type -P true)" "$1/bin/mypy"
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the clone. There each environment is this one and takes no time; mypy rests."""
+    copy = tmp_path_factory.mktemp("copy") / "clone"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__")
+    )
+    environment = copy / "scripts" / "environment"
+    environment.write_text(environment.read_text() + ENVIRONMENTS)
+    make = ". scripts/environment; make_environment .venv-3.11"
+    subprocess.run(["bash", "-ec", make], cwd=copy, check=True)
+    return copy
 
 
 @pytest.fixture
@@ -28,9 +58,9 @@ def environment(
         monkeypatch.setenv(name, value)
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "$@"\n')
     python.chmod(0o755)
-    places = [str(python.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    places = [str(python.parent), str(PYTHON.parent), os.environ["PATH"]]
     monkeypatch.setenv("PATH", os.pathsep.join(places))
     monkeypatch.chdir(tmp_path)
 
