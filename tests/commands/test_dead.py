@@ -9,6 +9,8 @@ from spool.store.store import Store
 from standin import StandIn
 from users import spool
 
+pytestmark = pytest.mark.once
+
 
 def test_dead_letters_can_be_listed_shown_retried_and_purged(
     filled: Store, store: Store, langfuse: StandIn

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from spans import batch
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 from users import spool
+
+pytestmark = pytest.mark.once
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\nline two \u202e"
 

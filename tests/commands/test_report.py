@@ -18,6 +18,8 @@ from spool.store.records import Ledger, Route, Trouble
 from spool.store.store import Store
 from spool.system.spool_files import beside
 
+pytestmark = pytest.mark.once
+
 NOW = 1_700_000_000.0
 WELL = Route(
     id=1, name="pk-lf-a", endpoint="https://langfuse.example", public_key="pk-lf-a",

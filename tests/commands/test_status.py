@@ -12,6 +12,8 @@ from spool.store.store import Store
 from standin import StandIn
 from users import spool
 
+pytestmark = pytest.mark.once
+
 
 def test_status_has_the_public_keys(filled: Store, path: Path, langfuse: StandIn) -> None:
     said = json.loads(spool("status", "--json", code=1).stdout)

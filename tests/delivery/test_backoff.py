@@ -7,6 +7,8 @@ import pytest
 
 from spool.delivery import backoff
 
+pytestmark = pytest.mark.once
+
 
 def test_a_process_without_a_free_descriptor_waits_the_longest_backoff(
     monkeypatch: pytest.MonkeyPatch,

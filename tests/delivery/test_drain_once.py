@@ -15,6 +15,8 @@ from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 def drain(drainer: Drainer, timeout: float | None = None) -> int:
     """Drain by hand; give the number of requests."""

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from spool.delivery.evidence import Refusals, Suspect, somewhere
 from spool.otlp.batch import Batch
 from spool.store.records import Row, Take
+
+pytestmark = pytest.mark.once
 
 
 def take_of(spans: int, row_id: int = 7) -> Take:

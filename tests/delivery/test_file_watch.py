@@ -15,6 +15,8 @@ from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.store import Store
 
+pytestmark = pytest.mark.once
+
 AN_HOUR = 3600.0
 
 

@@ -37,6 +37,8 @@ from spool.store.store import Store
 from spool.system.locks import signature
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def fresh(store: Store, settings: Settings, target: Target, clock: Clock) -> Drainer:

@@ -18,6 +18,8 @@ from spool.store.store import Store
 from standin import StandIn
 from trials import Trial
 
+pytestmark = pytest.mark.once
+
 TENANTS = 20
 
 

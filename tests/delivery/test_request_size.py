@@ -4,6 +4,8 @@ import pytest
 
 from spool.delivery.request_size import RequestSize
 
+pytestmark = pytest.mark.once
+
 
 def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -> None:
     size = RequestSize(4 << 20)

@@ -10,6 +10,8 @@ from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.route_state import NO_WAIT, RouteState, Wait, probe_wait_of, wait_of
 from spool.store.records import Route
 
+pytestmark = pytest.mark.once
+
 UNKNOWN = Route.unknown("pk-lf-test", "http://127.0.0.1:9", "pk-lf-test")
 # One whose target "mine" was refused at 100, after which it was told to wait.
 HELD = replace(UNKNOWN, attempts=1, fingerprints=("mine",), held_at=100.0, waited_at=100.0)

@@ -23,6 +23,8 @@ from spool.store import ingest
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 def test_a_401_gets_one_request_in_five_minutes_over_restarts_too(
     drainer: Drainer,

@@ -22,6 +22,8 @@ from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HTML, Reply, StandIn
 
+pytestmark = pytest.mark.once
+
 REFUSALS: dict[str, tuple[standin.Behaviour, str]] = {
     "400": (standin.status(400, body='{"error": "bad version"}'), "400 bad version"),
     "400 in text, as Go's TLS port says it": (

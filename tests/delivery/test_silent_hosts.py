@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from spool.delivery.silent_hosts import Hosts
 from waits import wait_until
+
+pytestmark = pytest.mark.once
 
 ALWAYS = 0.0
 ONE, OTHER = "https://one.example/v1/traces", "https://one.example/api/traces"

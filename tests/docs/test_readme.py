@@ -68,6 +68,7 @@ def test_the_two_commands_are_there() -> None:
 
 
 @needs_litellm
+@pytest.mark.once
 @pytest.mark.timeout(600)
 def test_the_demo_prints_what_the_readme_shows(
     clone: Path, monkeypatch: pytest.MonkeyPatch

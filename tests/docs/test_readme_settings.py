@@ -17,6 +17,8 @@ from spool.settings.settings import Settings
 from spool.settings.target import EU_HOST
 from spool.settings.values import OTLP_RULES, SPOOL_RULES
 
+pytestmark = pytest.mark.once
+
 
 def variables_of_the_readme() -> set[str]:
     """Give the table's variables; `X_[TRACES_]Y` are two, `…_Z` begins as the one before."""

@@ -25,6 +25,8 @@ from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 def test_each_command_of_the_readme_does_its_work(filled: Store, langfuse: StandIn) -> None:
     drained, told, peeked, listed, adopted, ran = block("Commands", "sh").splitlines()

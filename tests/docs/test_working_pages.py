@@ -11,6 +11,8 @@ import pytest
 
 from pages import PAGES, README, ROOT, SCRIPTS, TESTS, quoted, table
 
+pytestmark = pytest.mark.once
+
 SCRIPT: Final = ROOT / "scripts" / "test"
 
 

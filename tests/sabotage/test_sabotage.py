@@ -6,6 +6,8 @@ import pytest
 
 from sabotages import SABOTAGES, SOURCE, TESTS, Sabotage
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("broken", SABOTAGES, ids=lambda broken: broken.name)
 def test_there_is_still_one_place_to_break(broken: Sabotage) -> None:

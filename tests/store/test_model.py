@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -28,6 +29,8 @@ from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.records import Take
 from spool.store.store import Store
+
+pytestmark = pytest.mark.once
 
 TARGETS = [
     Target.langfuse(f"pk-lf-{number}", f"sk-lf-{number}", "https://langfuse.example")

@@ -27,6 +27,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 import standin
 from standin import PATH, StandIn
 
+pytestmark = pytest.mark.once
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

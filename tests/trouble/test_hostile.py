@@ -28,6 +28,8 @@ from standin import HOST, Behaviour, Exchange, StandIn
 from trials import Trial
 from waits import wait_until
 
+pytestmark = pytest.mark.once
+
 NAMES = [f"s{number}" for number in range(12)]
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 

@@ -22,6 +22,8 @@ from standin import StandIn
 from users import environment_of
 from waits import wait_until
 
+pytestmark = pytest.mark.once
+
 # Of a core, together. The promise is 1 and 2 %; busy machines count more.
 LITTLE = 0.03
 

@@ -35,6 +35,8 @@ from waits import wait_until
 from witness import Witness
 from writer import Nursery
 
+pytestmark = pytest.mark.once
+
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="only root mounts a small disk")
 
 SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE

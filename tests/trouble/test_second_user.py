@@ -30,6 +30,7 @@ from standin import StandIn
 from trials import Trial
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
     pytest.mark.usefixtures("environment"),
 ]

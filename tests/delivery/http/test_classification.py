@@ -18,6 +18,8 @@ from spool.otlp.batch import join
 from spool.settings.target import Target
 from standin import HTML, JSON, PROTOBUF, Behaviour, StandIn
 
+pytestmark = pytest.mark.once
+
 DELIVERED, WAIT, HOLD, SPLIT = Verdict.DELIVERED, Verdict.WAIT, Verdict.HOLD, Verdict.SPLIT
 
 
