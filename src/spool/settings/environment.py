@@ -36,7 +36,7 @@ def variables(environ: Mapping[str, str]) -> Variables:
     return {name: value for name, value in env.items() if value}
 
 
-def values(env: Variables) -> dict[str, Any]:
+def fields(env: Variables) -> dict[str, Any]:
     """Read the fields of `Settings` that are set, but target and host. Raises SettingsError."""
     return {**_otlp_settings(env), **_spool_settings(env), "proxies": _proxies(env)}
 
@@ -68,25 +68,25 @@ def host(env: Variables) -> str | None:
 
 
 def _spool_settings(env: Variables) -> dict[str, Any]:
-    found = {name: f"SPOOL_{name.upper()}" for name in SPOOL_RULES}
-    return {
-        name: SPOOL_RULES[name].read(variable, env[variable])
-        for name, variable in found.items()
-        if variable in env
-    }
+    found = {}
+    for name, rule in SPOOL_RULES.items():
+        variable = f"SPOOL_{name.upper()}"
+        if variable in env:
+            found[name] = rule.read(variable, env[variable])
+    return found
 
 
 def _otlp_settings(env: Variables) -> dict[str, Any]:
-    values = {}
+    found = {}
     for suffix, (name, rule) in OTLP_RULES.items():
         variable = _otlp_variable(env, suffix)
         if variable is not None and f"SPOOL_{name.upper()}" not in env:
-            values[name] = rule.read(variable, env[variable])
-            rule.check(variable, values[name])  # here, for an error that names this variable
+            found[name] = rule.read(variable, env[variable])
+            rule.check(variable, found[name])  # here, for an error that names this variable
     bundle = env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE")  # as requests does
     if bundle is not None:
-        values.setdefault("certificate", Path(bundle))
-    return values
+        found.setdefault("certificate", Path(bundle))
+    return found
 
 
 def _otlp_variable(env: Variables, suffix: str) -> str | None:
@@ -107,9 +107,9 @@ def _proxies(env: Variables) -> dict[str, str]:
 def _langfuse_target(env: Variables) -> Target | None:
     public_key, secret_key = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
     if public_key and secret_key:
-        for variable, host in _hosts(env).items():
-            langfuse_endpoint(host, variable)
-            return Target.langfuse(public_key, secret_key, host)
+        for variable, named in _hosts(env).items():
+            langfuse_endpoint(named, variable)  # here, for an error that names the variable
+            return Target.langfuse(public_key, secret_key, named)
         return Target.langfuse(public_key, secret_key)
     if public_key or secret_key:
         raise SettingsError(f"{MISSING_KEYS} Only one of them is.")

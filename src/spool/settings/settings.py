@@ -101,7 +101,7 @@ class Settings:
         SettingsError, which names the variable, its value and what is allowed.
         """
         env = environment.variables(os.environ if environ is None else environ)
-        values = environment.values(env)
+        values = environment.fields(env)
         values.update({name: value for name, value in given.items() if value is not None})
         values["path"] = _path(values.get("path"))
         values["target"] = target or environment.target(env, endpoint, headers)

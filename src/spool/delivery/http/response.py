@@ -52,7 +52,7 @@ class Response:
         text = self.body.decode(errors="replace")
         with contextlib.suppress(*UNREADABLE):
             is_protobuf = self.content_type.endswith("protobuf")
-            text = _message(self.body) if is_protobuf else _said(json.loads(text), usual)
+            text = _status_message(self.body) if is_protobuf else _text_of(json.loads(text), usual)
         if self.is_page:
             # Each alternative takes what it has looked at: linear, whatever the server says.
             text = re.sub(r"(?s)<(style|script).*?(?:</\1>|\Z)|<[^>]*>?", " ", text)
@@ -113,7 +113,7 @@ def _partial_success_of_protobuf(answer: bytes) -> tuple[int, str]:
     return response.partial_success.rejected_spans, response.partial_success.error_message
 
 
-def _message(body: bytes) -> str:
+def _status_message(body: bytes) -> str:
     """Give the words of a google.rpc.Status, which OTLP's failures are. Raises ValueError."""
     # As rarely needed as a partial success.
     from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
@@ -125,7 +125,7 @@ def _message(body: bytes) -> str:
         raise ValueError(str(error)) from error
 
 
-def _said(value: Any, usual: str) -> str:
+def _text_of(value: Any, usual: str) -> str:
     """Give what a JSON value tells a person, the words first.
 
     Servers have them in different places, beside the name of a class, or what the status means
@@ -134,10 +134,10 @@ def _said(value: Any, usual: str) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, list):
-        return "; ".join(filter(None, (_said(one, usual) for one in value)))
+        return "; ".join(filter(None, (_text_of(one, usual) for one in value)))
     if not isinstance(value, dict):
         return json.dumps(value)
-    told = [_said(value[key], usual) for key in _TELLING if value.get(key)]
+    told = [_text_of(value[key], usual) for key in _TELLING if value.get(key)]
     told.sort(key=lambda text: text == usual or " " not in text)
     if not told:
         return json.dumps(value, ensure_ascii=False) if value else ""

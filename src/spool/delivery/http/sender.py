@@ -4,19 +4,12 @@ Invariants:
 
 - A request never outlives its deadline, and nothing that network or server do raises.
 - No redirect is followed.
-- Nothing secret stands in a reason: the server's words are cut, and our own headers' values are
-  taken out of them.
+- Nothing secret stands in a reason.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
-import html
 import http.client
-import json
-import urllib.parse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +18,7 @@ from spool.delivery.http.classification import Outcome, Verdict, classify
 from spool.delivery.http.connection_pool import ConnectionPool
 from spool.delivery.http.content_encoding import ContentEncoding
 from spool.delivery.http.deadline import Deadline
-from spool.delivery.http.proxy import secrets
+from spool.delivery.http.reason import presentable
 from spool.delivery.http.response import Response
 
 if TYPE_CHECKING:
@@ -35,9 +28,6 @@ if TYPE_CHECKING:
 
 _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_BODY: Final = 1 << 20
-_LONGEST_REASON: Final = 300
-_SHORTEST_SECRET: Final = 4
-_SCHEMES: Final = frozenset({"Basic", "Bearer"})
 
 
 class Sender:
@@ -61,8 +51,7 @@ class Sender:
             response = self._post(body, Deadline(timeout))
         except TimeoutError as error:
             self._abort()
-            reason = f"no complete answer within {timeout:g} s"
-            reason = f"{reason} ({error})"
+            reason = f"no complete answer within {timeout:g} s ({error})"
             return Outcome(Verdict.WAIT, reason, is_timeout=True, is_unanswered=True)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: a proxy or a host whose name or port is none.
@@ -75,20 +64,12 @@ class Sender:
             outcome = replace(outcome, status=response.status)
             if outcome.is_delivered:
                 self.encoding.accept()
-        # Cut last: half a secret would not be found.
-        return replace(outcome, reason=_shortened(self._without_secrets(outcome.reason)))
+        reason = presentable(outcome.reason, self.target, self._settings.proxies)
+        return replace(outcome, reason=reason)
 
     def close(self) -> None:
         """Close what is kept open; the next request opens a connection."""
         self._connections.close()
-
-    def _without_secrets(self, text: str) -> str:
-        """Take our own secrets out of the server's words."""
-        found = _as_said(_secrets(self.target) | secrets(self._settings.proxies))
-        known = {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
-        for secret in sorted(known, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
 
     def _abort(self) -> None:
         if self._connection is not None:
@@ -123,34 +104,3 @@ class Sender:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"
             headers["x-langfuse-sdk-version"] = __version__
         return {**headers, **self.target.headers, **connection.proxy_headers}
-
-
-def _shortened(text: str) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
-
-
-def _as_said(secrets: set[str]) -> set[str]:
-    """Add how a server may write them: quoted for a URL, for JSON or a page; Base64 unpadded."""
-    ways = (
-        urllib.parse.quote,
-        urllib.parse.quote_plus,
-        html.escape,
-        lambda said: json.dumps(said)[1:-1],
-        lambda said: said.rstrip("="),
-    )
-    return secrets | {way(said) for said in secrets for way in ways}
-
-
-def _secrets(target: Target) -> set[str]:
-    found: set[str] = set()
-    for value in target.headers.values():
-        found.update((value, *value.split()))
-    query = urllib.parse.urlsplit(target.endpoint).query
-    for name, value in urllib.parse.parse_qsl(query):
-        found.update((value, urllib.parse.quote(value), urllib.parse.urlencode({name: value})))
-    for token in list(found):
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-            user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
-            found.update((password, f"{user}:{password}"))
-    return found
