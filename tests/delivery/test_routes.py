@@ -75,7 +75,7 @@ def test_an_old_secret_is_held_while_another_process_delivers_with_the_new_one(
     both = [drainer_of(store, settings, one, clock) for one in (old, target)]
     for number in range(100):
         store.append(target, batch(f"row {number}"), clock.now)
-        store.accept(old, batch(f"straight {number}"), clock.now)
+        store.accept(old, batch(f"journal {number}"), clock.now)
         for one in both:
             one.send_due()
         ingest.ingest(store, compress=True)

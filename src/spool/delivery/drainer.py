@@ -1,11 +1,11 @@
-"""The drainer: when and whose spans are sent; how is `delivery`'s and `straight`'s.
+"""The drainer: whose spans are sent, and when. How is the business of the three deliveries.
 
 Invariants:
 
-- Only the holder of the turn of a route's lane sends it, so a take is a plain read of the oldest
-  rows. Routes in trouble are sent by a thread of their own, which ends when none is due.
+- Only the holder of the drain lock of a route's lane sends it, so a take is a plain read of the
+  oldest rows. Routes in trouble are sent by a thread of their own, which ends when none is due.
 - Nothing makes it give up: spans leave by delivery, or one by one as dead letters.
-- Between two requests of rows goes one straight from the journal: fresh spans wait for no backlog.
+- Between two requests of rows goes one from the journal: fresh spans wait for no backlog.
 - While nothing is to be done only the states of files are looked at, and that rarely.
 - While a route cannot be sent there is time to pack its rows; never those that are suspects, or
   delivered and not settled.
@@ -13,16 +13,14 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from opentelemetry import context
-
 from spool.delivery.client import Client
 from spool.delivery.file_watch import FileWatch
+from spool.delivery.instrumentation import hidden_from_instrumentation
 from spool.delivery.journal_delivery import JournalDelivery
 from spool.delivery.lane import Lane
 from spool.delivery.overflow_delivery import OverflowDelivery
@@ -37,7 +35,7 @@ from spool.system.event import SignalSafeEvent
 from spool.system.log import LimitedWarnings, logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from spool.delivery.http.classification import Verdict
     from spool.journal.file import File
@@ -275,15 +273,3 @@ class Drainer(BackgroundThread):
             return None
         target = self.routes.target_of(route)
         return target if target is not None and self.routes.is_due(route, target) else None
-
-
-@contextlib.contextmanager
-def hidden_from_instrumentation() -> Iterator[None]:
-    """Keep this thread's HTTP calls out of the traces that they carry."""
-    suppressed = context.set_value("suppress_instrumentation", True)
-    suppressed = context.set_value("suppress_http_instrumentation", True, suppressed)
-    token = context.attach(suppressed)
-    try:
-        yield
-    finally:
-        context.detach(token)

@@ -1,10 +1,10 @@
-"""The rescue: what waits in journals is sent as it is, where the file takes nothing.
+"""A full disk: what waits in journals is sent as it is, since the file takes nothing.
 
-That is for a drain by hand on a disk that is full: there, to send is what helps.
+That is for a drain by hand: there, to send is what helps.
 
 Invariants:
 
-- Only the holder of the turn sends, for one request.
+- Only the holder of the drain lock sends, for one request.
 - What was delivered is settled as soon as the file takes that, in its order. What it does not take
   in the end is said, and the next drain sends it again.
 """
@@ -47,10 +47,10 @@ def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) ->
                 directory.opened(path, spool) as file,
             ):
                 file.moved = store.moved(file)
-                _Rescue(drainer, file, end).send(progress)
+                _JournalSender(drainer, file, end).send(progress)
 
 
-class _Rescue:
+class _JournalSender:
     """Sends one journal."""
 
     def __init__(self, drainer: Drainer, file: File, end: float) -> None:
@@ -93,7 +93,7 @@ class _Rescue:
         )
 
     def _post(self, chunk: Chunk) -> Outcome | None:
-        """Send it, if we have the secret, in our turn; give the outcome if it was delivered."""
+        """Send it, if we have the secret and get our turn; give the outcome if it was delivered."""
         target, longest = self._target(chunk), self._drainer.client.timeout
         if target is None:
             return None

@@ -4,9 +4,9 @@ Invariants:
 
 - Which lane a route is in its row tells: in trouble is what has failed since its last delivery. So
   all processes agree, and that changes only when a request of its lane has ended.
-- Each lane has a turn of its own, and only its holder sends, for one request: then others get
-  theirs. So a process that alone has a route's secret gets its turn, and who waits for a receiver
-  that does not answer delays nobody who is well.
+- Each lane has a drain lock of its own, and only its holder sends, one request a turn. So a process
+  that alone has a route's secret gets its turn, and who waits for a receiver that does not answer
+  delays nobody who is well.
 - Those that were delivered last go first, and in the lane of the well a failure that took long ends
   the pass: trouble that begins delays each other route by one request. One that was never delivered
   has only a short time for its first, while others wait.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Send = Callable[[int, Target, float], Verdict | None]
 
-# So long a process is passed over before it looks for its turn all the time.
+# So long a process is passed over before it tries to get its turn all the time.
 _LONG: Final = 0.5
 # A failure that took so long may have delayed others.
 _SLOW: Final = 0.25

@@ -36,7 +36,7 @@ _Sent = tuple["Take", Outcome, "Target | None"]
 
 
 class RowDelivery:
-    """Sends the rows of one store; only for the holder of a route's turn."""
+    """Sends the rows of one store; only for the holder of a route's drain lock."""
 
     def __init__(self, store: Store, settings: Settings, routes: Routes, client: Client) -> None:
         self._store = store
@@ -98,7 +98,7 @@ class RowDelivery:
     def _in_turn(self, route_id: int, target: Target) -> Route | None:
         """Read a route again; None where it is not this thread's to send.
 
-        Another process may have had the turn, its trouble may have begun or ended, or the file may
+        Another process may have had its turn, trouble may have begun or ended, or the file may
         be another.
         """
         route = self._store.route(route_id)

@@ -16,8 +16,9 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery.drainer import Drainer, hidden_from_instrumentation
+from spool.delivery.drainer import Drainer
 from spool.delivery.http.classification import Verdict
+from spool.delivery.instrumentation import hidden_from_instrumentation
 from spool.errors import SpoolError
 from spool.store import ingest
 from spool.store.maintenance import Maintenance
