@@ -20,7 +20,7 @@ from spool.otlp.batch import ROW_BYTES, Batch, join, merge
 from spool.pipeline.pipeline import open_pipeline
 from spool.settings.target import Target
 from spool.store import ingest
-from spool.store.maintenance import Maintenance
+from spool.store.maintenance_thread import MaintenanceThread
 from spool.store.store import Store
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _single_rows() -> Iterator[Batch]:
 def drain(path: str, endpoint: str, compression: Any) -> dict[str, float]:
     """Tell how fast a backlog is drained; the file is kept small meanwhile, as it always is."""
     settings, store, drainer = _open(path, endpoint, compression)
-    maintenance = Maintenance(store, settings)
+    maintenance = MaintenanceThread(store, settings)
     maintenance.start()
     started, cpu_started = time.monotonic(), time.process_time()
     drain_once.drain(drainer, None, lambda: None)
@@ -118,7 +118,7 @@ def drain_for(path: str, endpoint: str, seconds: float) -> dict[str, float]:
     settings, store, drainer = _open(path, endpoint)
     store.register(Target.otlp(endpoint, {}))
     ready()
-    maintenance = Maintenance(store, settings)
+    maintenance = MaintenanceThread(store, settings)
     maintenance.start()
     drainer.start()
     time.sleep(seconds)

@@ -16,7 +16,7 @@ from spool.otlp.batch import Batch
 from spool.pipeline import registry
 from spool.settings.target import Target
 from spool.store import takeover
-from spool.store.maintenance import Maintenance
+from spool.store.maintenance_thread import MaintenanceThread
 from spool.store.store import Store
 from standin import StandIn
 from waits import wait_until
@@ -110,20 +110,20 @@ def test_an_exporter_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> 
     assert not registry._open_pipelines
 
 
-@pytest.mark.parametrize("one", [Maintenance, Drainer])
+@pytest.mark.parametrize("one", [MaintenanceThread, Drainer])
 def test_an_exception_out_of_a_signal_handler_while_the_threads_start_costs_no_thread(
     settings: Settings,
     langfuse: StandIn,
     exporters: list[SpoolSpanExporter],
     monkeypatch: pytest.MonkeyPatch,
-    one: type[Maintenance | Drainer],
+    one: type[MaintenanceThread | Drainer],
 ) -> None:
     class Interruption(BaseException):
         """As Celery's time limit, or Ctrl-C."""
 
     start: Callable[..., None] = one.start
 
-    def start_and_be_interrupted(self: Maintenance | Drainer, **options: bool) -> None:
+    def start_and_be_interrupted(self: MaintenanceThread | Drainer, **options: bool) -> None:
         start(self, **options)
         raise Interruption
 
@@ -143,7 +143,7 @@ def test_an_exception_out_of_a_signal_handler_while_the_threads_start_costs_no_t
     wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
 
 
-def none_is_to_be_had(_self: Maintenance | Drainer, **_options: bool) -> None:
+def none_is_to_be_had(_self: MaintenanceThread | Drainer, **_options: bool) -> None:
     raise RuntimeError("can't start new thread")
 
 

@@ -199,7 +199,7 @@ def test_threads_that_work_on_when_the_main_thread_has_returned_are_drained_sync
     code = """
 import os, threading, time
 from spool.store import ingest
-from spool.store.maintenance import Maintenance
+from spool.store.limits import Limits
 done = set()
 def noting(name, work):
     def noted(*args):
@@ -208,7 +208,7 @@ def noting(name, work):
         return result
     return noted
 ingest.sync = noting("synced", ingest.sync)
-Maintenance._limit_size = noting("limited", Maintenance._limit_size)
+Limits.limit_size = noting("limited", Limits.limit_size)
 exporter = provider._active_span_processor._span_processors[0].span_exporter
 def work():
     threading.main_thread().join()

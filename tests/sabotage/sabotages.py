@@ -436,10 +436,10 @@ SABOTAGES = [
     ),
     Sabotage(
         "the journals of others do not count for the limit",
-        "store/maintenance.py",
+        "store/limits.py",
         "        left = max(0, limit - inbound)  # rows are older\n",
         "        left = inbound = limit\n",
-        "store/test_maintenance.py",
+        "store/test_limits.py",
     ),
     Sabotage(
         "a target whose spans wait is forgotten",

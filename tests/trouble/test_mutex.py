@@ -24,14 +24,14 @@ PROCESSES = """
 import contextlib, os, sqlite3, sys, time
 from pathlib import Path
 from spans import batch
-from spool.store import connections, sqlite
-from spool.store import maintenance
-from spool.store.maintenance import Maintenance
+from spool.store import connections, limits, maintenance, maintenance_thread, sqlite
+from spool.store.maintenance_thread import MaintenanceThread
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.store import Store
 
-connections.LARGE_WAL = maintenance.LARGE_WAL = 50_000
+for module in connections, limits, maintenance, maintenance_thread:
+    module.LARGE_WAL = 50_000
 path, target = Path(sys.argv[1]), Target.langfuse("pk-lf-a", "sk-lf-a", "https://x.example")
 Store(path).register(target)
 children = []
@@ -41,8 +41,8 @@ for number in range(4):
         children.append(child)
         continue
     store = Store(path)
-    maid = Maintenance(store, Settings(path=path, target=target, sync_seconds=0.1))
-    maid.start()
+    thread = MaintenanceThread(store, Settings(path=path, target=target, sync_seconds=0.1))
+    thread.start()
     steps = 120 if number else 30
     while steps:
         if number:
@@ -54,7 +54,7 @@ for number in range(4):
             time.sleep(0.001)  # the writers are still to come
             continue
         steps -= 1
-    maid.stop(60)
+    thread.stop(60)
     store.close()
     os._exit(0)
 sys.exit(any([os.waitpid(child, 0)[1] for child in children]))

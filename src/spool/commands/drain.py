@@ -17,6 +17,7 @@ from spool.delivery import drain_once
 from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store.maintenance import Maintenance
+from spool.store.maintenance_thread import MaintenanceThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,7 @@ def _progress(spool: OpenSpool, *, hidden: bool) -> Iterator[Any]:
 @contextlib.contextmanager
 def _kept(spool: OpenSpool) -> Iterator[None]:
     """Sync and checkpoint beside the work, and show that somebody drains."""
-    maintenance = Maintenance(spool.store, spool.settings)
+    maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()
     try:
         with spool.store.present():

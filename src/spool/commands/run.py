@@ -8,7 +8,7 @@ import click
 
 from spool.commands.open_spool import ENDING_SECONDS, OpenSpool
 from spool.commands.output import say
-from spool.store.maintenance import Maintenance
+from spool.store.maintenance_thread import MaintenanceThread
 
 
 @click.command()
@@ -21,7 +21,7 @@ def run(path: str | None) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     spool = OpenSpool(path)
     spool.store.open()
-    maintenance = Maintenance(spool.store, spool.settings)
+    maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()
     spool.drainer.start()
     say(f"draining {spool.settings.path}", err=True)

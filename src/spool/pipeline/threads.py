@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.drainer import Drainer
-from spool.store.maintenance import Maintenance
+from spool.store.maintenance_thread import MaintenanceThread
 from spool.system.log import LimitedWarning
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Threads:
         return True
 
     def _start_missing(self, settings: Settings) -> None:
-        if not any(isinstance(one, Maintenance) for one in self._running):
-            self._start(Maintenance(self._store, settings, self._overflow))
+        if not any(isinstance(one, MaintenanceThread) for one in self._running):
+            self._start(MaintenanceThread(self._store, settings, self._overflow))
         if settings.drain and self.drainer is None:
             self._start(Drainer(self._store, settings, self._overflow, targets=self._targets))
 
