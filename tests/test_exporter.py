@@ -24,6 +24,7 @@ from spool.delivery.http.classification import Outcome
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
 from spool.settings.target import Target
+from spool.store import presence
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import StandIn
@@ -324,7 +325,7 @@ def test_force_flush_waits_for_another_process_that_drains(
         assert sidecar.stderr is not None
         sidecar.stderr.readline()
         exporter.export([span("a")])
-        while not exporter._pipeline.store.drainer()[0]:
+        while not presence.drainer(exporter._pipeline.store)[0]:
             pass
         assert exporter.force_flush(60_000)
         sidecar.send_signal(signal.SIGTERM)

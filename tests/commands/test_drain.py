@@ -8,6 +8,7 @@ import pytest
 
 import standin
 from spool.settings.target import Target
+from spool.store import route_waits
 from spool.store.store import Store
 from standin import StandIn
 from users import spool
@@ -52,7 +53,7 @@ def test_a_program_that_names_no_host_does_not_take_a_backlog_elsewhere(
 def test_drain_ignores_a_backoff_that_is_running(
     filled: Store, store: Store, langfuse: StandIn
 ) -> None:
-    store.wait(store.routes()[0], 3600, now=1e12, reason="503")
+    route_waits.wait(store.database, store.routes()[0], 3600, now=1e12, reason="503")
     store.close()
     assert "delivered 10 spans" in spool("drain").stdout
 

@@ -6,6 +6,7 @@ import pytest
 
 from spans import batch
 from spool.settings.target import Target
+from spool.store import route_waits
 from spool.store.store import Store
 from standin import StandIn
 from users import spool
@@ -24,7 +25,7 @@ def test_nothing_that_spans_keys_and_servers_say_reaches_the_terminal_raw(
     take = store.oldest(2, max_bytes=1 << 20, max_spans=8)
     assert take is not None
     store.settle(take, now=1.0, dead=1, reason=f"400{EVIL}")
-    store.wait(store.routes()[0], 3600, now=1e12, reason=f"503{EVIL}")
+    route_waits.wait(store.database, store.routes()[0], 3600, now=1e12, reason=f"503{EVIL}")
     store.close()
     commands = [
         ["status"], ["peek"], ["dead", "list"], ["dead", "show", "1"], ["adopt", f"no{EVIL}"],

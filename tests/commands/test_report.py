@@ -14,6 +14,7 @@ from spool.delivery.route_state import RouteState
 from spool.journal import directory, reader
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store import operations, route_waits
 from spool.store.records import Ledger, Route, Trouble
 from spool.store.store import Store
 from spool.system.spool_files import beside
@@ -118,13 +119,15 @@ def test_a_held_route_whose_spans_were_adopted_is_no_concern_any_more(
     old = Target.langfuse("pk-lf-old", "sk-lf-old", "https://langfuse.example")
     store.append(old, batch("stranded"), NOW)
     (route,) = store.routes()
-    store.hold(route, old.fingerprint(store.salt()), 330, NOW, "401 no such key")
+    route_waits.hold(
+        store.database, route, old.fingerprint(store.salt()), 330, NOW, "401 no such key"
+    )
     drainer = Drainer(store, settings)
     drainer.routes.add(target)
     before = Report.of(store, drainer.routes, 1 << 30, NOW)
     assert before.states == (RouteState.HELD,)
     assert before.concerns(3600)[0].startswith("route pk-lf-old is held: 401 no such key")
-    store.adopt(route, target, sending=2)
+    operations.adopt(store, route, target, sending=2)
     after = Report.of(store, drainer.routes, 1 << 30, NOW)
     assert after.states == (RouteState.OK, RouteState.OK)
     assert not any("pk-lf-old" in concern for concern in after.concerns(3600))

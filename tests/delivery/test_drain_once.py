@@ -12,6 +12,7 @@ from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.settings.target import Target
+from spool.store import route_waits
 from spool.store.store import Store
 from standin import StandIn
 
@@ -29,7 +30,7 @@ def drain(drainer: Drainer, timeout: float | None = None) -> int:
 def test_a_backoff_is_ignored(
     drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
 ) -> None:
-    store.wait(route_of(store), 3600, clock.now, "503")
+    route_waits.wait(store.database, route_of(store), 3600, clock.now, "503")
     drain(drainer)
     assert (store.ledger().pending, len(langfuse.names())) == (0, 20)
 

@@ -37,7 +37,7 @@ from spool.journal.overflow import Overflow
 from spool.otlp.batch import Batch, Codec
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import ingest
+from spool.store import ingest, operations, route_waits
 from spool.store.records import Route, Take
 from spool.store.store import Store
 from standin import StandIn
@@ -313,7 +313,7 @@ def test_an_adopted_backlog_is_sent_with_the_current_credentials(
     theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
     store.append(theirs, batch("theirs"), clock.now)
     stranded = next(route for route in store.routes() if route.name == "pk-lf-theirs")
-    store.adopt(stranded, target, sending=2)
+    operations.adopt(store, stranded, target, sending=2)
     drain_all(drainer)
     assert langfuse.names()["theirs"] == 1
 
@@ -334,7 +334,7 @@ def test_what_is_being_sent_is_not_adopted_meanwhile(
     sender = threading.Thread(target=drainer.send_due)
     sender.start()
     assert is_sending.wait(60)
-    assert Store(path).adopt(route_of(store), new, sending=60) == 0
+    assert operations.adopt(Store(path), route_of(store), new, sending=60) == 0
     sender.join()
     assert_nothing_lost(store, langfuse)
 
@@ -480,7 +480,7 @@ def test_what_is_delivered_but_not_settled_is_not_packed(
         patch.setattr(store, "settle", refuse_to_settle)
         drainer.send_due()
     langfuse.behave(standin.unavailable())
-    store.wait(route_of(store), 1000, clock.now, "503")
+    route_waits.wait(store.database, route_of(store), 1000, clock.now, "503")
     assert not drainer.pack_idle()
 
 
@@ -594,7 +594,7 @@ def test_a_span_that_alone_gets_5xx_for_ever_is_gone_around_and_then_a_dead_lett
     assert set(langfuse.names()) == {*NAMES, "fresh"} - {name}
     (letter,) = store.dead_letters()
     assert letter.batch.spans == 1
-    store.retry(letter)
+    operations.retry(store, letter)
     drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
     assert langfuse.names()[name] == 1
 
@@ -758,7 +758,7 @@ def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
     drainer: Drainer, store: Store, langfuse: StandIn, clock: Clock
 ) -> None:
     route = route_of(store)
-    store.wait(route, 60, clock.now, "503")
+    route_waits.wait(store.database, route, 60, clock.now, "503")
     with store.probe_lock.take(60):
         assert drainer.row_delivery.send(route.id, drainer.routes.targets[route.name]) is None
     assert langfuse.requests == []

@@ -29,7 +29,7 @@ from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import ingest, takeover
+from spool.store import ingest, journal_chunks, route_waits, takeover
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
 from spool.store.schema import ID_BITS
@@ -255,7 +255,7 @@ def test_a_route_that_another_process_has_put_off_meanwhile_is_not_sent(
     take = store.drain_lock.take
 
     def take_behind_another(sending: float) -> contextlib.AbstractContextManager[bool]:
-        store.wait(route_of(store), 60, clock.now, "429")
+        route_waits.wait(store.database, route_of(store), 60, clock.now, "429")
         return take(sending)
 
     monkeypatch.setattr(store.drain_lock, "take", take_behind_another)
@@ -461,7 +461,7 @@ def test_what_was_delivered_from_the_journal_and_cannot_be_settled_is_not_sent_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store, "deliver", refuse_to_settle)
+        patch.setattr(journal_chunks, "deliver", refuse_to_settle)
         fresh.send_due()
         fresh.send_due()
         Maintenance(store, settings).save()
@@ -476,7 +476,7 @@ def test_a_delivery_of_a_spool_that_was_moved_away_is_settled_by_nobody_here(
     fresh: Drainer, store: Store, path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store, "deliver", refuse_to_settle)
+        patch.setattr(journal_chunks, "deliver", refuse_to_settle)
         fresh.send_due()
     path.parent.rename(path.parent.with_name("moved"))
     ingest.ingest(store, compress=True)  # it goes on with a new file

@@ -14,6 +14,7 @@ from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store import operations
 from spool.store.store import Store
 from standin import StandIn
 from trials import Trial
@@ -188,7 +189,7 @@ def test_a_stranded_route_in_trouble_is_not_adopted_while_it_is_tried(
     peer, is_adopted = Store(path), threading.Event()
 
     def adopt() -> None:
-        peer.adopt(stranded, target, 60)
+        operations.adopt(peer, stranded, target, 60)
         is_adopted.set()
 
     with store.probe_lock.take(60):

@@ -19,7 +19,7 @@ from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import ingest
+from spool.store import ingest, route_waits
 from spool.store.store import Store
 from standin import StandIn
 
@@ -217,7 +217,7 @@ def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
     def failing(*_: object, **__: object) -> int:
         raise SpoolFileError("the disk is full")
 
-    monkeypatch.setattr(store, "wait", failing)
+    monkeypatch.setattr(route_waits, "wait", failing)
     langfuse.behave(standin.too_many(3600))
     with pytest.raises(SpoolFileError):
         drainer.send_due()

@@ -18,6 +18,7 @@ from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Codec, encode
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store import route_waits
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HTML, Reply, StandIn
@@ -354,6 +355,6 @@ def test_a_route_that_waits_rouses_nobody_before_its_time(
     for _ in range(4):
         clock.now += 61
         drainer.send_due()
-    store.wait(route_of(store), 20, clock.now, "500")
+    route_waits.wait(store.database, route_of(store), 20, clock.now, "500")
     assert len(langfuse.requests) == 4
     assert 19 < drainer._next_due() <= 20

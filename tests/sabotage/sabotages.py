@@ -59,16 +59,16 @@ SABOTAGES = [
     ),
     Sabotage(
         "how far a journal was moved is not compared",
-        "store/store.py",
+        "store/journal_chunks.py",
         "return is_next and not file.is_gone()",
         "return not file.is_gone()",
         "store/test_ingest.py",
     ),
     Sabotage(
         "how far a journal was moved is only in the file that is moved away",
-        "store/store.py",
-        "                file.write_header(salt, chunk.end)\n",
-        "                pass\n",
+        "store/journal_chunks.py",
+        "            file.write_header(salt, chunk.end)\n",
+        "            pass\n",
         "store/test_ingest.py trouble/test_interleavings.py",
     ),
     Sabotage(
@@ -80,9 +80,9 @@ SABOTAGES = [
     ),
     Sabotage(
         "what was sent straight from the journal is not accepted",
-        "store/store.py",
-        "(spans, route_id))\n            buried = min",
-        "(0, route_id))\n            buried = min",
+        "store/journal_chunks.py",
+        "(spans, route_id))\n        buried = min",
+        "(0, route_id))\n        buried = min",
         "delivery/test_journal_delivery.py",
     ),
     Sabotage(

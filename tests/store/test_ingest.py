@@ -22,7 +22,7 @@ from spool.journal.chunk import Chunk
 from spool.journal.file import File
 from spool.journal.journal import LARGE
 from spool.otlp.batch import ROW_BYTES, Codec, unpack
-from spool.store import ingest, takeover
+from spool.store import ingest, journal_chunks, takeover
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system import spool_files
@@ -225,7 +225,7 @@ def test_what_was_delivered_beside_a_file_that_was_moved_away_is_not_sent_beside
     accept(store, "a")
     claim = ingest.claim(store, reader.CHUNK)
     assert claim is not None
-    assert store.deliver(claim.file, claim.chunk, 1.0)
+    assert journal_chunks.deliver(store.database, claim.file, claim.chunk, 1.0)
     ingest.release(store, claim, claim.chunk.end)
     with contextlib.closing(move_away(path)):
         other.open()
@@ -359,7 +359,7 @@ def test_what_a_dead_process_left_is_moved_and_its_journal_goes(path: Path, stor
     assert [row.batch.spans for row in store.pending()] == [2]
     assert directory.paths(path) == []
     takeover.take_over(store, compress=True, sending=10.0)
-    assert store.journals() == {}
+    assert journal_chunks.offsets(store.database) == {}
 
 
 def test_a_dead_processs_journal_stays_until_what_was_moved_is_synced(
@@ -453,8 +453,8 @@ def test_what_another_has_moved_removed_and_forgotten_is_not_moved_again(
         assert chunk is not None
         takeover.take_over(other, compress=True, sending=10.0)
         takeover.take_over(other, compress=True, sending=10.0)
-        assert other.journals() == {}
-        assert not store.ingest(file, chunk, chunk.frames, 5.0)
+        assert journal_chunks.offsets(other.database) == {}
+        assert not journal_chunks.ingest(store.database, file, chunk, chunk.frames, 5.0)
     assert store.ledger() == Ledger(accepted=1, pending=1)
 
 
@@ -528,7 +528,7 @@ def test_one_journal_that_cannot_be_read_keeps_no_other_back(
 def test_without_a_free_descriptor_the_journals_are_moved_later(path: Path, store: Store) -> None:
     leave_many(path, 3)
     store.open()
-    store.journals()
+    journal_chunks.offsets(store.database)
     open_files = [os.open(os.devnull, os.O_RDONLY)]
     with few_files(open_files[0] + 8):
         with contextlib.suppress(OSError):
@@ -565,7 +565,7 @@ def test_damage_of_how_far_a_journal_was_moved_is_damage_of_the_file(
     ingest.ingest(store, compress=True)
     with store.database.writing() as connection:
         connection.execute("UPDATE inbox SET moved = 'garbage'")
-    for read in (store.ledger, store.journals):
+    for read in (store.ledger, lambda: journal_chunks.offsets(store.database)):
         with pytest.raises(SpoolDamagedError):
             read()
     store.database.repair()

@@ -11,6 +11,7 @@ from filling import fill
 from spans import batch
 from spool.errors import SpoolFileError, SpoolFullError
 from spool.settings.settings import Settings
+from spool.store import journal_chunks
 from spool.store.connections import LARGE_WAL
 from spool.store.maintenance_thread import MaintenanceThread
 from spool.store.store import Store
@@ -170,6 +171,7 @@ def test_a_journal_that_was_left_for_its_size_rouses_it(store: Store, small: Set
     thread.start()
     try:
         fill([store], 4 << 20)
-        wait_until(lambda: store.inbound_bytes() == 0 and store.ledger().evicted > 0)
+        wait_until(lambda: journal_chunks.inbound_bytes(store.database) == 0)
+        wait_until(lambda: store.ledger().evicted > 0)
     finally:
         thread.stop(10)

@@ -27,6 +27,7 @@ from spool.errors import SpoolFileError
 from spool.otlp.batch import merge, unpack
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store import eviction, operations, row_packing
 from spool.store.records import Take
 from spool.store.store import Store
 
@@ -158,8 +159,8 @@ class SpoolMachine(RuleBasedStateMachine):
         before = self.in_file()[0]
         self.elapsed += seconds
         self.monotonic = 1.0 if is_new_boot else self.monotonic + seconds
-        self.stores[handle].watch(seconds, self.monotonic)
-        while self.stores[handle].expire(MAX_AGE, self.now):
+        eviction.watch(self.stores[handle], seconds, self.monotonic)
+        while eviction.expire(self.stores[handle], MAX_AGE, self.now):
             pass
         for name in before - self.in_file()[0]:
             assert self.elapsed - self.accepted_at[name] >= MAX_AGE
@@ -167,18 +168,18 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(handle=handles, route=routes, max_bytes=st.sampled_from([200, 1000, 5000]))
     def pack(self, handle: int, route: int, max_bytes: int) -> None:
         routes = self.stores[handle].routes()
-        while self.stores[handle].pack(routes[route].id, max_bytes):
+        while row_packing.pack(self.stores[handle].database, routes[route].id, max_bytes):
             pass
 
     @rule(handle=handles, is_purge=st.booleans())
     def look_after_the_dead(self, handle: int, is_purge: bool) -> None:
         for letter in self.stores[handle].dead_letters()[:3]:
-            (self.stores[handle].purge if is_purge else self.stores[handle].retry)(letter)
+            (operations.purge if is_purge else operations.retry)(self.stores[handle], letter)
 
     @rule(handle=handles, route=routes)
     def adopt(self, handle: int, route: int) -> None:
         stranded = self.stores[handle].routes()[route]
-        self.stores[handle].adopt(stranded, TARGETS[1 - route], sending=2)
+        operations.adopt(self.stores[handle], stranded, TARGETS[1 - route], sending=2)
 
     @rule(handle=handles)
     def checkpoint(self, handle: int) -> None:

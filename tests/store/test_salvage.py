@@ -21,7 +21,7 @@ from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.errors import SpoolDamagedError
 from spool.settings.target import Target
-from spool.store import salvage, takeover
+from spool.store import route_waits, row_packing, salvage, takeover
 from spool.store.store import Store
 from standin import StandIn
 from targets import MINE
@@ -181,7 +181,7 @@ def test_a_file_that_another_process_has_salvaged_is_not_salvaged_again(filled: 
         with pytest.raises(SpoolDamagedError):
             read_all(store)
     stores[0].database.repair()
-    stores[0].hold(stores[0].routes()[0], "fingerprint", 330.0, 1.0, "401")
+    route_waits.hold(stores[0].database, stores[0].routes()[0], "fingerprint", 330.0, 1.0, "401")
     stores[1].database.repair()
     assert len(read_all(stores[1])) == stores[1].ledger().pending
     assert stores[1].routes()[0].fingerprints == ("fingerprint",)
@@ -197,7 +197,7 @@ def test_what_was_packed_and_salvaged_while_it_was_sent_is_not_settled_with_othe
         store.append(MINE, batch(f"s{number}", size=1000), 1.0)
     take = store.oldest(1, max_bytes=1 << 20, max_spans=5)
     assert take is not None
-    assert store.pack(1, 8 * 1200)
+    assert row_packing.pack(store.database, 1, 8 * 1200)
     store.database._repair.note_damage()  # in a place that holds none of them
     store.database.repair()
     assert store.settle(take, 2.0) == 0

@@ -13,7 +13,7 @@ from spool.errors import SpoolFileError, SpoolFullError
 from spool.otlp.batch import Batch, Codec, join, merge
 from spool.otlp.cutting import divide
 from spool.settings.target import Named, Target
-from spool.store import ingest, sql
+from spool.store import eviction, ingest, operations, route_waits, row_packing, sql
 from spool.store.records import Ledger, Route, Take, Trouble
 from spool.store.store import Store
 from spool.system.spool_files import beside
@@ -180,7 +180,7 @@ def test_a_request_that_is_nearly_full_reads_no_further_row(store: Store) -> Non
 
 
 def test_settling_clears_the_routes_trouble(filled: Store) -> None:
-    filled.hold(route_of(filled), "0a1b2c3d", 330, now=100.0, reason="401")
+    route_waits.hold(filled.database, route_of(filled), "0a1b2c3d", 330, now=100.0, reason="401")
     assert route_of(filled).fingerprints == ("0a1b2c3d",)
     filled.settle(take_of(filled), now=150.0, accepted_by="0a1b2c3d")
     route = route_of(filled)
@@ -190,7 +190,9 @@ def test_settling_clears_the_routes_trouble(filled: Store) -> None:
 
 def test_a_delivery_clears_only_the_target_that_took_it(filled: Store) -> None:
     for fingerprint in ("old", "older", "new"):
-        filled.hold(route_of(filled), fingerprint, 330, now=100.0, reason="401")
+        route_waits.hold(
+            filled.database, route_of(filled), fingerprint, 330, now=100.0, reason="401"
+        )
     filled.settle(take_of(filled, max_spans=1), now=150.0, accepted_by="new")
     route = route_of(filled)
     assert (route.fingerprints, route.is_held, route.held_at) == (("old", "older"), False, 100.0)
@@ -282,7 +284,7 @@ def test_adopting_takes_no_other_routes_spans_where_another_file_has_come_to_the
     store.append(MINE, batch("not stranded"), 1.0)
     assert route_of(store).id == stranded.id
     new = Target.langfuse("pk-lf-new", "sk-lf-new", "https://langfuse.example")
-    assert store.adopt(stranded, new, sending=2) == 0
+    assert operations.adopt(store, stranded, new, sending=2) == 0
     assert route_of(store).pending_spans == 1
 
 
@@ -290,15 +292,15 @@ def test_adopting_holds_the_mutex_for_a_few_megabytes_at_a_time(store: Store) ->
     for _ in range(20):
         store.append(OTHERS, Batch(bytes(1 << 20), 1, 1 << 20), 1.0)
     stranded = route_of(store, OTHERS)
-    assert store._adopt_chunk(stranded, MINE) == 4
-    assert store.adopt(stranded, MINE, sending=2) == 16
+    assert operations._adopt_chunk(store, stranded, MINE) == 4
+    assert operations.adopt(store, stranded, MINE, sending=2) == 16
     assert_balanced(store)
 
 
 def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:
     for number in range(300):
         filled.append(OTHERS, batch(f"s{number}"), now=100.0)
-    assert filled.adopt(route_of(filled, OTHERS), MINE, sending=2) == 300
+    assert operations.adopt(filled, route_of(filled, OTHERS), MINE, sending=2) == 300
     ledger = filled.ledger()
     assert (ledger.accepted, ledger.pending) == (305, 305)
     assert route_of(filled, OTHERS).pending_spans == 0
@@ -309,19 +311,19 @@ def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:
 def test_a_dead_letter_can_be_tried_again_and_counts_once(filled: Store) -> None:
     filled.settle(take_of(filled, max_spans=1), now=101.0, dead=1, reason="400")
     (letter,) = filled.dead_letters()
-    assert filled.retry(letter) == 1
+    assert operations.retry(filled, letter) == 1
     ledger = assert_balanced(filled)
     assert (ledger.accepted, ledger.dead, ledger.pending) == (5, 0, 5)
     assert names_in(*take_of(filled).batches) == list("bcdea")
-    assert filled.retry(letter) == 0
+    assert operations.retry(filled, letter) == 0
     assert_balanced(filled)
 
 
 def test_a_purged_dead_letter_is_counted_as_purged(filled: Store) -> None:
     filled.settle(take_of(filled, max_spans=2), now=101.0, dead=2, reason="400")
     (letter,) = filled.dead_letters()
-    assert filled.purge(letter) == 2
-    assert filled.purge(letter) == 0
+    assert operations.purge(filled, letter) == 2
+    assert operations.purge(filled, letter) == 0
     assert assert_balanced(filled).purged == 2
     assert filled.dead_letters() == []
 
@@ -347,11 +349,11 @@ def test_what_another_process_has_evicted_meanwhile_is_not_evicted_again(
     for number in range(20):
         filled.append(MINE, batch(str(number), size=500), now=1.0)
     limit = filled.database.live_bytes() - 1
-    while filled.evict(limit, 1.0):
+    while eviction.evict(filled, limit, 1.0):
         pass
     pending = filled.ledger().pending
     assert 0 < pending < 25
-    assert Store(path).evict(limit, 1.0) == 0
+    assert eviction.evict(Store(path), limit, 1.0) == 0
     assert filled.ledger().pending == pending
 
 
@@ -432,7 +434,7 @@ TWO = 2 * batch("a").raw_bytes
 
 
 def pack_all(store: Store, max_bytes: int = TWO) -> None:
-    while store.pack(route_of(store).id, max_bytes):
+    while row_packing.pack(store.database, route_of(store).id, max_bytes):
         pass
 
 
@@ -498,8 +500,8 @@ def test_rows_that_were_evicted_while_they_were_packed_stay_evicted(
         evict(filled, 1)
         return merge(batches, compress=compress)
 
-    monkeypatch.setattr("spool.store.store.merge", evict_and_merge)
-    assert filled.pack(route_of(filled).id, TWO)
+    monkeypatch.setattr("spool.store.row_packing.merge", evict_and_merge)
+    assert row_packing.pack(filled.database, route_of(filled).id, TWO)
     ledger = assert_balanced(filled)
     assert (ledger.evicted, ledger.pending) == (1, 4)
     assert names_in(*take_of(filled).batches) == list("bcde")
@@ -549,8 +551,8 @@ def test_a_row_that_was_cut_and_packed_by_a_deputy_is_not_taken_for_the_one_that
 
 
 def grow_older(store: Store, seconds: float, at: float, max_age: float = 60) -> int:
-    store.watch(seconds, at)
-    return store.expire(max_age, now=100.0)
+    eviction.watch(store, seconds, at)
+    return eviction.expire(store, max_age, now=100.0)
 
 
 def test_spans_that_were_watched_for_the_age_limit_are_evicted(filled: Store) -> None:
@@ -624,8 +626,8 @@ def test_pages_of_pending_rows_cover_all_of_them(store: Store) -> None:
 
 
 def test_a_wait_that_began_in_the_future_can_be_restarted(filled: Store) -> None:
-    filled.wait(route_of(filled), 60, now=1e9, reason="503")
-    filled.restart_wait(route_of(filled), now=50.0)
+    route_waits.wait(filled.database, route_of(filled), 60, now=1e9, reason="503")
+    route_waits.restart_wait(filled.database, route_of(filled), now=50.0)
     assert route_of(filled).waited_at == 50.0
 
 

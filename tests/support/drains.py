@@ -6,6 +6,7 @@ from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store import eviction
 from spool.store.records import Ledger, Route
 from spool.store.store import Store
 from standin import StandIn
@@ -48,7 +49,7 @@ def assert_nothing_lost(store: Store, langfuse: StandIn, dead: int = 0) -> Ledge
 
 def evict(store: Store, excess: int, now: float = 1.0) -> int:
     """Evict one chunk, as if there were so many bytes too many; give its spans."""
-    return store.evict(store.database.live_bytes() - excess, now)
+    return eviction.evict(store, store.database.live_bytes() - excess, now)
 
 
 def refuse_to_settle(*_: object, **__: object) -> int:

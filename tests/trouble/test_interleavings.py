@@ -35,7 +35,7 @@ from spool.errors import SpoolFileError
 from spool.otlp.batch import Batch, unpack
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import ingest, takeover
+from spool.store import ingest, operations, row_packing, takeover
 from spool.store.maintenance import Maintenance
 from spool.store.records import Ledger
 from spool.store.store import Store
@@ -232,12 +232,12 @@ class Schedule:
         for route in store.routes():
             with store.drain_lock.take(SENDING) as is_had:
                 if is_had:
-                    store.pack(route.id, 1000)
+                    row_packing.pack(store.database, route.id, 1000)
 
     def _adopt(self, store: Store) -> None:
         stranded = [route for route in store.routes() if route.name != TARGETS[1].route]
         if stranded:
-            store.adopt(stranded[0], TARGETS[1], SENDING)
+            operations.adopt(store, stranded[0], TARGETS[1], SENDING)
 
     def _salvage(self, store: Store) -> None:
         """Take the file for a damaged one, which it is not: then nothing of it may be missing.

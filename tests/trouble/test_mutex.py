@@ -24,7 +24,7 @@ PROCESSES = """
 import contextlib, os, sqlite3, sys, time
 from pathlib import Path
 from spans import batch
-from spool.store import connections, limits, maintenance, maintenance_thread, sqlite
+from spool.store import connections, limits, maintenance, maintenance_thread, row_packing, sqlite
 from spool.store.maintenance_thread import MaintenanceThread
 from spool.settings.settings import Settings
 from spool.settings.target import Target
@@ -49,7 +49,7 @@ for number in range(4):
             store.append(target, batch("a", size=2000), 1.0, patience=60)
         elif (take := store.oldest(1, max_bytes=20_000, max_spans=10)) is not None:
             store.settle(take, 2.0)
-            store.pack(1, 10_000)
+            row_packing.pack(store.database, 1, 10_000)
         else:
             time.sleep(0.001)  # the writers are still to come
             continue

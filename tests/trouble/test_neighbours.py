@@ -15,7 +15,7 @@ from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import takeover
+from spool.store import presence, takeover
 from spool.store.store import Store
 from spool.store.takeover import Takeover
 from standin import StandIn
@@ -54,7 +54,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Store]:
 def test_while_one_has_looked_no_other_does(
     store: Store, peer: Store, settings: Settings, looks: list[Store]
 ) -> None:
-    with store.present(), peer.present():
+    with presence.present(store), presence.present(peer):
         both = [Takeover(store, settings), Takeover(peer, settings)]
         for one in both:
             one.look()  # each begins with it

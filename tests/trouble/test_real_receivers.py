@@ -25,6 +25,7 @@ from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Codec
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store import row_packing
 from spool.store.store import Store
 from standin import HOST, StandIn
 from trials import Trial
@@ -181,7 +182,7 @@ def test_a_packed_backlog_arrives_whole(
     store = Store(path)
     for name in names:
         store.append(target, batch(name), time.time())
-    while store.pack(store.routes()[0].id, PACK_BYTES):
+    while row_packing.pack(store.database, store.routes()[0].id, PACK_BYTES):
         pass
     packed = [row for row in store.pending() if row.batch.codec != Codec.RAW]
     store.close()

@@ -7,7 +7,7 @@ import click
 from spool.commands.open_spool import existing
 from spool.commands.output import say
 from spool.errors import SettingsError
-from spool.store import takeover
+from spool.store import operations, takeover
 
 
 @click.command()
@@ -28,5 +28,5 @@ def adopt(path: str | None, route: str) -> None:
         if route not in routes or route == target.route:
             others = ", ".join(name for name in routes if name != target.route) or "none"
             raise SettingsError(f"ROUTE={route}: must be another route of this spool: {others}")
-        moved = spool.store.adopt(routes[route], target, sending)
+        moved = operations.adopt(spool.store, routes[route], target, sending)
     say(f"{moved} spans of {route} now wait for {target.route}")

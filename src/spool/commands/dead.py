@@ -8,6 +8,7 @@ import click
 
 from spool.commands.open_spool import existing
 from spool.commands.output import local_time, say, spans_of
+from spool.store import operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -57,7 +58,7 @@ def retry(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:
     with existing(path) as spool:
         if spool is not None:
             letters = _chosen(spool.store, ids, everything=everything)
-            spans = sum(spool.store.retry(letter) for letter in letters)
+            spans = sum(operations.retry(spool.store, letter) for letter in letters)
             say(f"{spans} spans are pending again")
 
 
@@ -70,7 +71,7 @@ def purge(path: str | None, ids: tuple[int, ...], *, everything: bool) -> None:
     with existing(path) as spool:
         if spool is not None:
             letters = _chosen(spool.store, ids, everything=everything)
-            spans = sum(spool.store.purge(letter) for letter in letters)
+            spans = sum(operations.purge(spool.store, letter) for letter in letters)
             say(f"{spans} spans were purged")
 
 

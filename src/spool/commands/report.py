@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool.delivery.route_state import RouteState
 from spool.journal.identity import Identity
+from spool.store import presence
 from spool.store.records import Route
+from spool.system import spool_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +49,9 @@ class Report:
     @classmethod
     def of(cls, store: Store, routes: Routes, max_bytes: int, now: float) -> Report:
         """Read a spool's state; `routes` knows whose secrets this environment holds."""
-        is_running, pid = store.drainer()
+        is_running, pid = presence.drainer(store)
+        with store.database.file_errors():
+            strangers = tuple(spool_files.strangers(store.database.path))
         known = tuple(_with_inbound(store.routes(), store.inbound()))
         missing = tuple(routes.missing(one) for one in known)
         return cls(
@@ -65,7 +69,7 @@ class Report:
             missing=missing,
             trouble=store.last_trouble(),
             is_disk_cramped=store.database.is_cramped(),
-            strangers=store.strangers(),
+            strangers=strangers,
             unreadable=tuple(f"{p.name}: {why}" for p, why in sorted(store.unreadable.items())),
             now=now,
         )

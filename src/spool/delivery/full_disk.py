@@ -21,6 +21,7 @@ from spool.journal import directory, reader
 from spool.journal.chunk import Chunk
 from spool.journal.identity import Identity
 from spool.otlp.batch import ROW_BYTES
+from spool.store import journal_chunks
 from spool.store.records import Route
 from spool.system.locks import BRIEFLY
 from spool.system.log import logger
@@ -46,7 +47,7 @@ def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) ->
                 directory.passing_over(path, store.unreadable),
                 directory.opened(path, spool) as file,
             ):
-                file.moved = store.moved(file)
+                file.moved = journal_chunks.moved(store.database, file)
                 _JournalSender(drainer, file, end).send(progress)
 
 
@@ -120,8 +121,9 @@ class _JournalSender:
         try:
             while self._sent:
                 chunk, outcome = self._sent[0]
-                self._store.deliver(
-                    self._file, chunk, time.time(), dead=outcome.rejected, reason=outcome.reason
+                database, dead, why = self._store.database, outcome.rejected, outcome.reason
+                journal_chunks.deliver(
+                    database, self._file, chunk, time.time(), dead=dead, reason=why
                 )
                 self._file.moved = chunk.end
                 del self._sent[0]

@@ -24,7 +24,7 @@ from spool.errors import SpoolBusyError, SpoolError
 from spool.journal.identity import Identity
 from spool.journal.reader import CHUNK
 from spool.otlp.batch import ROW_BYTES
-from spool.store import ingest
+from spool.store import ingest, journal_chunks
 from spool.system.log import LimitedWarnings
 
 if TYPE_CHECKING:
@@ -137,8 +137,10 @@ class JournalDelivery:
     def _settle(self, claim: Claim, outcome: Outcome) -> bool:
         """Settle what was sent; say whether that is done."""
         self._unsettled = claim, outcome
+        database = self._store.database
         try:
-            is_ours = self._store.deliver(
+            is_ours = journal_chunks.deliver(
+                database,
                 claim.file,
                 claim.chunk,
                 self._routes.now(),
@@ -146,7 +148,7 @@ class JournalDelivery:
                 reason=outcome.reason,
             )
             # False: another process has taken this one for stopped, and moved it.
-            moved = claim.chunk.end if is_ours else self._store.moved(claim.file)
+            moved = claim.chunk.end if is_ours else journal_chunks.moved(database, claim.file)
         except SpoolError as error:
             self._warnings.warn("delivered from the journal, but not settled", error)
             return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from spool.otlp.batch import ROW_BYTES
+from spool.store import row_packing
 
 if TYPE_CHECKING:
     from spool.settings.settings import Settings
@@ -44,7 +45,7 @@ class Packer:
             fresh = self._store.route(route.id) if is_had else None
             if fresh is None or self._store.lock_of(fresh) is not lock:
                 return False
-            is_packed = self._store.pack(route.id, self._max_bytes)
+            is_packed = row_packing.pack(self._store.database, route.id, self._max_bytes)
         if not is_packed:  # all that is not packed was read for this
             self._unpacked[route.name] = route.pending_batches + _ROWS_BETWEEN_PACKS
         return is_packed

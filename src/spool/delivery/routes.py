@@ -23,6 +23,7 @@ from spool.errors import SettingsError
 from spool.settings.credentials import Credentials
 from spool.settings.known_targets import KnownTargets
 from spool.settings.target import Named, Target
+from spool.store import route_waits
 from spool.system.log import LimitedWarnings
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Routes:
         now = self.now()
         wait = wait_of(route, self.fingerprint(target) if route.fingerprints else "")
         if wait.is_to_come(now):  # wait from now on, once
-            self._store.restart_wait(route, now)
+            route_waits.restart_wait(self._store.database, route, now)
         return wait.is_over(now) or self._is_probe_due(route, now)
 
     def _is_probe_due(self, route: Route, now: float) -> bool:
@@ -159,7 +160,9 @@ class Routes:
         self._remember(route.name, route.attempts, HOLD_SECONDS)
         self._client.doubt_encoding(route.name)
         fingerprint, now = self.fingerprint(target), self.now()
-        self._store.hold(route, fingerprint, HOLD_SECONDS, now, outcome.reason)
+        route_waits.hold(
+            self._store.database, route, fingerprint, HOLD_SECONDS, now, outcome.reason
+        )
         self._suspect(route, suspect_to, probes)
 
     def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
@@ -169,12 +172,12 @@ class Routes:
         if outcome.is_unanswered:
             self._client.mute(route.name, delay, outcome.reason)
         self._remember(route.name, route.attempts, delay)
-        self._store.wait(route, delay, self.now(), outcome.reason)
+        route_waits.wait(self._store.database, route, delay, self.now(), outcome.reason)
         self._suspect(route, suspect_to)
 
     def _suspect(self, route: Route, suspect_to: int, probes: int = 0) -> None:
         if suspect_to:
-            self._store.suspect(route, suspect_to, probes)
+            route_waits.suspect(self._store.database, route, suspect_to, probes)
         self._failures[route.name] = _Failure()
 
     def put_off(self, routes: Sequence[Route], silence: Silence) -> None:
@@ -188,7 +191,7 @@ class Routes:
             (route, min(left, backoff.longest(route.attempts + 1, first, largest)))
             for route in routes
         ]
-        self._store.put_off(waits, self.now(), silence.reason)
+        route_waits.put_off(self._store.database, waits, self.now(), silence.reason)
 
     def wait_without_file(self, route: str, outcome: Outcome) -> None:
         """Remember that a route waits: the file takes nothing."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from spool.journal import header, journal, reader
 from spool.otlp.batch import ROW_BYTES, merge
+from spool.store import journal_chunks
 from spool.system.locks import BRIEFLY, PATIENTLY
 from spool.system.log import logger
 
@@ -59,7 +60,7 @@ def evict(store: Store, excess: float) -> int:
                 continue
             while excess > 0 and (found := _read(file, journal.LARGE)) is not None:
                 chunk = found.at_least(excess)
-                if not store.evict_from_journal(file, chunk, time.time()):
+                if not journal_chunks.evict(store.database, file, chunk, time.time()):
                     break
                 file.moved = chunk.end
                 excess -= chunk.end - chunk.start
@@ -91,7 +92,7 @@ def claim(store: Store, max_bytes: int) -> Claim | None:
         store.journal.turn_over()
         for file in store.journal.files():
             if file.unmoved_bytes:  # another may have moved it, with the lock
-                file.moved = max(file.moved, store.moved(file))
+                file.moved = max(file.moved, journal_chunks.moved(store.database, file))
             if (chunk := _read(file, max_bytes)) is not None:
                 store.journal.claim(file)
                 return Claim(file, chunk)
@@ -115,14 +116,14 @@ def move(store: Store, file: File, end: float, *, compress: bool) -> None:
             return
         rows = list(_rows(chunk, compress=compress))
         patience = min(PATIENTLY, max(0.0, end - time.monotonic()))
-        if store.ingest(file, chunk, rows, patience):
+        if journal_chunks.ingest(store.database, file, chunk, rows, patience):
             file.moved = chunk.end
             if chunk.lost:
                 logger.error("langfuse-spool: %s: %d spans were damaged", file.path, chunk.lost)
         elif file.is_gone():
             return
         else:  # another process was faster
-            file.moved = store.moved(file)
+            file.moved = journal_chunks.moved(store.database, file)
 
 
 def _read(file: File, size: int = reader.CHUNK) -> Chunk | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.store import ingest
+from spool.store import eviction, ingest, journal_chunks
 from spool.store.connections import LARGE_WAL
 from spool.system.log import LimitedWarning
 
@@ -59,23 +59,24 @@ class Limits:
         now = self._monotonic()
         if now - self._watched_at < self.look_seconds:
             return
-        self._store.watch(now - self._watched_at, now)
+        eviction.watch(self._store, now - self._watched_at, now)
         self._watched_at = now
-        while evicted := self._store.expire(max_age, time.time()):
+        while evicted := eviction.expire(self._store, max_age, time.time()):
             self._warn(self._expiry, evicted)
             self._store.database.checkpoint(LARGE_WAL)
 
     def limit_size(self) -> None:
         """Evict the oldest of what is too much, or refuse what is to come."""
         limit, own = self._settings.max_bytes, self._store.journal.unmoved_bytes
-        inbound, live = self._store.inbound_bytes(), self._store.database.live_bytes()
+        inbound = journal_chunks.inbound_bytes(self._store.database)
+        live = self._store.database.live_bytes()
         if self._settings.when_full == "drop-newest":
             self._store.journal.limit = max(0, limit - live - max(0, inbound - own))
             self._store.is_full = live + inbound > limit
             return
         self._store.journal.bound(limit)
         left = max(0, limit - inbound)  # rows are older
-        while live > left and (evicted := self._store.evict(left, time.time())):
+        while live > left and (evicted := eviction.evict(self._store, left, time.time())):
             self._warn(self._eviction, evicted)
             self._store.database.checkpoint(LARGE_WAL)
             live = self._store.database.live_bytes()

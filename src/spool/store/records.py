@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spool.otlp.batch import Batch
@@ -102,6 +102,13 @@ class Route:
         return cls(
             0, name, endpoint, public_key, 0, 0, 0, 0, 0.0, 0.0, (), 0.0, 0, 0, "", None, None
         )
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Route:
+        """Make one of its row; one that an older version wrote lacks what came later."""
+        known = {"held_at": 0.0, "suspect_to": 0, "probes": 0, **row}
+        known["fingerprints"] = tuple(known["fingerprints"].split())
+        return cls(**{name: known[name] for name in cls.__slots__})
 
     @property
     def is_held(self) -> bool:

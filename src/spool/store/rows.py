@@ -21,7 +21,6 @@ from spool.store.records import Row, Take, checksum
 from spool.store.schema import ID_BITS
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Iterable, Iterator, Sequence
 
     from spool.journal.identity import Identity
@@ -61,6 +60,23 @@ def append(
     if connection.execute(sql.APPEND, row).rowcount != 1:  # a fresh file: ours was moved
         connection.execute(sql.REGISTER, identity)
         connection.execute(sql.APPEND, row)
+
+
+def route_of(connection: sqlite3.Connection, identity: Identity) -> int:
+    """Give the id of the route of this identity, which is registered where it is unknown."""
+    if not (row := connection.execute(sql.ROUTE_ID, identity[:1]).fetchone()):  # a fresh file
+        connection.execute(sql.REGISTER, identity)
+        row = connection.execute(sql.ROUTE_ID, identity[:1]).fetchone()
+    return int(row[0])
+
+
+def count_delivered(
+    connection: sqlite3.Connection, route_id: int, spans: int, now: float, accepted_by: str | None
+) -> None:
+    """Count delivered spans; the route is well if there is a target that took them."""
+    connection.execute(sql.COUNT.format("delivered"), (spans, route_id))
+    if accepted_by is not None:
+        connection.execute(sql.SUCCEED, (now, accepted_by, route_id))
 
 
 def read(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:
@@ -134,29 +150,6 @@ def divide(connection: sqlite3.Connection, row: Row, parts: Sequence[Batch]) -> 
     connection.execute(sql.DIVIDED, (spans, spans if has_room else 0, route_id))
 
 
-def run_of(rows: Iterable[Row], max_bytes: int) -> tuple[list[Row], bool]:
-    """Choose rows to pack, and say whether they make a whole pack: more than fit would wait.
-
-    A row that is unsound or large stands alone: it stays as it is.
-    """
-    run: list[Row] = []
-    size = 0
-    for row in rows:
-        size += row.batch.raw_bytes
-        if run and (size > max_bytes or not row.is_sound):
-            return run, True
-        run.append(row)
-        if size > max_bytes or not row.is_sound:
-            return run, True
-    return run, len(run) == MOST
-
-
-def sums(rows: Sequence[Row]) -> tuple[int, float, float]:
-    """Count rows, their spans and their bytes, as `sql.SUMS` does."""
-    batches = [row.batch for row in rows]
-    return len(rows), sum(one.spans for one in batches), sum(one.raw_bytes for one in batches)
-
-
 def remove(connection: sqlite3.Connection, take: Take) -> int:
     """Remove what a request took; give the number of spans that were still there."""
     first = take.rows[0]
@@ -175,20 +168,6 @@ def take_out(connection: sqlite3.Connection, first: int, last: int) -> int:
     connection.execute(sql.DELETE, (first, last))
     connection.execute(sql.LEAVE, (*map(int, counted), first >> ID_BITS))
     return int(counted[1])
-
-
-def bury(
-    connection: sqlite3.Connection, route_id: int, left: deque[tuple[int, str]], now: float
-) -> int:
-    """Make dead letters of rows of one span that are left: one chunk; give their number."""
-    size = buried = 0
-    while left and size < CHUNK_BYTES:
-        row_id, reason = left.popleft()
-        if (row := connection.execute(sql.REFUSED_ALONE, (row_id,)).fetchone()) is not None:
-            connection.execute(sql.BURY, (route_id, now, reason, *row))
-            buried += take_out(connection, row_id, row_id)
-            size += len(row[-1])
-    return buried
 
 
 def chunk(

@@ -123,8 +123,7 @@ WAITING: Final = """
 LEDGER: Final = """
     SELECT total(accepted), total(imported), total(delivered), total(dead), total(evicted),
            total(purged), total(exported), total(damaged), total(pending_spans),
-           (SELECT refused FROM meta), (SELECT salt FROM meta),
-           (SELECT group_concat(name || ' ' || moved, char(10)) FROM inbox) FROM route"""
+           (SELECT refused FROM meta) FROM route"""
 
 DEAD: Final = f"""
     SELECT dead.id, name, died_at, reason, {COLUMNS}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.errors import SpoolError
 from spool.journal import directory, header
-from spool.store import ingest
+from spool.store import ingest, journal_chunks
 from spool.system import spool_files
 from spool.system.locks import BRIEFLY, PATIENTLY, can_lock
 from spool.system.log import LimitedWarnings
@@ -139,7 +139,8 @@ class _Others:
         self._end = end
         self._compress = compress
         self._everything = everything
-        self._known = store.journals()  # first: what is not there then was removed
+        # First: what is not there then was removed.
+        self._known = journal_chunks.offsets(store.database)
         self._living: list[Path] = []
         self._dead: dict[Path, int] = {}
         own = {file.path for file in store.journal.files()}
@@ -163,7 +164,7 @@ class _Others:
             self._move(file)
             self._dead[file.path] = file.moved
             return
-        file.moved = self._store.moved(file)
+        file.moved = journal_chunks.moved(self._store.database, file)
         if file.unmoved_bytes and (self._everything or _is_stale(file)):
             self._living.append(file.path)
 
@@ -177,7 +178,7 @@ class _Others:
         return is_had
 
     def _move(self, file: File) -> None:
-        file.moved = self._store.moved(file)
+        file.moved = journal_chunks.moved(self._store.database, file)
         ingest.move(self._store, file, self._end, compress=self._compress)
 
     def remove_dead(self) -> None:
@@ -196,7 +197,7 @@ class _Others:
         """Forget the names of journals that were removed, when that is certain."""
         if self._gone:
             spool_files.sync_directory(self._spool.parent)
-            self._store.forget(self._gone)
+            journal_chunks.forget(self._store.database, self._gone)
 
     def _open(self, path: Path, use: Callable[[File], None]) -> None:
         """Open one journal and use it, unless it cannot be read."""

@@ -1,0 +1,62 @@
+"""Which routes wait, until when, and why: kept in the file, over restarts.
+
+What is drawn, and when a route is tried again, `delivery` decides.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from spool.store import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from spool.store.database import Database
+    from spool.store.records import Route
+
+_KNOWN_FINGERPRINTS: Final = 15
+
+
+def wait(database: Database, route: Route, seconds: float, now: float, reason: str) -> None:
+    """Keep a route's spans for a later attempt, `seconds` from now."""
+    with database.writing() as connection:
+        connection.execute(sql.WAIT, (now, seconds, reason, route.id))
+
+
+def hold(  # noqa: PLR0913, PLR0917 - each says something else of one refusal
+    database: Database, route: Route, fingerprint: str, seconds: float, now: float, reason: str
+) -> None:
+    """Keep them, because the target with this fingerprint was refused: no backoff helps."""
+    others = [known for known in route.fingerprints if known != fingerprint]
+    known = " ".join([*others[-_KNOWN_FINGERPRINTS:], fingerprint])
+    with database.transaction() as connection:
+        connection.execute(sql.WAIT, (now, seconds, reason, route.id))
+        connection.execute(sql.HOLD, (known, now, route.id))
+
+
+def suspect(database: Database, route: Route, last_id: int, probes: int = 0) -> None:
+    """Note that what waits up to an id may itself be to blame: what comes is not.
+
+    So many `probes` of what came since were refused as well.
+    """
+    with database.writing() as connection:
+        connection.execute(sql.SUSPECT, (last_id, probes, route.id))
+
+
+def put_off(
+    database: Database, waits: Iterable[tuple[Route, float]], now: float, reason: str
+) -> None:
+    """Let routes wait, each for so many seconds, which were not tried themselves.
+
+    Only for who has their turn. Not one that another has tried since it was read.
+    """
+    values = [(now, s, reason, route.id, route.name, route.attempts) for route, s in waits]
+    with database.transaction() as connection:
+        connection.executemany(sql.PUT_OFF, values)
+
+
+def restart_wait(database: Database, route: Route, now: float) -> None:
+    """Let a wait begin now: the clock went back behind its beginning."""
+    with database.writing() as connection:
+        connection.execute(sql.RESTART_WAIT, {"now": now, "id": route.id})
