@@ -64,7 +64,7 @@ def assert_delivered(store: Store, langfuse: StandIn, *names: str) -> None:
 
 
 @each_manner_with_gzip
-def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
+def test_what_ends_while_its_route_is_well_is_sent_without_becoming_a_row(
     fresh: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
     assert not fresh.send_due()  # what comes meanwhile is sent in company
@@ -78,7 +78,7 @@ def test_what_ends_while_the_line_is_well_is_sent_without_becoming_a_row(
 
 
 @each_manner
-def test_the_keeper_leaves_the_journal_to_a_drainer_that_sends(
+def test_maintenance_leaves_the_journal_to_a_drainer_that_sends(
     fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
     fresh.send_due()
@@ -217,7 +217,7 @@ def test_a_part_of_the_journal_that_makes_a_request_is_sent_and_the_rest_at_once
     assert_delivered(store, langfuse, "a", "b", "c")
 
 
-def test_the_keeper_helps_where_much_is_in_the_journal(
+def test_maintenance_helps_where_much_is_in_the_journal(
     fresh: Drainer, store: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
     for number in range(60):
@@ -495,7 +495,7 @@ def test_an_idle_drainer_takes_no_turn(store: Store, drainer: Drainer) -> None:
     assert signature(store.drain_lock._lock.path, store.database.path) == signed
 
 
-def test_a_defect_while_sending_leaves_the_journal_to_the_keeper(
+def test_a_defect_while_sending_leaves_the_journal_to_maintenance(
     fresh: Drainer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def defective(*_: object) -> Outcome:

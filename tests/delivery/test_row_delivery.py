@@ -1,360 +1,343 @@
-"""What becomes of rows that are refused: only evidence condemns a span."""
+"""What an answer does to the rows of its request."""
 
 from __future__ import annotations
 
-import re
+import gzip
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import standin
-from drains import Clock, drain_all, drainer_of, route_of
-from manners import each_manner
-from spans import batch, span
+from drains import (
+    NAMES,
+    Clock,
+    assert_nothing_lost,
+    drain_all,
+    drainer_of,
+    route_of,
+)
+from manners import each_manner, each_manner_with_gzip
+from spans import batch
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
-from spool.otlp.batch import Codec, encode
+from spool.errors import SpoolFileError
+from spool.otlp.batch import Batch, Codec
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import route_waits
-from spool.store.records import Ledger
+from spool.store import ingest, route_waits
+from spool.store.records import Take
 from spool.store.store import Store
-from standin import HTML, Reply, StandIn
+from standin import StandIn
 
-pytestmark = pytest.mark.once
 
-REFUSALS: dict[str, tuple[standin.Behaviour, str]] = {
-    "400": (standin.status(400, body='{"error": "bad version"}'), "400 bad version"),
-    "400 in text, as Go's TLS port says it": (
-        standin.status(
-            400,
-            body="Client sent an HTTP request to an HTTPS server.",
-            content_type="text/plain; charset=utf-8",
-        ),
-        "400 Client sent an HTTP request to an HTTPS server.",
-    ),
-    "400 with a page, as nginx says it": (
-        standin.status(400, body="<html>plain HTTP request</html>", content_type=HTML),
-        "400 plain HTTP request",
-    ),
-    "413": (standin.status(413, body='{"error": "too large"}'), "413 too large"),
-    "422": (standin.status(422, body='{"error": "cannot convert"}'), "422 cannot convert"),
+def test_what_waits_is_sent_in_one_request_and_settled(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+    (request,) = langfuse.requests
+    assert request.headers["content-encoding"] == "gzip"
+    assert request.headers["x-langfuse-ingestion-version"] == "4"
+    assert request.headers["x-langfuse-sdk-name"] == "langfuse-spool"
+
+
+@each_manner
+def test_the_bytes_of_a_span_never_change(
+    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    one = batch("a", "b")
+    store.append(target, one, clock.now)
+    plain = drainer_of(store, replace(settings, compression="none"), target, clock)
+    drain_all(plain)
+    assert langfuse.requests[0].body == one.payload
+
+
+TROUBLES: dict[str, standin.Behaviour] = {
+    "200 with HTML": standin.html_200(),
+    "302": standin.redirect_302("http://127.0.0.1:1/"),
+    "500": standin.server_error(),
+    "503 with Retry-After": standin.busy(),
+    "429 with seconds": standin.too_many(1),
+    "429 with a date": standin.retry_after_date(1),
+    "408": standin.status(408),
+    "425": standin.status(425),
+    "502": standin.status(502),
+    "507": standin.status(507),
+    "401": standin.status(401),
+    "403": standin.suspended(),
+    "404": standin.status(404, body=b"<html>no</html>", content_type="text/html"),
+    "405": standin.status(405),
+    "418": standin.status(418),
+    "nothing at all": standin.mute(),
+    "half an answer": standin.half_answer(),
+    "headers one byte a second": standin.slow_headers(1),
+    "a body one byte a second": standin.slow_body(1),
+    "a reset in mid-body": standin.reset_mid_body(),
+    "garbage": standin.garbage(),
 }
 
 
-def refusing(
-    word: str, code: int, otherwise: standin.Behaviour = standin.healthy
-) -> standin.Behaviour:
-    """Answer so to a request with a span whose name begins with a word."""
-
-    def behave(exchange: standin.Exchange) -> None:
-        spans = standin.spans_of(exchange.judge().accepted)
-        bad = next((span.name for span in spans if span.name.startswith(word)), None)
-        if bad is None:
-            otherwise(exchange)
-        else:
-            exchange.answer(Reply.json(code, {"error": f"cannot take the span {bad}"}))
-
-    return behave
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """Compress nothing: what refuses gzip is asked once more without it, and here we count."""
-    return replace(settings, compression="none")
-
-
-@pytest.fixture
-def backlog(store: Store, target: Target) -> Store:
-    """Hold 300 spans."""
-    for number in range(300):
-        store.append(target, batch(f"n{number}"), 1.0)
-    return store
-
-
-def restarted(drainer: Drainer, target: Target, clock: Clock) -> Drainer:
-    """Give the drainer of a process that knows only what the file tells."""
-    return drainer_of(drainer.store, drainer.settings, target, clock)
-
-
-@pytest.mark.parametrize("refusal", REFUSALS)
-@pytest.mark.parametrize("packing", ["a row a span", "one row"])
-def test_a_receiver_that_refuses_everything_holds_the_route_and_makes_no_dead_letters(
-    refusal: str,
-    packing: str,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    langfuse: StandIn,
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_no_answer_loses_a_span(
+    trouble: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
-    names = [f"n{number}" for number in range(300)]
-    for row in [[name] for name in names] if packing == "a row a span" else [names]:
-        store.append(target, batch(*row), 1.0)
-    behaviour, words = REFUSALS[refusal]
-    langfuse.behave(behaviour)
-    drainer = drainer_of(store, settings, target, clock)
-    drain_all(drainer)
-    assert len(langfuse.requests) <= 20
+    for name in NAMES:
+        store.append(target, batch(name), clock.now)
+    drainer = drainer_of(store, replace(settings, timeout_seconds=0.3), target, clock)
+    langfuse.behave(TROUBLES[trouble])
+    assert not drainer.send_due()
     route = route_of(store)
-    assert (route.is_held, route.last_error) == (True, words)
-    before = len(langfuse.requests)
-    for _ in range(round(10 * HOLD_SECONDS)):
-        clock.now += 1
-        drainer = restarted(drainer, target, clock)
-        drainer.send_due()
-    assert len(langfuse.requests) - before == 10
-    assert store.ledger() == Ledger(accepted=300, pending=300)
+    assert (route.pending_spans, route.attempts) == (20, 1)
+    assert route.last_error
+    assert not drainer.send_due()
+    # After a 400 to gzip one more, without it.
+    assert len([one for one in langfuse.requests if "content-encoding" in one.headers]) <= 1
     langfuse.behave(None)
     clock.now += HOLD_SECONDS
     drain_all(drainer)
-    assert store.ledger() == Ledger(accepted=300, delivered=300)
-    assert langfuse.names() == Counter(names)
+    assert_nothing_lost(store, langfuse)
+    assert route_of(store).attempts == 0
 
 
-def test_what_a_receiver_in_trouble_has_refused_arrives_when_it_is_well_again(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+@each_manner_with_gzip
+def test_a_request_that_was_accepted_unanswered_is_sent_again_as_it_was(
+    drainer: Drainer, store: Store, langfuse: StandIn, clock: Clock
 ) -> None:
-    langfuse.behave(standin.status(400))
-    drainer = drainer_of(backlog, settings, target, clock)
-    for _ in range(3):
-        drain_all(drainer)
-        clock.now += HOLD_SECONDS
-    langfuse.behave(None)
+    langfuse.behave(standin.sequence([standin.reset_after_accept(), None]))
     drain_all(drainer)
-    assert backlog.ledger() == Ledger(accepted=300, delivered=300)
-
-
-def test_a_receiver_that_refuses_everything_and_may_lack_gzip_gets_few_requests_too(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.status(400))
-    drain_all(drainer_of(backlog, replace(settings, compression="gzip"), target, clock))
-    assert len(langfuse.requests) <= 20
-    assert route_of(backlog).is_held
-
-
-def test_a_span_that_is_refused_alone_holds_its_route(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    store.append(target, batch("bad"), 1.0)
-    langfuse.behave(standin.reject_span("bad"))
-    drainer = drainer_of(store, settings, target, clock)
+    clock.now += 60
     drain_all(drainer)
-    assert len(langfuse.requests) == 1
-    assert store.ledger() == Ledger(accepted=1, pending=1)
-    assert route_of(store).is_held
-
-
-@each_manner
-@pytest.mark.parametrize("is_restarted", [False, True])
-def test_what_comes_after_a_refusal_is_tried_at_once_and_its_acceptance_buries_the_refused(
-    is_restarted: bool,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    langfuse: StandIn,
-) -> None:
-    store.append(target, batch("bad"), 1.0)
-    langfuse.behave(standin.reject_span("bad"))
-    drainer = drainer_of(store, settings, target, clock)
-    drain_all(drainer)
-    if is_restarted:
-        drainer = restarted(drainer, target, clock)
-    for name in ("fresh", "fresher"):
-        store.append(target, batch(name), 1.0)
-        drain_all(drainer)
-        assert langfuse.names()[name] == 1
-    assert len(langfuse.requests) <= 5
-    (letter,) = store.dead_letters()
-    assert letter.reason == "400 cannot take the span bad"
-    assert store.ledger() == Ledger(accepted=3, delivered=2, dead=1)
-    assert not route_of(store).attempts
-
-
-def test_what_comes_to_a_receiver_that_refuses_everything_is_tried_more_and_more_rarely(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.status(400))
-    drainer = drainer_of(backlog, replace(settings, backoff_seconds=(1, 60)), target, clock)
-    drain_all(drainer)
-    before = len(langfuse.requests)
-    for _ in range(2000):
-        backlog.append(target, batch("fresh"), 1.0)
-        drainer = restarted(drainer, target, clock)
-        drainer.send_due()
-        clock.now += 1
-    assert len(langfuse.requests) - before < 15
-    assert backlog.ledger() == Ledger(accepted=2300, pending=2300)
-
-
-def test_a_restart_again_and_again_makes_neither_dead_letters_nor_a_storm(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(standin.status(400))
-    drainer = drainer_of(backlog, settings, target, clock)
-    for _ in range(100):
-        drainer = restarted(drainer, target, clock)
-        drain_all(drainer)
-    assert len(langfuse.requests) <= 20
-    assert backlog.ledger() == Ledger(accepted=300, pending=300)
+    assert_nothing_lost(store, langfuse)
+    assert set(langfuse.span_ids().values()) == {2}
+    assert langfuse.requests[0].body == langfuse.requests[1].body
 
 
 @each_manner
 @pytest.mark.parametrize("packing", ["a row a span", "one row"])
-@pytest.mark.parametrize("bad", [range(60), range(0, 60, 7), range(57, 60)])
-def test_bad_spans_among_good_ones_are_dead_letters_without_a_probing_cycle_each(
-    packing: str,
-    bad: range,
+def test_only_the_one_bad_span_is_dead_with_the_servers_words(
+    packing: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    rows = [[name] for name in NAMES] if packing == "a row a span" else [NAMES]
+    for names in rows:
+        store.append(target, batch(*names), clock.now)
+    langfuse.behave(standin.reject_span("s13"))
+    drainer = drainer_of(store, settings, target, clock)
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse, dead=1)
+    (letter,) = store.dead_letters()
+    assert letter.reason == "400 cannot take the span s13"
+    assert drainer.client.tally.dead == 1
+    # To who reads no gzip some go twice, until that is known.
+    requests = [one for one in langfuse.requests if one.status != 415]
+    assert len(requests) < (25 if "gzip" in langfuse.manner.name else 20)
+
+
+@each_manner
+def test_a_request_that_is_too_large_is_split_until_it_fits(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_large(1000))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+@each_manner
+def test_a_single_span_that_is_too_large_is_dead(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    for name, size in (("giant", 100_000), ("after", 0)):
+        store.append(target, batch(name, size=size), clock.now)
+    langfuse.behave(standin.too_large(50_000))
+    drain_all(drainer)
+    assert store.ledger().dead == 1
+    assert store.ledger().delivered == 21
+
+
+def test_spans_that_a_receiver_rejects_in_part_are_dead_letters_and_not_sent_again(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.partial_success(3, "too old"))
+    drain_all(drainer)
+    assert (store.ledger().delivered, store.ledger().dead) == (17, 3)
+    assert len(langfuse.requests) == 1
+    assert store.dead_letters()[0].reason == "too old"
+
+
+@each_manner
+def test_a_collectors_protobuf_answer_settles(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.protobuf_ok())
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse)
+
+
+@each_manner
+def test_a_row_that_was_damaged_on_disk_is_a_dead_letter_and_the_others_flow(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    with store.database.transaction() as connection:
+        row_id = store.pending()[7].id
+        connection.execute("UPDATE batch SET crc32 = crc32 + 1 WHERE id = ?", (row_id,))
+    drain_all(drainer)
+    assert_nothing_lost(store, langfuse, dead=1)
+    assert "checksum" in store.dead_letters()[0].reason
+
+
+@each_manner
+def test_a_payload_that_cannot_be_read_is_a_dead_letter_and_the_others_flow(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn, clock: Clock
+) -> None:
+    store.append(target, Batch(b"\xff\xff", spans=4, raw_bytes=2), clock.now)
+    store.append(target, batch("after"), clock.now)
+    drain_all(drainer)
+    assert store.ledger().dead == 4
+    assert langfuse.names()["after"] == 1
+
+
+@each_manner_with_gzip
+def test_what_was_delivered_but_not_settled_is_not_sent_again(
+    drainer: Drainer, store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle: Callable[..., int] = store.settle
+    failures = iter([True, True])
+
+    def failing(take: Take, now: float, **how: Any) -> int:
+        if next(failures, False):
+            raise SpoolFileError("the disk is full")
+        return settle(take, now, **how)
+
+    monkeypatch.setattr(store, "settle", failing)
+    for _ in range(2):
+        drainer.send_due()
+        assert store.ledger().pending == 20
+    drainer.send_due()
+    assert_nothing_lost(store, langfuse)
+    assert len(langfuse.requests) == 1
+
+
+@each_manner_with_gzip
+def test_while_the_file_refuses_to_settle_all_that_waits_is_sent_once(
+    drainer: Drainer,
     store: Store,
-    settings: Settings,
     target: Target,
     clock: Clock,
     langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = [f"bad {n}" if n in bad else f"good {n}" for n in range(60)] + ["good"] * 20
-    for row in [[name] for name in names] if packing == "a row a span" else [names]:
-        store.append(target, batch(*row), 1.0)
-    langfuse.behave(refusing("bad", 400))
-    drainer = drainer_of(store, settings, target, clock)
+    settle = store.settle
+
+    def failing(*_: object, **__: object) -> int:
+        raise SpoolFileError("the disk is full")
+
+    monkeypatch.setattr(store, "settle", failing)
     drain_all(drainer)
-    assert store.ledger() == Ledger(accepted=80, delivered=80 - len(bad), dead=len(bad))
-    assert not any(name.startswith("bad") for name in langfuse.names())
-    assert {one.reason[:3] for one in store.dead_letters()} == {"400"}
+    store.append(target, batch("later"), clock.now)
+    drain_all(drainer)
+    drain_all(drainer)
+    assert langfuse.accepted == 21
+    assert store.ledger().pending == 21
+    monkeypatch.setattr(store, "settle", settle)
+    drain_all(drainer)
+    assert (store.ledger().delivered, store.ledger().pending) == (21, 0)
+    assert len(langfuse.requests) == 2
 
 
-def test_a_backlog_of_bad_spans_is_buried_as_others_are_accepted(
+@each_manner
+def test_what_an_older_version_packed_is_delivered_whole(
     store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
 ) -> None:
-    for number in range(200):
-        store.append(target, batch(f"bad {number}"), 1.0)
-    langfuse.behave(refusing("bad", 400))
+    names = [f"n{number}" for number in range(30)]
+    for first in range(0, 30, 3):
+        one = batch(*names[first : first + 3])
+        older = Batch(gzip.compress(one.payload), 3, one.raw_bytes, Codec.GZIP)
+        if first < 15:
+            store.append(target, older, clock.now)  # a row of it
+        else:
+            store.accept(target, older, clock.now)  # a frame of it
     drainer = drainer_of(store, settings, target, clock)
+    ingest.ingest(store, compress=True)
     drain_all(drainer)
-    assert (store.ledger().dead, len(langfuse.requests) <= 20) == (0, True)
-    for number in range(8):
-        store.append(target, batch(f"good {number}"), 1.0)
-        drain_all(drainer)
-    assert store.ledger() == Ledger(accepted=208, delivered=8, dead=200)
+    assert langfuse.names() == Counter(names)
+    assert (store.ledger().delivered, store.ledger().pending) == (30, 0)
 
 
-def test_a_bad_span_behind_poison_holds_the_route_and_makes_no_storm(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+def test_a_line_that_is_too_slow_for_a_request_gets_smaller_ones(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
 ) -> None:
-    for name in ("poison", "good", "bad"):
-        store.append(target, batch(name), 1.0)
+    sizes: list[int] = []
 
-    langfuse.behave(refusing("poison", 500, refusing("bad", 400)))
-    drainer = drainer_of(store, settings, target, clock)
-    for _ in range(200):
-        drain_all(drainer)
+    def slow(exchange: standin.Exchange) -> None:
+        sizes.append(len(exchange.read().body))
+        if sizes[-1] > 700:
+            exchange.hang()
+        else:
+            exchange.answer(exchange.judge())
+
+    langfuse.behave(slow)
+    impatient = Drainer(store, replace(drainer.settings, timeout_seconds=0.2), clock=clock)
+    impatient.routes.add(drainer.routes.targets["pk-lf-test"])
+    for _ in range(40):
+        impatient.send_due()
         clock.now += 1
-    assert len(langfuse.requests) < 60
-    assert langfuse.names() == Counter(["good"])
+    assert sizes[0] > 700
+    assert_nothing_lost(store, langfuse)
 
 
-def test_a_payload_that_cannot_be_joined_is_a_dead_letter_without_evidence(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+@each_manner
+def test_what_was_sent_from_a_file_that_was_moved_is_not_settled_in_the_new_one(
+    drainer: Drainer, store: Store, target: Target, path: Path, clock: Clock, langfuse: StandIn
 ) -> None:
-    garbage = replace(batch("a"), codec=Codec.GZIP, payload=b"\xff no gzip")
-    store.append(target, garbage, 1.0)
-    drainer = drainer_of(store, replace(settings, compression="none"), target, clock)
+    def move_while_answering(exchange: standin.Exchange) -> None:
+        reply = exchange.judge()
+        path.rename(path.with_name("moved.db"))
+        store.append(target, batch("new"), clock.now)
+        exchange.answer(reply)
+
+    langfuse.behave(standin.sequence([move_while_answering, None]))
+    drainer.send_due()
+    assert "new" not in langfuse.names()
+    assert store.ledger().pending == 1
     drain_all(drainer)
+    assert langfuse.names()["new"] == 1
+
+
+def test_a_route_of_another_file_is_never_sent_with_these_credentials(
+    drainer: Drainer, store: Store, target: Target, path: Path, clock: Clock, langfuse: StandIn
+) -> None:
+    theirs = Target.langfuse("pk-lf-theirs", "sk-lf-theirs", langfuse.url)
+    routes = store.routes()
+    path.rename(path.with_name("moved.db"))
+    store.append(theirs, batch("theirs"), clock.now)
+    assert store.routes()[0].id == routes[0].id
+    with store.drain_lock.take(60):
+        assert drainer.row_delivery.send(routes[0].id, target) is None
     assert langfuse.requests == []
-    assert store.ledger() == Ledger(accepted=1, dead=1)
 
 
-def test_a_limit_in_front_of_the_receiver_costs_few_refused_requests(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+def test_what_another_process_has_just_put_off_is_not_tried_in_the_same_moment(
+    drainer: Drainer, store: Store, langfuse: StandIn, clock: Clock
 ) -> None:
-    langfuse.behave(standin.too_large(1_000_000))
-    drainer = drainer_of(store, settings, target, clock)
-    for number in range(60):
-        for part in range(20):
-            store.append(target, batch(f"{number} {part}", size=50_000), 1.0)
-        drain_all(drainer)
-    assert store.ledger() == Ledger(accepted=1200, delivered=1200)
-    refused = [request for request in langfuse.requests if request.status == 413]
-    assert len(refused) < 15
-    assert len(langfuse.requests) > 60
+    route = route_of(store)
+    route_waits.wait(store.database, route, 60, clock.now, "503")
+    with store.probe_lock.take(60):
+        assert drainer.row_delivery.send(route.id, drainer.routes.targets[route.name]) is None
+    assert langfuse.requests == []
 
 
-@pytest.mark.parametrize("bad", ["all", "every second"])
-def test_the_search_for_bad_spans_writes_little_more_than_their_data(
-    bad: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+def test_overlapping_requests_make_no_negative_dead_letters(
+    store: Store, target: Target, clock: Clock
 ) -> None:
-    names = [f"bad {n}" if bad == "all" or n % 2 else f"good {n}" for n in range(1000)]
-    for begin in range(0, 1000, 500):
-        many = encode([span(name, 3000) for name in names[begin : begin + 500]])
-        store.append(target, many, 1.0)
-    for number in range(20):
-        store.append(target, batch(f"good {number}", size=3000), 1.0)
-    langfuse.behave(refusing("bad", 400))
-    data = sum(row.batch.raw_bytes for row in store.pending())
-    drainer = drainer_of(store, settings, target, clock)
-    before = bytes_written()
-    drain_all(drainer)
-    written = bytes_written() - before
-    print(f"{store.ledger().dead} dead letters of {data} bytes: {written} bytes written")
-    assert store.ledger().dead == (1000 if bad == "all" else 500)
-    assert written < 10 * data
-
-
-def bytes_written() -> int:
-    """Count what this process has written to files and sockets: proc(5), `io`."""
-    said = Path("/proc/self/io").read_text()
-    return int(re.search(r"^wchar: (\d+)$", said, re.MULTILINE)[1])  # type: ignore[index]
-
-
-def test_what_comes_after_a_span_that_fails_alone_does_not_wait_for_it(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    langfuse.behave(refusing("poison", 500))
-    patient = replace(settings, backoff_seconds=(30, 60))
-    drainer = drainer_of(store, patient, target, clock)
-    for name in ("poison", "good"):
-        store.append(target, batch(name), 1.0)
-    for _ in range(200):
-        drainer.send_due()
-        clock.now += 10
-    assert langfuse.names() == Counter(["good"])
-    assert route_of(store).attempts
-    for number in range(5):
-        store.append(target, batch(f"fresh {number}"), 1.0)
-        drain_all(drainer)
-        assert langfuse.names()[f"fresh {number}"] == 1
-
-
-def test_a_span_that_failed_and_then_is_refused_makes_no_storm(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    for name in ("bad", "good", "better"):
-        store.append(target, batch(name), 1.0)
-    langfuse.behave(standin.server_error())
-    drainer = drainer_of(store, settings, target, clock)
-    for _ in range(4):  # all of them twice, the first of them alone, the others
-        drainer.send_due()
-        clock.now += 10
-    langfuse.behave(refusing("bad", 400))
-    for _ in range(100):
-        drainer.send_due()
-        clock.now += 0.1
-    assert len(langfuse.requests) < 20
-    assert set(langfuse.names()) == {"good", "better"}
-
-
-def test_a_route_that_waits_rouses_nobody_before_its_time(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
-) -> None:
-    drainer = drainer_of(store, replace(settings, backoff_seconds=(30, 60)), target, clock)
-    store.append(target, batch("span"), 1.0)
-    langfuse.behave(standin.server_error())
-    for _ in range(4):
-        clock.now += 61
-        drainer.send_due()
-    route_waits.wait(store.database, route_of(store), 20, clock.now, "500")
-    assert len(langfuse.requests) == 4
-    assert 19 < drainer._next_due() <= 20
+    store.append(target, batch(*"abcdef"), clock.now)
+    late = store.take(1, max_bytes=1 << 20, max_spans=1)
+    early = store.take(1, max_bytes=1 << 20, max_spans=4)
+    assert early is not None
+    assert late is not None
+    store.settle(early, clock.now)
+    store.settle(late, clock.now, dead=1, reason="400")
+    ledger = store.ledger()
+    assert (ledger.delivered, ledger.dead, ledger.pending) == (4, 0, 2)

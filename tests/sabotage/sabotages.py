@@ -79,7 +79,7 @@ SABOTAGES = [
         "delivery/test_journal_delivery.py",
     ),
     Sabotage(
-        "what was sent straight from the journal is not accepted",
+        "what was sent from the journal is not accepted",
         "store/journal_chunks.py",
         "(spans, route_id))\n        buried = min",
         "(0, route_id))\n        buried = min",
@@ -132,9 +132,9 @@ SABOTAGES = [
         "spans are deleted before the answer",
         "delivery/row_delivery.py",
         "        started = time.monotonic()\n        longest =",
-        "        self._store.settle(take, self._clock())\n"
+        "        self._store.settle(take, self._routes.now())\n"
         "        started = time.monotonic()\n        longest =",
-        "delivery/test_drainer.py",
+        "delivery/test_row_delivery.py",
     ),
     Sabotage(
         "nobody waits for the mutex",
@@ -155,7 +155,7 @@ SABOTAGES = [
         "store/rows.py",
         "checksum(spans, raw_bytes, codec, payload) == crc32",
         "True",
-        "store/test_store.py delivery/test_drainer.py",
+        "store/test_store.py delivery/test_row_delivery.py",
     ),
     Sabotage(
         "connections cross a fork",
@@ -218,7 +218,7 @@ SABOTAGES = [
         "delivery/row_delivery.py",
         "        if take.spans > 1:\n            return Verdict.SPLIT\n        if outcome.is_dam",
         "        if take.spans or outcome.is_dam",
-        "delivery/test_drainer.py",
+        "delivery/test_row_delivery.py",
     ),
     Sabotage(
         "a span is condemned without evidence",
@@ -227,14 +227,14 @@ SABOTAGES = [
         "        refusals.refuse(take, outcome.reason)\n        refusals.accept(take)\n"
         "        refusals.words[take.rows[0].id] = ''\n"
         "        refusals.proven.add(take.rows[0].id)\n",
-        "delivery/test_row_delivery.py",
+        "delivery/test_row_delivery_refusals.py",
     ),
     Sabotage(
         "a receiver that was doubted condemns when it is well again",
         "delivery/row_delivery.py",
         "        refusals.is_receiver_doubted = True\n",
         "",
-        "delivery/test_row_delivery.py",
+        "delivery/test_row_delivery_refusals.py",
     ),
     Sabotage(
         "a delivery clears every target that was refused",
@@ -262,8 +262,8 @@ SABOTAGES = [
         "delivery/row_delivery.py",
         "        self._unsettled.setdefault(route, []).append((take, outcome, target))\n"
         "        self._settle_again(route)\n",
-        "        self._store.settle(take, self._clock(), dead=outcome.rejected)\n",
-        "delivery/test_drainer.py",
+        "        self._store.settle(take, self._routes.now(), dead=outcome.rejected)\n",
+        "delivery/test_row_delivery.py",
     ),
     Sabotage(
         "settling ends what was packed meanwhile",
