@@ -133,6 +133,14 @@ def store(path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
+def other(path: Path) -> Iterator[Store]:
+    """Use the spool as another process does."""
+    other = Store(path)
+    yield other
+    other.close()
+
+
+@pytest.fixture
 def clock() -> Clock:
     """Give the drainer's wall clock."""
     return Clock()

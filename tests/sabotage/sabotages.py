@@ -382,7 +382,7 @@ SABOTAGES = [
         "store/takeover.py",
         "                return False\n            os.utime(looked_at)\n",
         "                pass\n",
-        "trouble/test_neighbours.py",
+        "store/test_takeover.py",
     ),
     Sabotage(
         "an idle drainer looks at all that waits",

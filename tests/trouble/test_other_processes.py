@@ -1,3 +1,5 @@
+"""What other processes left, and what waits beside them: it is found, at next to no cost."""
+
 from __future__ import annotations
 
 import json
@@ -5,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,73 +16,32 @@ from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import presence, takeover
 from spool.store.store import Store
-from spool.store.takeover import Takeover
 from standin import StandIn
 from users import environment_of
 from waits import wait_until
 
 pytestmark = pytest.mark.once
 
+
 # Of a core, together. The promise is 1 and 2 %; busy machines count more.
 LITTLE = 0.03
 
 
-@pytest.fixture
-def peer(path: Path) -> Iterator[Store]:
-    """Use the spool as another process does."""
-    peer = Store(path)
-    peer.open()
-    yield peer
-    peer.close()
-
-
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[Store]:
-    """Note who looks."""
-    looks: list[Store] = []
-    take_over = takeover.take_over
-
-    def noted(store: Store, **how: object) -> bool:
-        looks.append(store)
-        return take_over(store, **how)  # type: ignore[arg-type]  # as it is asked
-
-    monkeypatch.setattr(takeover, "take_over", noted)
-    return looks
-
-
-def test_while_one_has_looked_no_other_does(
-    store: Store, peer: Store, settings: Settings, looks: list[Store]
-) -> None:
-    with presence.present(store), presence.present(peer):
-        both = [Takeover(store, settings), Takeover(peer, settings)]
-        for one in both:
-            one.look()  # each begins with it
-        for _ in range(20):
-            for one in both:
-                one.look()
-        assert looks == [store, peer]
-        an_hour_ago = time.time() - 3600
-        os.utime(store.presence.path, (an_hour_ago, an_hour_ago))
-        for one in both:
-            one.look()
-        assert looks == [store, peer, store]
-
-
 def test_what_a_process_left_that_dies_unseen_is_sent_by_one_that_is_idle(
-    store: Store, peer: Store, settings: Settings, target: Target, langfuse: StandIn
+    store: Store, other: Store, settings: Settings, target: Target, langfuse: StandIn
 ) -> None:
     store.register(target)
+    other.open()
     drainer = Drainer(store, settings)
     drainer.routes.add(target)
     drainer.start()
     try:
-        peer.accept(target, batch("left"), 1.0)
+        other.accept(target, batch("left"), 1.0)
         wait_until(store.presence.path.exists)
         seen_at = os.stat(store.presence.path).st_mtime_ns
         wait_until(lambda: os.stat(store.presence.path).st_mtime_ns > seen_at)
-        peer.close()  # its death frees its lock, and changes no file
+        other.close()  # its death frees its lock, and changes no file
         langfuse.wait_for(lambda server: server.accepted == 1, timeout=30)
     finally:
         drainer.stop(30)
@@ -110,8 +70,6 @@ def test_status_and_drain_work_beside_more_dead_processes_than_files_may_be_open
     assert (drained["delivered"], drained["pending"]) == (300, 0)
     assert langfuse.accepted == 300
 
-
-# What it costs
 
 IDLE = """
 import os, sys, time
