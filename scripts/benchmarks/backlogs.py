@@ -17,7 +17,7 @@ from spool.commands.report import Report
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import ROW_BYTES, Batch, join, merge
-from spool.pipeline.pipeline import open_pipeline
+from spool.pipeline import registry
 from spool.settings.target import Target
 from spool.store import ingest
 from spool.store.maintenance_thread import MaintenanceThread
@@ -136,7 +136,7 @@ def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[st
     """
     target = Target.otlp(endpoint, {})
     settings = Settings(path=Path(path), target=target, drain=False, max_bytes=_NO_LIMIT)
-    spool = open_pipeline(settings, target)
+    spool = registry.open_pipeline(settings, target)
     batches = itertools.cycle([Batch(each, 1, len(each)) for each in workload.payloads()])
     times: list[float] = []
     refused = 0
@@ -148,7 +148,7 @@ def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[st
         ahead = started + len(times) / rate - time.monotonic() if rate else 0.0
         if ahead > _BURST_SECONDS:  # a wake-up each would cost more than the append
             time.sleep(ahead)
-    spool.release()
+    registry.release(spool)
     seconds = time.monotonic() - started
     return {"times": times, "per_second": (len(times) - refused) / seconds, "refused": refused}
 

@@ -21,7 +21,7 @@ from spool import Settings
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Batch
-from spool.pipeline.pipeline import open_pipeline
+from spool.pipeline import registry
 from spool.settings.target import Target
 from spool.store.store import Store
 
@@ -139,7 +139,7 @@ class Ours:
             sync_seconds=sync_seconds,
             compression="none",
         )
-        self._spool = open_pipeline(self._settings, self._target)
+        self._pipeline = registry.open_pipeline(self._settings, self._target)
 
     def put(self, payload: bytes) -> None:
         if not self._pipeline.append(self._target, Batch(payload, 1, len(payload))):
@@ -154,7 +154,7 @@ class Ours:
         return drainer.client.tally.delivered
 
     def close(self) -> None:
-        self._pipeline.release()
+        registry.release(self._pipeline)
 
 
 class PersistQueueSqlite:

@@ -17,9 +17,11 @@ import pytest
 
 from pages import CONTRIBUTING, README, ROOT, SCRIPTS, TESTS, block, blocks, quoted
 
+pytestmark = pytest.mark.once
+
 # What a command says when it does what it should, by how it begins.
 SAID: Final = {
-    "scripts/test": "== passed on Python 3.11",
+    "scripts/test": "== passed: Python 3.11",
     ".venv-3.11/bin/python -m pytest": " tests collected",
     ".venv-3.11/bin/ruff": "already formatted",
     ".venv-3.11/bin/mypy": "Contracts: ",
