@@ -32,6 +32,7 @@ from spool.delivery.drainer import Drainer
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.sender import Sender
 from spool.errors import SpoolFileError
+from spool.journal.file import File
 from spool.otlp.batch import Batch, unpack
 from spool.settings.settings import Settings
 from spool.settings.target import Target
@@ -88,7 +89,7 @@ class Receiver(Sender):
 
 
 class PatientMachine(Machine):
-    """Kills nobody between a commit that moves a journal and the note of that in the journal.
+    """Kills nobody between a commit that moves a journal and the file's header that says so.
 
     Who dies there while the file is moved away as well has it sent twice, which is at least once.
     """
@@ -98,7 +99,7 @@ class PatientMachine(Machine):
         while frame.f_back is not None:
             frame = frame.f_back
             names.add(frame.f_code.co_name)
-        return "note" not in names
+        return File.write_header.__name__ not in names
 
 
 @dataclass
