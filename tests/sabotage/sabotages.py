@@ -273,6 +273,21 @@ SABOTAGES = [
         "store/test_store.py",
     ),
     Sabotage(
+        "all that waits is looked at to find what is pending",
+        "store/sql.py",
+        'IS_PENDING: Final = "SELECT 1 FROM batch WHERE id BETWEEN',
+        'IS_PENDING: Final = "SELECT 1 FROM batch WHERE id + 0 BETWEEN',
+        "store/test_query_plans.py",
+    ),
+    Sabotage(
+        "a delivery counts all that waits",
+        "store/rows.py",
+        '    connection.execute(sql.COUNT.format("delivered"), (spans, route_id))\n',
+        '    connection.execute(sql.COUNT.format("delivered"), (spans, route_id))\n'
+        '    connection.execute("SELECT count(*) FROM batch").fetchall()\n',
+        "store/test_query_plans.py",
+    ),
+    Sabotage(
         "a row that leaves is not counted",
         "store/rows.py",
         "    connection.execute(sql.LEAVE, (*map(int, counted), first >> ID_BITS))\n",
