@@ -25,7 +25,7 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_files_that_a_page_names_are_there(page: Path) -> None:
-    text = page.read_text()
+    text = re.sub(r"^\| `src/spool/.*", "", page.read_text(), flags=re.MULTILINE)  # see test_map
     named = re.findall(r"(?<![\w/.])((?:src|tests|scripts|\.github)/[\w./-]*\w)", text)
     named += [name for name in quoted(text) if re.fullmatch(r"[a-z_/]+\.(py|toml|md)", name)]
     places = [ROOT, ROOT / "tests", ROOT / "src" / "spool"]

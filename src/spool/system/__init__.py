@@ -19,5 +19,6 @@ The bytes of a signature are drawn in `locks`. In reading order:
 - `locks`: between processes and threads. `drain_lock`: who may send.
 - `forks`: what a child has for itself. `event`: what a signal handler may set.
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.
+- `exits`: what a process does last.
 - `log`, `redaction`: log lines that cannot flood, and what may be shown.
 """
