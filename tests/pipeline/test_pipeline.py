@@ -1,177 +1,224 @@
 from __future__ import annotations
 
-import threading
+import logging
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from disks import no_room
+from ledgers import ledger_of
 from spans import span
 from spool import Settings, SpoolFileError, SpoolSpanExporter
-from spool.delivery.drainer import Drainer
-from spool.otlp.batch import Batch
+from spool.journal.overflow import Overflow
+from spool.otlp.batch import Codec
 from spool.pipeline import registry
-from spool.settings.target import Target
-from spool.store import takeover
-from spool.store.maintenance_thread import MaintenanceThread
 from spool.store.store import Store
 from standin import StandIn
 from waits import wait_until
 
-OTHER = Target.langfuse("pk-lf-other", "sk-lf-other", "http://127.0.0.1:9")
 
-
-@pytest.fixture
-def exporters() -> Iterator[list[SpoolSpanExporter]]:
-    """Shut down at the end what a test has put in."""
-    made: list[SpoolSpanExporter] = []
-    yield made
-    for exporter in made:
-        exporter.shutdown()
-
-
-@pytest.mark.parametrize("has_begun", [True, False])
-def test_who_wants_a_drainer_gets_one_though_the_first_exporter_wants_none(
-    settings: Settings, langfuse: StandIn, exporters: list[SpoolSpanExporter], has_begun: bool
+def test_several_spans_become_one_compressed_row_and_single_ones_stay_raw(
+    settings: Settings, path: Path
 ) -> None:
-    exporters.append(SpoolSpanExporter(settings=replace(settings, drain=False)))
-    if has_begun:
-        exporters[0].export([span("a")])
-    exporters.append(SpoolSpanExporter(settings=settings))
-    if not has_begun:
-        exporters[0].export([span("a")])
-    langfuse.wait_for(lambda server: server.names() == {"a": 1})
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("a")])
+    exporter.export([span("b")])
+    exporter.shutdown()
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("c")])
+    exporter.shutdown()
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False, compression="none"))
+    exporter.export([span("d"), span("e")])  # as a BatchSpanProcessor does
+    exporter.shutdown()
+    store = Store(path)
+    codecs = [row.batch.codec for row in store.pending()]
+    store.close()
+    assert codecs == [Codec.DEFLATE, Codec.RAW, Codec.RAW]
 
 
-def test_settings_that_differ_are_said_once_with_both_values(
-    settings: Settings, exporters: list[SpoolSpanExporter], caplog: pytest.LogCaptureFixture
+def test_what_the_disk_refuses_is_held_in_memory_and_written_when_it_works_again(
+    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporters.append(SpoolSpanExporter(settings=settings))
-    differing = replace(
-        settings,
-        sync_seconds=7.5,
-        backoff_seconds=(2, 30),
-        drain=False,
-        proxies={"https": "http://user:hunter2@proxy"},
-        target=OTHER,
-    )
-    exporters.extend(SpoolSpanExporter(settings=differing) for _ in range(2))
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 3, lines
-    said = " ".join(lines)
-    assert "sync_seconds: 1 of the first one counts, 7.5 of a further one does not" in said
-    assert "backoff_seconds: 0.01..0.05 of the first one counts, 2..30 of a further one" in said
-    assert "proxies" in said
-    assert "hunter2" not in said
-
-
-def test_joining_an_open_spool_waits_for_nobody_and_writes_nothing(
-    settings: Settings, path: Path, exporters: list[SpoolSpanExporter]
-) -> None:
-    exporters.append(SpoolSpanExporter(settings=replace(settings, drain=False)))
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False, sync_seconds=0.1))
     other = Store(path)
-    with other.database.writing(), exporters[0]._pipeline.store.drain_lock.take(1.0) as is_had:
-        assert is_had
-        joined = threading.Thread(
-            target=lambda: exporters.append(
-                SpoolSpanExporter(settings=replace(settings, target=OTHER, drain=False))
-            )
-        )
-        started = time.monotonic()
-        joined.start()
-        joined.join()
-        assert time.monotonic() - started < 4  # else it is 5 s
-        assert exporters[1].export([span("a")]) is SpanExportResult.SUCCESS
+    with no_room():
+        assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
+        assert exporter.export([span("c")]) is SpanExportResult.FAILURE
+        assert exporter._pipeline.overflow.spans == 3
+    assert "held in memory" in caplog.text
+    wait_until(lambda: not exporter._pipeline.overflow)
+    assert exporter._pipeline.ledger() == replace(other.ledger(), in_memory=0)
+    assert (other.ledger().accepted, other.ledger().refused) == (3, 0)
+    assert exporter.export([span("d")]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
     other.close()
 
 
-def test_opening_a_spool_whose_mutex_is_held_waits_only_briefly(
-    settings: Settings, path: Path, exporters: list[SpoolSpanExporter]
+def test_after_a_refusal_the_file_is_tried_again_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    monkeypatch.setattr(Overflow, "oldest", lambda *_: [])  # nobody moves what is held
+    with no_room():
+        assert exporter.export([span("a")]) is SpanExportResult.FAILURE
+    assert exporter.export([span("b")]) is SpanExportResult.SUCCESS
+    assert exporter._pipeline.overflow.spans == 1
+    monkeypatch.undo()
+    exporter.shutdown()
+
+
+def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
+    settings: Settings, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    store = exporter._pipeline.store
+
+    def broken(*_: object, **__: object) -> None:
+        raise SpoolFileError("the disk does not answer")
+
+    for name in ("accept", "routes", "record"):
+        monkeypatch.setattr(store, name, broken)
+    for number in range(5):
+        assert exporter.export([span(str(number))]) is SpanExportResult.FAILURE
+    langfuse.wait_for(lambda server: server.accepted == 5)
+    assert exporter._pipeline.overflow.spans == 5
+    monkeypatch.undo()
+    exporter.shutdown()
     other = Store(path)
-    other.open()
-    with other.database.writing():
-        started = time.monotonic()
-        exporters.append(SpoolSpanExporter(settings=replace(settings, drain=False)))
-        assert time.monotonic() - started < 4  # else it is 5 s
-        assert exporters[0].export([span("a")]) is SpanExportResult.SUCCESS
+    ledger = other.ledger()
+    assert (ledger.accepted, ledger.delivered, ledger.pending) == (5, 5, 0)
+    assert langfuse.accepted == 5
     other.close()
 
 
-def test_an_exporter_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a spool at all")
-    settings = Settings(path=tmp_path / "file", target=OTHER)
-    for _ in range(2):
-        with pytest.raises(SpoolFileError):
-            SpoolSpanExporter(settings=settings)
-    assert not registry._open_pipelines
+def test_what_neither_disk_nor_memory_takes_is_a_failure_counted_and_said_and_never_raised(
+    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter._pipeline.overflow = Overflow(max_bytes=0)
+    other = Store(path)
+    with no_room():
+        assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
+    assert "spans were refused" in caplog.text
+    exporter.shutdown()
+    assert other.ledger().refused == 2
+    other.close()
 
 
-@pytest.mark.parametrize("one", [MaintenanceThread, Drainer])
-def test_an_exception_out_of_a_signal_handler_while_the_threads_start_costs_no_thread(
+def test_a_log_handler_that_ends_spans_does_not_recur_without_end(
+    settings: Settings, path: Path
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    calls: list[logging.LogRecord] = []
+
+    class Spanning(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            calls.append(record)
+            exporter.export([span("from the log")])
+
+    handler = Spanning()
+    logging.getLogger("spool").addHandler(handler)
+    other = Store(path)
+    try:
+        with no_room():
+            exporter.export([span("a")])
+    finally:
+        logging.getLogger("spool").removeHandler(handler)
+    assert len(calls) == 1
+    exporter.shutdown()
+    other.close()
+
+
+def test_an_exception_out_of_a_signal_handler_does_not_spoil_the_locks(
     settings: Settings,
-    langfuse: StandIn,
-    exporters: list[SpoolSpanExporter],
-    monkeypatch: pytest.MonkeyPatch,
-    one: type[MaintenanceThread | Drainer],
 ) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    one = span("a")
+
     class Interruption(BaseException):
         """As Celery's time limit, or Ctrl-C."""
 
-    start: Callable[..., None] = one.start
+    is_armed = False
 
-    def start_and_be_interrupted(self: MaintenanceThread | Drainer, **options: bool) -> None:
-        start(self, **options)
-        raise Interruption
+    def interrupt(*_: object) -> None:
+        if is_armed:
+            raise Interruption
 
-    before = set(threading.enumerate())
-    with monkeypatch.context() as patch:
-        patch.setattr(one, "start", start_and_be_interrupted)
-        with pytest.raises(Interruption):
-            SpoolSpanExporter(settings=settings)
-        patch.setattr(one, "start", none_is_to_be_had)
-        exporters.append(SpoolSpanExporter(settings=settings))
-        patch.setattr(one, "start", start_and_be_interrupted)
-        with pytest.raises(Interruption):
-            exporters[0].export([span("a")])
-    exporters[0].export([span("b")])
-    langfuse.wait_for(lambda server: server.names() == {"a": 1, "b": 1})
-    exporters[0].shutdown()
-    wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
-
-
-def none_is_to_be_had(_self: MaintenanceThread | Drainer, **_options: bool) -> None:
-    raise RuntimeError("can't start new thread")
-
-
-def test_a_span_that_ends_beside_a_shutdown_is_spooled_and_leaves_no_thread_behind(
-    settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = set(threading.enumerate())
-    exporter = SpoolSpanExporter(settings=settings)
-    accept, has_begun, is_shut_down = Store.accept, threading.Event(), threading.Event()
-
-    def accept_late(store: Store, target: Target, batch: Batch, now: float) -> None:
-        has_begun.set()
-        is_shut_down.wait(60)
-        accept(store, target, batch, now)
-
-    monkeypatch.setattr(Store, "accept", accept_late)
-    ender = threading.Thread(target=exporter.export, args=([span("a")],))
-    ender.start()
-    has_begun.wait(60)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(300):
+            try:
+                is_armed = True
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + number * 0.000005)
+                for _ in range(20):
+                    exporter.export([one])
+                is_armed = False
+            except Interruption:
+                is_armed = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    wait_until(lambda: not exporter._pipeline.overflow)
+    assert exporter.export([one]) is SpanExportResult.SUCCESS
     exporter.shutdown()
-    is_shut_down.set()
-    ender.join()
-    wait_until(lambda: not [t for t in threading.enumerate() if _is_new_of_ours(t, before)])
-    store = Store(path)
-    takeover.take_over_all(store, compress=False, sending=0)
-    assert store.ledger().pending == 1
-    store.close()
 
 
-def _is_new_of_ours(thread: threading.Thread, before: set[threading.Thread]) -> bool:
-    return thread not in before and thread.name.startswith("spool-")
+def test_spans_that_end_after_shutdown_are_counted_as_refused(
+    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("a")])
+    exporter.shutdown()
+    for _ in range(3):
+        assert exporter.export([span("late")]) is SpanExportResult.FAILURE
+    assert ledger_of(path).refused == 1  # at once, and then once a second
+    registry._end_all()  # at exit at the latest
+    assert ledger_of(path).refused == 3
+    assert "shut down" in caplog.text
+    assert exporter._pipeline not in registry._open_pipelines.values()
+
+
+def test_late_spans_wait_for_nobody_and_raise_nothing(settings: Settings, path: Path) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("a")])
+    exporter.shutdown()
+    other = Store(path)
+    with other.database.writing():
+        started = time.monotonic()
+        assert exporter.export([span("late")]) is SpanExportResult.FAILURE
+        assert time.monotonic() - started < 5
+    registry._end_all()
+    assert other.ledger().refused == 1
+    other.close()
+
+
+def test_spans_after_the_shutdown_of_one_of_two_exporters_are_counted_by_the_other(
+    settings: Settings, path: Path
+) -> None:
+    exporters = [SpoolSpanExporter(settings=settings) for _ in range(2)]
+    exporters[0].shutdown()
+    exporters[0].export([span("late"), span("later")])
+    exporters[1].export([span("a")])
+    exporters[1].shutdown()
+    assert ledger_of(path).refused == 2
+
+
+def test_a_forked_child_does_not_count_what_its_parent_has_refused(
+    settings: Settings, path: Path
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("a")])
+    exporter._pipeline.store._refused = 5
+    pid = os.fork()
+    if pid == 0:
+        exporter.export([span("b")])
+        exporter.shutdown()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    exporter.shutdown()
+    assert ledger_of(path).refused == 5

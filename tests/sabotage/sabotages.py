@@ -299,7 +299,7 @@ SABOTAGES = [
         "pipeline/pipeline.py",
         "        if self._threads.is_closed or not self.overflow.add(target, batch, now):\n",
         "        if batch:\n",
-        "test_exporter.py",
+        "pipeline/test_pipeline.py",
     ),
     Sabotage(
         "a request that was given up goes on",
@@ -418,7 +418,7 @@ SABOTAGES = [
         "pipeline/shutdown.py",
         "                self._send_rows()\n",
         "                pass\n",
-        "pipeline/test_shutdown.py",
+        "trouble/test_program_ends.py",
     ),
     Sabotage(
         "what only memory holds gets no last request",
@@ -433,21 +433,21 @@ SABOTAGES = [
         "        if self._pid != os.getpid():\n            self._start_over_in_child()\n"
         "        if not self._is_working:\n",
         "        if not self._is_working:\n",
-        "pipeline/test_shutdown.py",
+        "pipeline/test_threads.py",
     ),
     Sabotage(
         "who comes later gets no drainer",
         "pipeline/pipeline.py",
         "        if settings.drain and not self._settings.drain:\n",
         "        if False:\n",
-        "pipeline/test_pipeline.py",
+        "pipeline/test_registry.py",
     ),
     Sabotage(
         "what is refused after the end is not counted",
         "pipeline/pipeline.py",
         "        self.store.refuse(spans)\n        if not self._users:\n",
         "        if not self._users:\n",
-        "pipeline/test_shutdown.py",
+        "pipeline/test_pipeline.py",
     ),
     Sabotage(
         "the journals of others do not count for the limit",

@@ -2,7 +2,7 @@
 
 In time: when the program has ended nothing is missing, as its endpoint is well all the while. Each
 is a real program, and the receiver a real one on loopback. What a program does by halves (threads
-that cannot be started, outages, forks in C) is `test_ending`'s and `test_fork`'s.
+that cannot be started, outages, forks in C) is `test_program_ends`' and `test_threads`'.
 """
 
 from __future__ import annotations

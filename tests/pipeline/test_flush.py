@@ -1,0 +1,100 @@
+"""`Pipeline.flush`, as `force_flush` calls it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import standin
+from journal_sending import send_straight
+from manners import each_manner
+from spans import span
+from spool import Settings, SpoolSpanExporter
+from spool.store import presence
+from standin import StandIn
+
+
+@each_manner
+def test_force_flush_waits_for_what_was_accepted_before(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    for number in range(50):
+        exporter.export([span(str(number))])
+    assert exporter.force_flush(10_000)
+    assert langfuse.accepted == 50
+    exporter.shutdown()
+
+
+def test_force_flush_waits_for_what_is_being_sent_straight_from_the_journal(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=settings)
+    send_straight(exporter, langfuse, standin.delay(0.3))
+    assert exporter._pipeline.store.journal.is_claimed()
+    assert exporter.force_flush(10_000)
+    assert langfuse.names() == {"first": 1, "a": 1}
+    exporter.shutdown()
+
+
+def test_force_flush_is_not_held_up_by_spans_that_end_meanwhile(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    exporter, is_over = SpoolSpanExporter(settings=settings), threading.Event()
+    send_straight(exporter, langfuse, standin.delay(0.1))
+
+    def go_on() -> None:
+        while not is_over.wait(0.002):
+            exporter.export([span("later")])
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    started = len(langfuse.requests)
+    try:
+        for _ in range(3):
+            assert exporter.force_flush(10_000)
+    finally:
+        is_over.set()
+        other.join()
+    assert len(langfuse.requests) - started < 30
+    exporter.shutdown()
+
+
+def test_force_flush_gives_up_at_once_on_a_route_in_trouble(
+    settings: Settings, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.too_many(60))
+    exporter = SpoolSpanExporter(settings=settings)
+    exporter.export([span("a")])
+    assert not exporter.force_flush(600_000)
+    assert not exporter.force_flush(600_000)
+    assert len(langfuse.requests) == 1
+    exporter.shutdown()
+
+
+def test_force_flush_gives_up_at_once_where_nobody_drains(settings: Settings) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    exporter.export([span("a")])
+    assert not exporter.force_flush(600_000)
+    exporter.shutdown()
+
+
+def test_force_flush_waits_for_another_process_that_drains(
+    settings: Settings, environment: None, langfuse: StandIn
+) -> None:
+    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
+    command = [sys.executable, "-m", "spool", "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as sidecar:
+        assert sidecar.stderr is not None
+        sidecar.stderr.readline()
+        exporter.export([span("a")])
+        while not presence.drainer(exporter._pipeline.store)[0]:
+            pass
+        assert exporter.force_flush(60_000)
+        sidecar.send_signal(signal.SIGTERM)
+    assert sidecar.returncode == 0
+    assert langfuse.names()["a"] == 1
+    exporter.shutdown()
