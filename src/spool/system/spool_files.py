@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 SQLITES: Final = ("-wal", "-shm", "-journal")
-# What a salvage makes, see `database`.
+# What a salvage makes, see `store.recovery`.
 SALVAGES: Final = (".salvaged", ".salvaging", ".grafted")
 # What else we open beside the main file.
 _OTHERS: Final = r"(\.probe)?\.(turn|deputy)|\.(lock|drainer|inbox-\d+-[0-9a-f]{12})"
