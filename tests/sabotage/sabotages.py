@@ -369,7 +369,7 @@ SABOTAGES = [
         "journal/directory.py",
         "        unreadable[path] = str(error.strerror)\n",
         "        raise\n",
-        "store/test_ingest.py",
+        "journal/test_directory.py",
     ),
     Sabotage(
         "routes in trouble are sent in the turn of those that are well",
