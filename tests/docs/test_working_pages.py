@@ -14,6 +14,7 @@ from pages import PAGES, README, ROOT, SCRIPTS, TESTS, quoted, table
 pytestmark = pytest.mark.once
 
 SCRIPT: Final = ROOT / "scripts" / "test"
+WORKFLOW: Final = ROOT / ".github" / "workflows" / "test.yml"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -34,12 +35,19 @@ def test_the_files_that_a_page_names_are_there(page: Path) -> None:
 
 
 def test_the_tests_run_on_the_pythons_that_the_package_names() -> None:
-    project, workflow = ROOT / "pyproject.toml", ROOT / ".github" / "workflows" / "test.yml"
-    named = re.findall(r'"Programming Language :: Python :: ([\d.]+)"', project.read_text())
+    project, workflow = (ROOT / "pyproject.toml").read_text(), WORKFLOW.read_text()
+    named = re.findall(r'"Programming Language :: Python :: ([\d.]+)"', project)
     (tried,) = re.findall(r"^for version in ([\d. ]+); do$", SCRIPT.read_text(), re.MULTILINE)
     assert sorted(tried.split()) == sorted(named)
-    assert re.findall(r"^ +(3\.\d+)$", workflow.read_text(), re.MULTILINE) == named
-    assert "scripts/test\n" in workflow.read_text()
+    assert re.findall(r"^ +(3\.\d+)$", workflow, re.MULTILINE) == named
+    assert "scripts/test\n" in workflow
+
+
+def test_the_workflow_installs_what_the_tests_of_trouble_need() -> None:
+    text = " ".join(TESTS.read_text().split())
+    (needed,) = re.findall(r"trouble need root, ([\w, ]+) \(Debian's names\)", text)
+    (installed,) = re.findall(r"install -y ([\w ]+)$", WORKFLOW.read_text(), re.MULTILINE)
+    assert re.split(r", | and ", needed) == installed.split()
 
 
 def test_nothing_that_was_accepted_is_lost_in_the_table_of_trouble() -> None:
