@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import freezegun
@@ -12,6 +13,7 @@ import pytest
 from drains import NAMES, Clock, drainer_of
 from manners import target_of
 from spans import batch
+from spool import SpoolSpanExporter
 from spool.delivery.drainer import Drainer
 from spool.pipeline import registry
 from spool.settings.settings import Settings
@@ -138,6 +140,22 @@ def other(path: Path) -> Iterator[Store]:
     other = Store(path)
     yield other
     other.close()
+
+
+@pytest.fixture
+def exporter(settings: Settings) -> Iterator[SpoolSpanExporter]:
+    """Export to the stand-in."""
+    exporter = SpoolSpanExporter(settings=settings)
+    yield exporter
+    exporter.shutdown()
+
+
+@pytest.fixture
+def writer(settings: Settings) -> Iterator[SpoolSpanExporter]:
+    """Export to the spool; nobody drains it."""
+    writer = SpoolSpanExporter(settings=replace(settings, drain=False))
+    yield writer
+    writer.shutdown()
 
 
 @pytest.fixture

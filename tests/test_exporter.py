@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 import standin
+from ledgers import ledger_of
 from manners import each_manner
 from spans import provider_of, span
 from spool import Settings, SettingsError, SpoolFileError, SpoolSpanExporter
@@ -19,13 +20,9 @@ from spool.store.store import Store
 from standin import StandIn
 
 
-def test_success_means_that_the_span_is_in_the_file(settings: Settings, path: Path) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    assert exporter.export([span("a"), span("b")]) is SpanExportResult.SUCCESS
-    other = Store(path)
-    assert other.ledger().pending == 2
-    other.close()
-    exporter.shutdown()
+def test_success_means_that_the_span_is_in_the_file(writer: SpoolSpanExporter, path: Path) -> None:
+    assert writer.export([span("a"), span("b")]) is SpanExportResult.SUCCESS
+    assert ledger_of(path).pending == 2
 
 
 def test_everything_can_come_from_the_environment(environment: None, langfuse: StandIn) -> None:
@@ -66,9 +63,7 @@ def test_two_programs_with_one_endpoint_and_two_keys_never_send_each_others_span
         for one in standin.spans_of(standin.parse(request))
     }
     assert sent == {("key-of-b", "of key-of-b")}
-    store = Store(path)
-    assert store.ledger().pending == 1
-    store.close()
+    assert ledger_of(path).pending == 1
 
 
 def test_two_exporters_with_one_endpoint_and_two_keys_send_each_their_own_spans(
@@ -110,26 +105,24 @@ def test_a_path_that_cannot_be_used_is_told_where_the_exporter_is_made(
         SpoolSpanExporter(path=tmp_path / "file")
 
 
-def test_exporting_nothing_writes_nothing(settings: Settings) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
+def test_exporting_nothing_writes_nothing(exporter: SpoolSpanExporter) -> None:
     assert exporter.export([]) is SpanExportResult.SUCCESS
-    exporter.shutdown()
 
 
 def test_one_span_that_cannot_be_encoded_does_not_take_the_others_along(
-    settings: Settings, path: Path
+    writer: SpoolSpanExporter, path: Path
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     bad = span(7)  # type: ignore[arg-type]  # a name that is no text
-    assert exporter.export([span("a"), bad, span("b")]) is SpanExportResult.FAILURE
-    exporter.shutdown()
+    assert writer.export([span("a"), bad, span("b")]) is SpanExportResult.FAILURE
+    writer.shutdown()
     other = Store(path)
     assert (other.ledger().accepted, other.ledger().refused) == (2, 1)
     other.close()
 
 
-def test_shutdown_can_be_called_twice_and_exports_fail_after_it(settings: Settings) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
+def test_shutdown_can_be_called_twice_and_exports_fail_after_it(
+    exporter: SpoolSpanExporter,
+) -> None:
     exporter.shutdown()
     exporter.shutdown()
     assert exporter.export([span("a")]) is SpanExportResult.FAILURE
@@ -154,8 +147,9 @@ def test_no_secret_is_in_any_file_of_the_spool(settings: Settings, path: Path) -
 
 
 @each_manner
-def test_it_serves_a_batch_span_processor_too(settings: Settings, langfuse: StandIn) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
+def test_it_serves_a_batch_span_processor_too(
+    exporter: SpoolSpanExporter, langfuse: StandIn
+) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("x")
@@ -175,12 +169,11 @@ def test_zero_code_instrumentation_finds_the_exporter_by_name() -> None:
 
 
 def test_its_own_requests_are_hidden_from_instrumentation(
-    settings: Settings, langfuse: StandIn
+    exporter: SpoolSpanExporter, langfuse: StandIn
 ) -> None:
     from opentelemetry import context
 
     seen: list[object] = []
-    exporter = SpoolSpanExporter(settings=settings)
     provider = provider_of(exporter)
     provider.get_tracer("x").start_span("a").end()
     drainer = exporter._pipeline._threads.drainer
@@ -200,10 +193,9 @@ def test_its_own_requests_are_hidden_from_instrumentation(
 
 @pytest.mark.parametrize("is_written", [False, True])
 def test_an_exception_out_of_a_signal_handler_in_the_middle_of_an_export_loses_no_span(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+    writer: SpoolSpanExporter, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    store = exporter._pipeline.store
+    store = writer._pipeline.store
     accept = store.accept
     tries = []
 
@@ -215,7 +207,7 @@ def test_an_exception_out_of_a_signal_handler_in_the_middle_of_an_export_loses_n
             raise TimeoutError("a soft limit of the application's")
 
     monkeypatch.setattr(store, "accept", accept_and_be_interrupted)
-    assert exporter.export([span("a")]) is SpanExportResult.SUCCESS
-    exporter.shutdown()
+    assert writer.export([span("a")]) is SpanExportResult.SUCCESS
+    writer.shutdown()
     assert store.ledger().refused == 0
     assert store.ledger().accepted == 1 + is_written

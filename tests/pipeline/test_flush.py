@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 
 import standin
 from journal_sending import send_straight
@@ -19,25 +18,21 @@ from standin import StandIn
 
 @each_manner
 def test_force_flush_waits_for_what_was_accepted_before(
-    settings: Settings, langfuse: StandIn
+    exporter: SpoolSpanExporter, langfuse: StandIn
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     for number in range(50):
         exporter.export([span(str(number))])
     assert exporter.force_flush(10_000)
     assert langfuse.accepted == 50
-    exporter.shutdown()
 
 
 def test_force_flush_waits_for_what_is_being_sent_straight_from_the_journal(
-    settings: Settings, langfuse: StandIn
+    exporter: SpoolSpanExporter, langfuse: StandIn
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     send_straight(exporter, langfuse, standin.delay(0.3))
     assert exporter._pipeline.store.journal.is_claimed()
     assert exporter.force_flush(10_000)
     assert langfuse.names() == {"first": 1, "a": 1}
-    exporter.shutdown()
 
 
 def test_force_flush_is_not_held_up_by_spans_that_end_meanwhile(
@@ -64,37 +59,31 @@ def test_force_flush_is_not_held_up_by_spans_that_end_meanwhile(
 
 
 def test_force_flush_gives_up_at_once_on_a_route_in_trouble(
-    settings: Settings, langfuse: StandIn
+    exporter: SpoolSpanExporter, langfuse: StandIn
 ) -> None:
     langfuse.behave(standin.too_many(60))
-    exporter = SpoolSpanExporter(settings=settings)
     exporter.export([span("a")])
     assert not exporter.force_flush(600_000)
     assert not exporter.force_flush(600_000)
     assert len(langfuse.requests) == 1
-    exporter.shutdown()
 
 
-def test_force_flush_gives_up_at_once_where_nobody_drains(settings: Settings) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    exporter.export([span("a")])
-    assert not exporter.force_flush(600_000)
-    exporter.shutdown()
+def test_force_flush_gives_up_at_once_where_nobody_drains(writer: SpoolSpanExporter) -> None:
+    writer.export([span("a")])
+    assert not writer.force_flush(600_000)
 
 
 def test_force_flush_waits_for_another_process_that_drains(
-    settings: Settings, environment: None, langfuse: StandIn
+    writer: SpoolSpanExporter, environment: None, langfuse: StandIn
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     command = [sys.executable, "-m", "spool", "run"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as sidecar:
         assert sidecar.stderr is not None
         sidecar.stderr.readline()
-        exporter.export([span("a")])
-        while not presence.drainer(exporter._pipeline.store)[0]:
+        writer.export([span("a")])
+        while not presence.drainer(writer._pipeline.store)[0]:
             pass
-        assert exporter.force_flush(60_000)
+        assert writer.force_flush(60_000)
         sidecar.send_signal(signal.SIGTERM)
     assert sidecar.returncode == 0
     assert langfuse.names()["a"] == 1
-    exporter.shutdown()

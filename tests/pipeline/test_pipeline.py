@@ -60,22 +60,19 @@ def test_what_the_disk_refuses_is_held_in_memory_and_written_when_it_works_again
 
 
 def test_after_a_refusal_the_file_is_tried_again_at_once(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    writer: SpoolSpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     monkeypatch.setattr(Overflow, "oldest", lambda *_: [])  # nobody moves what is held
     with no_room():
-        assert exporter.export([span("a")]) is SpanExportResult.FAILURE
-    assert exporter.export([span("b")]) is SpanExportResult.SUCCESS
-    assert exporter._pipeline.overflow.spans == 1
+        assert writer.export([span("a")]) is SpanExportResult.FAILURE
+    assert writer.export([span("b")]) is SpanExportResult.SUCCESS
+    assert writer._pipeline.overflow.spans == 1
     monkeypatch.undo()
-    exporter.shutdown()
 
 
 def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
-    settings: Settings, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+    exporter: SpoolSpanExporter, path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     store = exporter._pipeline.store
 
     def broken(*_: object, **__: object) -> None:
@@ -97,47 +94,44 @@ def test_what_is_held_in_memory_is_sent_from_there_while_the_disk_does_not_work(
 
 
 def test_what_neither_disk_nor_memory_takes_is_a_failure_counted_and_said_and_never_raised(
-    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
+    writer: SpoolSpanExporter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    exporter._pipeline.overflow = Overflow(max_bytes=0)
+    writer._pipeline.overflow = Overflow(max_bytes=0)
     other = Store(path)
     with no_room():
-        assert exporter.export([span("a"), span("b")]) is SpanExportResult.FAILURE
+        assert writer.export([span("a"), span("b")]) is SpanExportResult.FAILURE
     assert "spans were refused" in caplog.text
-    exporter.shutdown()
+    writer.shutdown()
     assert other.ledger().refused == 2
     other.close()
 
 
 def test_a_log_handler_that_ends_spans_does_not_recur_without_end(
-    settings: Settings, path: Path
+    writer: SpoolSpanExporter, path: Path
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     calls: list[logging.LogRecord] = []
 
     class Spanning(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             calls.append(record)
-            exporter.export([span("from the log")])
+            writer.export([span("from the log")])
 
     handler = Spanning()
     logging.getLogger("spool").addHandler(handler)
     other = Store(path)
     try:
         with no_room():
-            exporter.export([span("a")])
+            writer.export([span("a")])
     finally:
         logging.getLogger("spool").removeHandler(handler)
     assert len(calls) == 1
-    exporter.shutdown()
+    writer.shutdown()
     other.close()
 
 
 def test_an_exception_out_of_a_signal_handler_does_not_spoil_the_locks(
-    settings: Settings,
+    writer: SpoolSpanExporter,
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
     one = span("a")
 
     class Interruption(BaseException):
@@ -156,22 +150,20 @@ def test_an_exception_out_of_a_signal_handler_does_not_spoil_the_locks(
                 is_armed = True
                 signal.setitimer(signal.ITIMER_REAL, 0.0001 + number * 0.000005)
                 for _ in range(20):
-                    exporter.export([one])
+                    writer.export([one])
                 is_armed = False
             except Interruption:
                 is_armed = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    wait_until(lambda: not exporter._pipeline.overflow)
-    assert exporter.export([one]) is SpanExportResult.SUCCESS
-    exporter.shutdown()
+    wait_until(lambda: not writer._pipeline.overflow)
+    assert writer.export([one]) is SpanExportResult.SUCCESS
 
 
 def test_spans_that_end_after_shutdown_are_counted_as_refused(
-    settings: Settings, path: Path, caplog: pytest.LogCaptureFixture
+    exporter: SpoolSpanExporter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     exporter.export([span("a")])
     exporter.shutdown()
     for _ in range(3):
@@ -183,8 +175,9 @@ def test_spans_that_end_after_shutdown_are_counted_as_refused(
     assert exporter._pipeline not in registry._open_pipelines.values()
 
 
-def test_late_spans_wait_for_nobody_and_raise_nothing(settings: Settings, path: Path) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
+def test_late_spans_wait_for_nobody_and_raise_nothing(
+    exporter: SpoolSpanExporter, path: Path
+) -> None:
     exporter.export([span("a")])
     exporter.shutdown()
     other = Store(path)
@@ -209,16 +202,15 @@ def test_spans_after_the_shutdown_of_one_of_two_exporters_are_counted_by_the_oth
 
 
 def test_a_forked_child_does_not_count_what_its_parent_has_refused(
-    settings: Settings, path: Path
+    writer: SpoolSpanExporter, path: Path
 ) -> None:
-    exporter = SpoolSpanExporter(settings=replace(settings, drain=False))
-    exporter.export([span("a")])
-    exporter._pipeline.store._refused = 5
+    writer.export([span("a")])
+    writer._pipeline.store._refused = 5
     pid = os.fork()
     if pid == 0:
-        exporter.export([span("b")])
-        exporter.shutdown()
+        writer.export([span("b")])
+        writer.shutdown()
         os._exit(0)
     os.waitpid(pid, 0)
-    exporter.shutdown()
+    writer.shutdown()
     assert ledger_of(path).refused == 5

@@ -19,7 +19,7 @@ OTHER = Target.langfuse("pk-lf-other", "sk-lf-other", "http://127.0.0.1:9")
 
 
 def test_exporters_of_one_file_share_one_store_and_one_drainer(
-    settings: Settings, path: Path, langfuse: StandIn
+    settings: Settings, langfuse: StandIn
 ) -> None:
     exporters = [SpoolSpanExporter(settings=settings) for _ in range(20)]
     for number, exporter in enumerate(exporters):

@@ -23,25 +23,21 @@ from waits import wait_until
 
 @each_manner
 def test_shutdown_delivers_what_a_healthy_endpoint_takes(
-    settings: Settings, langfuse: StandIn
+    exporter: SpoolSpanExporter, langfuse: StandIn
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     exporter.export([span("a")])
     exporter.shutdown()
     assert langfuse.names()["a"] == 1
 
 
 def test_shutdown_waits_for_what_is_being_sent_straight_from_the_journal(
-    settings: Settings, path: Path, langfuse: StandIn
+    exporter: SpoolSpanExporter, path: Path, langfuse: StandIn
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     send_straight(exporter, langfuse, standin.delay(0.3))
     exporter.export([span("b")])
     exporter.shutdown()
     assert langfuse.names() == {"first": 1, "a": 1, "b": 1}
-    other = Store(path)
-    assert other.ledger() == Ledger(accepted=3, delivered=3)
-    other.close()
+    assert ledger_of(path) == Ledger(accepted=3, delivered=3)
 
 
 def test_what_is_being_sent_when_the_process_ends_stays_in_its_journal(
@@ -50,9 +46,7 @@ def test_what_is_being_sent_when_the_process_ends_stays_in_its_journal(
     exporter = SpoolSpanExporter(settings=replace(settings, shutdown_seconds=0.1))
     send_straight(exporter, langfuse, standin.mute())
     exporter.shutdown()
-    other = Store(path)
-    assert other.ledger() == Ledger(accepted=2, delivered=1, pending=1)
-    other.close()
+    assert ledger_of(path) == Ledger(accepted=2, delivered=1, pending=1)
 
 
 def test_shutdown_does_not_wait_for_the_request_in_flight(
@@ -69,9 +63,8 @@ def test_shutdown_does_not_wait_for_the_request_in_flight(
 
 
 def test_a_process_forks_and_shuts_down_after_its_directory_is_gone(
-    settings: Settings, path: Path
+    exporter: SpoolSpanExporter, path: Path
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
     exporter.export([span("a")])
     path.parent.rename(path.parent.with_name("gone"))
     path.parent.touch()  # nothing can be made there
@@ -91,10 +84,9 @@ def test_a_process_forks_and_shuts_down_after_its_directory_is_gone(
 
 
 def test_what_only_memory_holds_gets_a_last_request_though_its_route_is_in_trouble(
-    settings: Settings, path: Path, langfuse: StandIn
+    exporter: SpoolSpanExporter, path: Path, langfuse: StandIn
 ) -> None:
     langfuse.behave(standin.too_many(600))
-    exporter = SpoolSpanExporter(settings=settings)
     exporter.export([span("on disk")])
     langfuse.wait_for(lambda server: len(server.requests) == 1)
     wait_until(lambda: bool(exporter._pipeline.store.routes()[0].attempts))

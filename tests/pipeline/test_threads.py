@@ -24,9 +24,8 @@ from waits import wait_until
 
 
 def test_where_no_thread_can_be_started_a_span_is_spooled_once_and_sent_later(
-    settings: Settings, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+    exporter: SpoolSpanExporter, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
 
     def exhausted(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -38,7 +37,6 @@ def test_where_no_thread_can_be_started_a_span_is_spooled_once_and_sent_later(
     assert exporter.force_flush(10_000)
     assert exporter._pipeline.ledger().accepted == 3
     assert set(langfuse.span_ids().values()) == {1}
-    exporter.shutdown()
 
 
 @pytest.mark.parametrize("one", [MaintenanceThread, Drainer])
@@ -108,8 +106,9 @@ def _is_new_of_ours(thread: threading.Thread, before: set[threading.Thread]) -> 
     return thread not in before and thread.name.startswith("spool-")
 
 
-def test_a_forked_child_spools_and_drains_by_itself(settings: Settings, langfuse: StandIn) -> None:
-    exporter = SpoolSpanExporter(settings=settings)
+def test_a_forked_child_spools_and_drains_by_itself(
+    exporter: SpoolSpanExporter, langfuse: StandIn
+) -> None:
     exporter.export([span("parent")])
     assert exporter.force_flush(10_000)
     pid = os.fork()
@@ -120,7 +119,6 @@ def test_a_forked_child_spools_and_drains_by_itself(settings: Settings, langfuse
     exporter.export([span("parent again")])
     assert exporter.force_flush(10_000)
     assert langfuse.names() == {"parent": 1, "child": 1, "parent again": 1}
-    exporter.shutdown()
 
 
 @pytest.mark.parametrize("moment", ["at rest", "while a lock is held"])
