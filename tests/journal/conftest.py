@@ -9,6 +9,7 @@ import pytest
 
 from journals import made
 from spool.journal.journal import Journal
+from spool.settings.durability import Durability
 
 
 @pytest.fixture
@@ -23,3 +24,11 @@ def mine(path: Path) -> Iterator[Journal]:
     mine = made(path)
     yield mine
     mine.close()
+
+
+@pytest.fixture
+def synced(path: Path) -> Iterator[Journal]:
+    """Use a journal of this process whose appends survive a power cut."""
+    synced = made(path, Durability.POWER_CUT)
+    yield synced
+    synced.close()

@@ -15,7 +15,6 @@ from spool.errors import SpoolFileError, SpoolUnsyncedError
 from spool.journal import directory, header
 from spool.journal.file import File
 from spool.journal.journal import Journal
-from spool.settings.durability import Durability
 from spool.system import disk, spool_files
 from spool.system.locks import can_lock
 from targets import MINE
@@ -67,10 +66,9 @@ def test_a_file_grows_no_further_than_the_room_that_there_was(
 
 
 def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    synced: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = made(path, Durability.POWER_CUT)
-    appended = fill(mine, 1)
+    appended = fill(synced, 1)
 
     def broken(_: int) -> None:
         raise OSError(5, "Input/output error")
@@ -78,9 +76,8 @@ def test_what_cannot_be_synced_is_said_and_is_in_the_file_all_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(spool_files, "sync", broken)
         with pytest.raises(SpoolUnsyncedError, match="Input/output error"):
-            fill(mine, 1)
+            fill(synced, 1)
     assert read(the_file(path)) == (appended * 2, 0)
-    mine.close()
 
 
 def test_a_file_is_final_only_when_the_appends_to_it_are_over(

@@ -6,56 +6,54 @@ from pathlib import Path
 
 import pytest
 
-from journals import fill, made, of_all, read, the_file
+from journals import fill, of_all, read, the_file
 from spool.errors import SpoolUnsyncedError
-from spool.settings.durability import Durability
+from spool.journal.journal import Journal
 from spool.system import spool_files
 from waits import wait_until
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_one_fsync_is_for_all_who_wait_for_it(
-    path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
+    synced: Journal, path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
 ) -> None:
-    mine, synced = made(path, Durability.POWER_CUT), list[int]()
+    frames_synced = list[int]()
     is_syncing, may_end = threading.Event(), threading.Event()
-    fill(mine, 1)
+    fill(synced, 1)
 
     def sync(fd: int) -> None:
-        synced.append(len(read(the_file(path))[0]))
+        frames_synced.append(len(read(the_file(path))[0]))
         is_syncing.set()
         assert may_end.wait(60)
-        if is_broken and len(synced) == 2:
+        if is_broken and len(frames_synced) == 2:
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(spool_files, "sync", sync)
     with ThreadPoolExecutor(33) as threads:
-        first = threads.submit(fill, mine, 1)
+        first = threads.submit(fill, synced, 1)
         assert is_syncing.wait(60)
-        others = [threads.submit(fill, mine, 1) for _ in range(32)]
+        others = [threads.submit(fill, synced, 1) for _ in range(32)]
         wait_until(lambda: len(read(the_file(path))[0]) == 34)
         may_end.set()
         first.result()
         errors = [other.exception() for other in others]
-    assert synced[:2] == [2, 34]
-    assert len(synced) == 2
+    assert frames_synced[:2] == [2, 34]
+    assert len(frames_synced) == 2
     assert all(isinstance(error, SpoolUnsyncedError) for error in errors) == is_broken
     assert any(errors) == is_broken
-    mine.close()
 
 
 def test_a_signal_handler_syncs_in_the_middle_of_its_threads_own_sync(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    synced: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, sync = made(path, Durability.POWER_CUT), spool_files.sync
+    sync = spool_files.sync
 
     def interrupted(fd: int) -> None:
         monkeypatch.setattr(spool_files, "sync", sync)
-        fill(mine, 1)
+        fill(synced, 1)
         sync(fd)
 
     monkeypatch.setattr(spool_files, "sync", interrupted)
-    fill(mine, 1)
-    fill(mine, 1)
+    fill(synced, 1)
+    fill(synced, 1)
     assert of_all(path) == (3, 0)
-    mine.close()
