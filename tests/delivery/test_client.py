@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import standin
-from drains import Clock, assert_nothing_lost, drain_all, drainer_of
+from drains import Clock, NewDrainer, assert_nothing_lost, drain_all, drainer_of
 from manners import NO_GZIP
 from spans import batch
 from spool.delivery.backoff import HOLD_SECONDS
@@ -74,9 +74,9 @@ def test_who_took_gzip_and_reads_none_any_more_gets_none_after_a_hold(
 
 
 def test_whom_nothing_is_known_of_is_asked_with_gzip_again(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
-    client = drainer_of(store, settings, target, clock).client
+    client = new_drainer().client
     replies = [standin.status(400), standin.status(503)]
     langfuse.behave(standin.sequence([*replies, *replies, None]))
     for _ in range(2):
@@ -87,14 +87,14 @@ def test_whom_nothing_is_known_of_is_asked_with_gzip_again(
 
 
 def test_both_tries_share_one_deadline(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     def late(exchange: standin.Exchange) -> None:
         exchange.read()
         exchange.pause(0.5)
         standin.status(415)(exchange)
 
-    client = drainer_of(store, settings, target, clock).client
+    client = new_drainer().client
     langfuse.behave(standin.sequence([late, standin.mute()]))
     started = time.monotonic()
     outcome = client.post(target, [batch("a")], 1)

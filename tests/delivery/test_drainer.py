@@ -15,9 +15,9 @@ import standin
 from drains import (
     NAMES,
     Clock,
+    NewDrainer,
     assert_nothing_lost,
     drain_all,
-    drainer_of,
     route_of,
 )
 from manners import each_manner
@@ -34,16 +34,14 @@ from standin import StandIn
 
 
 def test_while_another_process_has_the_turn_nothing_is_sent(
-    drainer: Drainer, store: Store, path: Path, langfuse: StandIn
+    drainer: Drainer, store: Store, langfuse: StandIn, peer: Store
 ) -> None:
-    other = Store(path)
-    with other.drain_lock.take(60) as is_had:
+    with peer.drain_lock.take(60) as is_had:
         assert is_had
         assert not drainer.send_due()
     assert langfuse.requests == []
     drain_all(drainer)
     assert_nothing_lost(store, langfuse)
-    other.close()
 
 
 def test_the_turn_of_a_killed_drainer_is_free_at_once(
@@ -212,13 +210,13 @@ def test_one_routes_outage_does_not_keep_another_from_going_out(
 
 @each_manner
 def test_it_takes_over_what_a_dead_process_left(
-    store: Store, settings: Settings, target: Target, path: Path, langfuse: StandIn, clock: Clock
+    target: Target, path: Path, langfuse: StandIn, clock: Clock, new_drainer: NewDrainer
 ) -> None:
     dead = Store(path)
     dead.open()
     dead.accept(target, batch("left"), clock.now)
     dead.close()  # as its death does
-    drain_all(drainer_of(store, settings, target, clock))
+    drain_all(new_drainer())
     assert set(langfuse.names()) == {"left"}
     assert directory.paths(path) == []
 

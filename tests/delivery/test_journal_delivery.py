@@ -236,12 +236,10 @@ def test_what_another_process_has_moved_and_sent_is_not_sent_again(
     settings: Settings,
     target: Target,
     clock: Clock,
-    path: Path,
     langfuse: StandIn,
+    peer: Store,
 ) -> None:
-    other = Store(path)
-    drain_once.drain(drainer_of(other, settings, target, clock), 10, lambda: None)
-    other.close()
+    drain_once.drain(drainer_of(peer, settings, target, clock), 10, lambda: None)
     assert_delivered(store, langfuse, "a", "b", "c")
     fresh.send_due()
     end(store, target, "d")
@@ -294,23 +292,21 @@ def test_between_requests_from_the_journal_another_process_gets_its_turn(
 
 @each_manner
 def test_a_spool_that_is_closed_while_it_sends_still_settles(
-    fresh: Drainer, store: Store, path: Path, langfuse: StandIn
+    fresh: Drainer, store: Store, langfuse: StandIn, peer: Store
 ) -> None:
-    other = Store(path)
     (file,) = store.journal.files()
 
     def close(exchange: standin.Exchange) -> None:
         reply = exchange.judge()
         store.close()
-        takeover.take_over(other, compress=True, sending=10.0)
+        takeover.take_over(peer, compress=True, sending=10.0)
         exchange.answer(reply)
 
     langfuse.behave(close)
     fresh.send_due()
     assert_delivered(store, langfuse, "a", "b", "c")
     assert file.path.exists()
-    takeover.take_over(other, compress=True, sending=10.0)  # it is nobody's any more
-    other.close()
+    takeover.take_over(peer, compress=True, sending=10.0)  # it is nobody's any more
     assert not file.path.exists()
 
 
@@ -410,21 +406,19 @@ def test_a_small_spool_sends_only_rows(
 
 @each_manner_with_gzip
 def test_what_is_being_sent_is_not_moved_meanwhile(
-    fresh: Drainer, store: Store, settings: Settings, path: Path, langfuse: StandIn
+    fresh: Drainer, store: Store, settings: Settings, langfuse: StandIn, peer: Store
 ) -> None:
-    other = Store(path)
     seen: list[bool] = []
 
     def look(exchange: standin.Exchange) -> None:
         reply = exchange.judge()
         ingest.ingest(store, compress=True)
-        is_done = takeover.take_over(other, compress=True, sending=10.0, everything=True)
+        is_done = takeover.take_over(peer, compress=True, sending=10.0, everything=True)
         seen.extend([is_done, fresh.has_prospects()])
         exchange.answer(reply)
 
     langfuse.behave(look)
     fresh.send_due()
-    other.close()
     assert seen == [False, True]
     assert not fresh.has_prospects()
     assert_delivered(store, langfuse, "a", "b", "c")
@@ -433,18 +427,16 @@ def test_what_is_being_sent_is_not_moved_meanwhile(
 
 @each_manner
 def test_what_a_deputy_has_moved_meanwhile_is_not_delivered_twice_over(
-    fresh: Drainer, store: Store, path: Path, langfuse: StandIn
+    fresh: Drainer, store: Store, langfuse: StandIn, peer: Store
 ) -> None:
-    other = Store(path)
 
     def move(exchange: standin.Exchange) -> None:  # it takes us for stopped
         reply = exchange.judge()
-        takeover.take_over(other, compress=True, sending=-100.0, everything=True)
+        takeover.take_over(peer, compress=True, sending=-100.0, everything=True)
         exchange.answer(reply)
 
     langfuse.behave(move)
     fresh.send_due()
-    other.close()
     assert store.ledger() == Ledger(accepted=3, pending=3)
     langfuse.behave(None)
     drain_all(fresh)

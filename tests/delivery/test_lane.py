@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import standin
-from drains import Clock, drainer_of, route_of
+from drains import Clock, NewDrainer, route_of
 from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
@@ -141,12 +141,12 @@ def test_a_route_is_sent_only_in_the_turn_of_its_lane(
 
 
 def test_those_that_were_delivered_last_go_first_and_again_after_a_slow_failure(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     with StandIn() as one, StandIn() as other:
         one.behave(swallow)
         other.behave(swallow)
-        drainer = drainer_of(store, replace(settings, timeout_seconds=0.5), target, clock)
+        drainer = new_drainer(timeout_seconds=0.5)
         for number, server in enumerate((one, other)):
             store.append(tenant(number, server), batch("theirs"), 1.0)
             drainer.routes.add(tenant(number, server))
@@ -202,17 +202,15 @@ def test_a_stranded_route_in_trouble_is_not_adopted_while_it_is_tried(
 
 
 def test_a_route_in_trouble_is_not_packed_while_another_process_tries_it(
-    drainer: Drainer, store: Store, path: Path, tenants: list[Target]
+    drainer: Drainer, store: Store, tenants: list[Target], peer: Store
 ) -> None:
     small = Drainer(store, replace(drainer.settings, max_request_bytes=5000), clock=lambda: 1.0)
     small.routes.add(tenants[0])
     for number in range(40):
         store.append(tenants[0], batch(str(number)), 1.0)
     small.send_due()
-    peer = Store(path)
     with peer.probe_lock.take(60):
         assert not small.pack_idle()
-    peer.close()
     assert small.pack_idle()
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from decoders import first_member
 from drains import (
     NAMES,
     Clock,
+    NewDrainer,
     drain_all,
-    drainer_of,
     refuse_to_settle,
     route_of,
 )
@@ -35,11 +34,11 @@ def many(store: Store, target: Target, names: list[str]) -> None:
 
 @each_manner_with_gzip
 def test_while_a_route_waits_its_rows_are_packed_and_then_sent_as_they_are(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     names = [f"n{number}" for number in range(40)]
     many(store, target, names)
-    drainer = drainer_of(store, replace(settings, max_request_bytes=5000), target, clock)
+    drainer = new_drainer(max_request_bytes=5000)
     assert not drainer.pack_idle()  # it can be sent
     langfuse.behave(standin.unavailable())
     drainer.send_due()
@@ -67,14 +66,14 @@ def test_a_stranded_backlog_is_packed_too(
 @each_manner
 def test_what_is_delivered_but_not_settled_is_not_packed(
     store: Store,
-    settings: Settings,
     target: Target,
     clock: Clock,
     langfuse: StandIn,
     monkeypatch: pytest.MonkeyPatch,
+    new_drainer: NewDrainer,
 ) -> None:
     many(store, target, NAMES)
-    drainer = drainer_of(store, replace(settings, max_request_bytes=5000), target, clock)
+    drainer = new_drainer(max_request_bytes=5000)
     with monkeypatch.context() as patch:
         patch.setattr(store, "settle", refuse_to_settle)
         drainer.send_due()
@@ -84,12 +83,10 @@ def test_what_is_delivered_but_not_settled_is_not_packed(
 
 
 def test_nobody_packs_while_another_process_sends(
-    store: Store, settings: Settings, target: Target, clock: Clock, path: Path
+    store: Store, settings: Settings, target: Target, clock: Clock, peer: Store
 ) -> None:
     many(store, target, NAMES)
     drainer = Drainer(store, replace(settings, max_request_bytes=5000), clock=clock)
-    other = Store(path)
-    with other.drain_lock.take(60):
+    with peer.drain_lock.take(60):
         assert not drainer.pack_idle()
-    other.close()
     assert drainer.pack_idle()

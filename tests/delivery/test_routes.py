@@ -9,9 +9,9 @@ from freezegun import freeze_time
 import standin
 from drains import (
     Clock,
+    NewDrainer,
     assert_nothing_lost,
     drain_all,
-    drainer_of,
     route_of,
 )
 from spans import batch
@@ -27,16 +27,11 @@ pytestmark = pytest.mark.once
 
 
 def test_a_401_gets_one_request_in_five_minutes_over_restarts_too(
-    drainer: Drainer,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    langfuse: StandIn,
+    drainer: Drainer, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.status(401))
     for _ in range(300):
-        drainer = drainer_of(store, settings, target, clock)
+        drainer = new_drainer()
         drainer.send_due()
         clock.now += 1
     assert len(langfuse.requests) == 1
@@ -58,10 +53,10 @@ def test_a_changed_secret_is_tried_at_once(
 
 
 def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+    drainer: Drainer, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     wrong = [Target.langfuse("pk-lf-test", f"sk-lf-{word}", langfuse.url) for word in "ab"]
-    both = [drainer_of(store, settings, target, clock) for target in wrong]
+    both = [new_drainer(one) for one in wrong]
     for _ in range(10):
         for one in both:
             one.send_due()
@@ -69,10 +64,10 @@ def test_two_processes_with_wrong_secrets_do_not_make_each_other_hammer(
 
 
 def test_an_old_secret_is_held_while_another_process_delivers_with_the_new_one(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     old = Target.langfuse("pk-lf-test", "sk-lf-old", langfuse.url)
-    both = [drainer_of(store, settings, one, clock) for one in (old, target)]
+    both = [new_drainer(one) for one in (old, target)]
     for number in range(100):
         store.append(target, batch(f"row {number}"), clock.now)
         store.accept(old, batch(f"journal {number}"), clock.now)
@@ -88,14 +83,14 @@ def test_an_old_secret_is_held_while_another_process_delivers_with_the_new_one(
 
 
 def test_a_server_in_trouble_is_left_alone_where_another_targets_secret_is_held(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     old = Target.langfuse("pk-lf-test", "sk-lf-old", langfuse.url)
     store.append(target, batch("a"), clock.now)
-    drain_all(drainer_of(store, settings, old, clock))
+    drain_all(new_drainer(old))
     clock.now += 1
     langfuse.behave(standin.too_many(60))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     for _ in range(50):
         drainer.send_due()
         clock.now += 1
@@ -103,20 +98,15 @@ def test_a_server_in_trouble_is_left_alone_where_another_targets_secret_is_held(
 
 
 def test_retry_after_is_honoured_over_restarts(
-    drainer: Drainer,
-    store: Store,
-    settings: Settings,
-    target: Target,
-    clock: Clock,
-    langfuse: StandIn,
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.sequence([standin.too_many(120), None]))
     drainer.send_due()
     for _ in range(119):
         clock.now += 1
-        assert not drainer_of(store, settings, target, clock).send_due()
+        assert not new_drainer().send_due()
     clock.now += 1
-    drain_all(drainer_of(store, settings, target, clock))
+    drain_all(new_drainer())
     assert_nothing_lost(store, langfuse)
     assert len(langfuse.requests) == 2
 
@@ -194,19 +184,19 @@ def test_the_credentials_file_brings_the_secrets_of_further_routes(
 
 
 def test_a_backlog_goes_to_the_stored_endpoint_where_none_is_named(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+    drainer: Drainer, store: Store, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     unnamed = Target.langfuse("pk-lf-test", "sk-lf-test")
-    drain_all(drainer_of(store, settings, unnamed, clock))
+    drain_all(new_drainer(unnamed))
     assert_nothing_lost(store, langfuse)
 
 
 def test_a_backlog_follows_a_host_that_moved(
-    drainer: Drainer, store: Store, settings: Settings, clock: Clock, langfuse: StandIn
+    drainer: Drainer, store: Store, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     with StandIn() as moved:
         named = Target.langfuse("pk-lf-test", "sk-lf-test", moved.url)
-        drain_all(drainer_of(store, settings, named, clock))
+        drain_all(new_drainer(named))
         assert_nothing_lost(store, moved)
     assert langfuse.requests == []
 

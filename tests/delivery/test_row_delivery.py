@@ -15,9 +15,9 @@ import standin
 from drains import (
     NAMES,
     Clock,
+    NewDrainer,
     assert_nothing_lost,
     drain_all,
-    drainer_of,
     route_of,
 )
 from manners import each_manner, each_manner_with_gzip
@@ -26,7 +26,6 @@ from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.otlp.batch import Batch, Codec
-from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import ingest, route_waits
 from spool.store.records import Take
@@ -47,11 +46,11 @@ def test_what_waits_is_sent_in_one_request_and_settled(
 
 @each_manner
 def test_the_bytes_of_a_span_never_change(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     one = batch("a", "b")
     store.append(target, one, clock.now)
-    plain = drainer_of(store, replace(settings, compression="none"), target, clock)
+    plain = new_drainer(compression="none")
     drain_all(plain)
     assert langfuse.requests[0].body == one.payload
 
@@ -83,11 +82,16 @@ TROUBLES: dict[str, standin.Behaviour] = {
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_no_answer_loses_a_span(
-    trouble: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    trouble: str,
+    store: Store,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     for name in NAMES:
         store.append(target, batch(name), clock.now)
-    drainer = drainer_of(store, replace(settings, timeout_seconds=0.3), target, clock)
+    drainer = new_drainer(timeout_seconds=0.3)
     langfuse.behave(TROUBLES[trouble])
     assert not drainer.send_due()
     route = route_of(store)
@@ -119,13 +123,18 @@ def test_a_request_that_was_accepted_unanswered_is_sent_again_as_it_was(
 @each_manner
 @pytest.mark.parametrize("packing", ["a row a span", "one row"])
 def test_only_the_one_bad_span_is_dead_with_the_servers_words(
-    packing: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    packing: str,
+    store: Store,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     rows = [[name] for name in NAMES] if packing == "a row a span" else [NAMES]
     for names in rows:
         store.append(target, batch(*names), clock.now)
     langfuse.behave(standin.reject_span("s13"))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_all(drainer)
     assert_nothing_lost(store, langfuse, dead=1)
     (letter,) = store.dead_letters()
@@ -249,7 +258,7 @@ def test_while_the_file_refuses_to_settle_all_that_waits_is_sent_once(
 
 @each_manner
 def test_what_an_older_version_packed_is_delivered_whole(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     names = [f"n{number}" for number in range(30)]
     for first in range(0, 30, 3):
@@ -259,7 +268,7 @@ def test_what_an_older_version_packed_is_delivered_whole(
             store.append(target, older, clock.now)  # a row of it
         else:
             store.accept(target, older, clock.now)  # a frame of it
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     ingest.ingest(store, compress=True)
     drain_all(drainer)
     assert langfuse.names() == Counter(names)

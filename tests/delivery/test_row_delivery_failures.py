@@ -11,13 +11,12 @@ import standin
 from drains import (
     NAMES,
     Clock,
-    drainer_of,
+    NewDrainer,
     evict,
 )
 from manners import each_manner
 from spans import batch
 from spool.delivery.drainer import Drainer
-from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import operations
 from spool.store.store import Store
@@ -42,16 +41,16 @@ def test_a_span_that_alone_gets_5xx_for_ever_is_gone_around_and_then_a_dead_lett
     name: str,
     packing: str,
     store: Store,
-    settings: Settings,
     target: Target,
     clock: Clock,
     langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     rows = [[name] for name in NAMES] if packing == "a row a span" else [NAMES]
     for names in rows:
         store.append(target, batch(*names), clock.now)
     langfuse.behave(standin.poison(name))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
 
     def feed() -> bool:
         store.append(target, batch("fresh"), clock.now)
@@ -86,10 +85,10 @@ def test_what_stands_between_and_behind_several_that_fail_alone_is_delivered(
     bad: list[str],
     packing: str,
     store: Store,
-    settings: Settings,
     target: Target,
     clock: Clock,
     langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     for names in [[name] for name in NAMES] if packing == "a row a span" else [NAMES]:
         store.append(target, batch(*names), clock.now)
@@ -101,7 +100,7 @@ def test_what_stands_between_and_behind_several_that_fail_alone_is_delivered(
         exchange.answer(reply)
 
     langfuse.behave(behave)
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_with_time(drainer, clock, lambda: len(langfuse.names()) == 20 - len(bad))
     for number in range(20):
         store.append(target, batch(f"fresh {number}"), clock.now)

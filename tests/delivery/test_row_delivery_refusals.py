@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import standin
-from drains import Clock, drain_all, drainer_of, route_of
+from drains import Clock, NewDrainer, drain_all, drainer_of, route_of
 from manners import each_manner
 from spans import batch, span
 from spool.delivery.backoff import HOLD_SECONDS
@@ -85,17 +85,17 @@ def test_a_receiver_that_refuses_everything_holds_the_route_and_makes_no_dead_le
     refusal: str,
     packing: str,
     store: Store,
-    settings: Settings,
     target: Target,
     clock: Clock,
     langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     names = [f"n{number}" for number in range(300)]
     for row in [[name] for name in names] if packing == "a row a span" else [names]:
         store.append(target, batch(*row), 1.0)
     behaviour, words = REFUSALS[refusal]
     langfuse.behave(behaviour)
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_all(drainer)
     assert len(langfuse.requests) <= 20
     route = route_of(store)
@@ -115,10 +115,10 @@ def test_a_receiver_that_refuses_everything_holds_the_route_and_makes_no_dead_le
 
 
 def test_what_a_receiver_in_trouble_has_refused_arrives_when_it_is_well_again(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    backlog: Store, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.status(400))
-    drainer = drainer_of(backlog, settings, target, clock)
+    drainer = new_drainer()
     for _ in range(3):
         drain_all(drainer)
         clock.now += HOLD_SECONDS
@@ -128,20 +128,20 @@ def test_what_a_receiver_in_trouble_has_refused_arrives_when_it_is_well_again(
 
 
 def test_a_receiver_that_refuses_everything_and_may_lack_gzip_gets_few_requests_too(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    backlog: Store, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.status(400))
-    drain_all(drainer_of(backlog, replace(settings, compression="gzip"), target, clock))
+    drain_all(new_drainer(compression="gzip"))
     assert len(langfuse.requests) <= 20
     assert route_of(backlog).is_held
 
 
 def test_a_span_that_is_refused_alone_holds_its_route(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     store.append(target, batch("bad"), 1.0)
     langfuse.behave(standin.reject_span("bad"))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_all(drainer)
     assert len(langfuse.requests) == 1
     assert store.ledger() == Ledger(accepted=1, pending=1)
@@ -153,14 +153,14 @@ def test_a_span_that_is_refused_alone_holds_its_route(
 def test_what_comes_after_a_refusal_is_tried_at_once_and_its_acceptance_buries_the_refused(
     is_restarted: bool,
     store: Store,
-    settings: Settings,
     target: Target,
     clock: Clock,
     langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     store.append(target, batch("bad"), 1.0)
     langfuse.behave(standin.reject_span("bad"))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_all(drainer)
     if is_restarted:
         drainer = restarted(drainer, target, clock)
@@ -176,10 +176,10 @@ def test_what_comes_after_a_refusal_is_tried_at_once_and_its_acceptance_buries_t
 
 
 def test_what_comes_to_a_receiver_that_refuses_everything_is_tried_more_and_more_rarely(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    backlog: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.status(400))
-    drainer = drainer_of(backlog, replace(settings, backoff_seconds=(1, 60)), target, clock)
+    drainer = new_drainer(backoff_seconds=(1, 60))
     drain_all(drainer)
     before = len(langfuse.requests)
     for _ in range(2000):
@@ -192,10 +192,10 @@ def test_what_comes_to_a_receiver_that_refuses_everything_is_tried_more_and_more
 
 
 def test_a_restart_again_and_again_makes_neither_dead_letters_nor_a_storm(
-    backlog: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    backlog: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.status(400))
-    drainer = drainer_of(backlog, settings, target, clock)
+    drainer = new_drainer()
     for _ in range(100):
         drainer = restarted(drainer, target, clock)
         drain_all(drainer)
@@ -210,16 +210,15 @@ def test_bad_spans_among_good_ones_are_dead_letters_without_a_probing_cycle_each
     packing: str,
     bad: range,
     store: Store,
-    settings: Settings,
     target: Target,
-    clock: Clock,
     langfuse: StandIn,
+    new_drainer: NewDrainer,
 ) -> None:
     names = [f"bad {n}" if n in bad else f"good {n}" for n in range(60)] + ["good"] * 20
     for row in [[name] for name in names] if packing == "a row a span" else [names]:
         store.append(target, batch(*row), 1.0)
     langfuse.behave(refusing("bad", 400))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_all(drainer)
     assert store.ledger() == Ledger(accepted=80, delivered=80 - len(bad), dead=len(bad))
     assert not any(name.startswith("bad") for name in langfuse.names())
@@ -227,12 +226,12 @@ def test_bad_spans_among_good_ones_are_dead_letters_without_a_probing_cycle_each
 
 
 def test_a_backlog_of_bad_spans_is_buried_as_others_are_accepted(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     for number in range(200):
         store.append(target, batch(f"bad {number}"), 1.0)
     langfuse.behave(refusing("bad", 400))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     drain_all(drainer)
     assert (store.ledger().dead, len(langfuse.requests) <= 20) == (0, True)
     for number in range(8):
@@ -242,13 +241,13 @@ def test_a_backlog_of_bad_spans_is_buried_as_others_are_accepted(
 
 
 def test_a_bad_span_behind_poison_holds_the_route_and_makes_no_storm(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     for name in ("poison", "good", "bad"):
         store.append(target, batch(name), 1.0)
 
     langfuse.behave(refusing("poison", 500, refusing("bad", 400)))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     for _ in range(200):
         drain_all(drainer)
         clock.now += 1
@@ -257,21 +256,21 @@ def test_a_bad_span_behind_poison_holds_the_route_and_makes_no_storm(
 
 
 def test_a_payload_that_cannot_be_joined_is_a_dead_letter_without_evidence(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     garbage = replace(batch("a"), codec=Codec.GZIP, payload=b"\xff no gzip")
     store.append(target, garbage, 1.0)
-    drainer = drainer_of(store, replace(settings, compression="none"), target, clock)
+    drainer = new_drainer(compression="none")
     drain_all(drainer)
     assert langfuse.requests == []
     assert store.ledger() == Ledger(accepted=1, dead=1)
 
 
 def test_a_limit_in_front_of_the_receiver_costs_few_refused_requests(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     langfuse.behave(standin.too_large(1_000_000))
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     for number in range(60):
         for part in range(20):
             store.append(target, batch(f"{number} {part}", size=50_000), 1.0)
@@ -284,7 +283,7 @@ def test_a_limit_in_front_of_the_receiver_costs_few_refused_requests(
 
 @pytest.mark.parametrize("bad", ["all", "every second"])
 def test_the_search_for_bad_spans_writes_little_more_than_their_data(
-    bad: str, store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    bad: str, store: Store, target: Target, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     names = [f"bad {n}" if bad == "all" or n % 2 else f"good {n}" for n in range(1000)]
     for begin in range(0, 1000, 500):
@@ -294,7 +293,7 @@ def test_the_search_for_bad_spans_writes_little_more_than_their_data(
         store.append(target, batch(f"good {number}", size=3000), 1.0)
     langfuse.behave(refusing("bad", 400))
     data = sum(row.batch.raw_bytes for row in store.pending())
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     before = bytes_written()
     drain_all(drainer)
     written = bytes_written() - before
@@ -329,12 +328,12 @@ def test_what_comes_after_a_span_that_fails_alone_does_not_wait_for_it(
 
 
 def test_a_span_that_failed_and_then_is_refused_makes_no_storm(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
     for name in ("bad", "good", "better"):
         store.append(target, batch(name), 1.0)
     langfuse.behave(standin.server_error())
-    drainer = drainer_of(store, settings, target, clock)
+    drainer = new_drainer()
     for _ in range(4):  # all of them twice, the first of them alone, the others
         drainer.send_due()
         clock.now += 10
@@ -347,9 +346,9 @@ def test_a_span_that_failed_and_then_is_refused_makes_no_storm(
 
 
 def test_a_route_that_waits_rouses_nobody_before_its_time(
-    store: Store, settings: Settings, target: Target, clock: Clock, langfuse: StandIn
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
 ) -> None:
-    drainer = drainer_of(store, replace(settings, backoff_seconds=(30, 60)), target, clock)
+    drainer = new_drainer(backoff_seconds=(30, 60))
     store.append(target, batch("span"), 1.0)
     langfuse.behave(standin.server_error())
     for _ in range(4):

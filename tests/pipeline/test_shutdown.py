@@ -96,7 +96,7 @@ def test_what_only_memory_holds_gets_a_last_request_though_its_route_is_in_troub
         langfuse.wait_for(lambda server: len(server.requests) == 2)  # from memory
         drainer = exporter._pipeline._threads.drainer
         assert drainer is not None
-        wait_until(lambda: drainer.routes.is_in_trouble(exporter._target.route))
+        wait_until(lambda: drainer.routes.has_unwritten_wait(exporter._target.route))
         langfuse.behave(standin.healthy)
         exporter.shutdown()
     assert langfuse.names() == {"held": 1}

@@ -254,7 +254,7 @@ SABOTAGES = [
         "waits do not outlive the process",
         "delivery/routes.py",
         "        return wait.is_over(now) or self",
-        "        return not self.is_in_trouble(route.name) or self",
+        "        return not self.has_unwritten_wait(route.name) or self",
         "delivery/test_routes.py",
     ),
     Sabotage(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.settings.settings import Settings
@@ -11,6 +13,7 @@ from spool.store.records import Ledger, Route
 from spool.store.store import Store
 from standin import StandIn
 
+NewDrainer = Callable[..., Drainer]
 NAMES = [f"s{number}" for number in range(20)]
 
 

@@ -103,7 +103,7 @@ class Drainer(BackgroundThread):
         held = self._overflow.routes()
         return (
             self.store.journal.is_claimed()
-            or any(not self.routes.is_in_trouble(target.route) for target in held)
+            or any(not self.routes.has_unwritten_wait(target.route) for target in held)
             or any(
                 not self.row_delivery.has_unsettled(route.name)
                 and (not route.attempts or not self.routes.has_failed(route.name))
@@ -270,7 +270,7 @@ class Drainer(BackgroundThread):
 
     def _sendable(self, route: Route) -> Target | None:
         """Give the target of a route that has something to send, now; None otherwise."""
-        if not route.pending_spans or self.routes.is_in_trouble(route.name):
+        if not route.pending_spans or self.routes.has_unwritten_wait(route.name):
             return None
         target = self.routes.target_of(route)
         return target if target is not None and self.routes.is_due(route, target) else None

@@ -30,7 +30,7 @@ class OverflowDelivery:
         sent = [
             self.send_to(target, self._client.timeout)
             for target in self._overflow.routes()
-            if not self._routes.is_in_trouble(target.route)
+            if not self._routes.has_unwritten_wait(target.route)
         ]
         return any(sent)
 

@@ -130,7 +130,7 @@ class Routes:
         troubles = [one.until - time.monotonic() for one in list(self._failures.values())]
         return min((left for left in (*waits, *troubles) if left > 0), default=math.inf)
 
-    def is_in_trouble(self, route: str) -> bool:
+    def has_unwritten_wait(self, route: str) -> bool:
         """Say whether a route waits, and the file could not take that."""
         failure = self._failures.get(route)
         return failure is not None and time.monotonic() < failure.until
@@ -141,7 +141,7 @@ class Routes:
 
     def well_target_of(self, route: Route) -> Target | None:
         """Give the target of a route whose last request was delivered; None where it was not."""
-        if route.attempts or self.is_in_trouble(route.name):
+        if route.attempts or self.has_unwritten_wait(route.name):
             return None
         target = self.target_of(route)
         if target is None or not route.fingerprints:
