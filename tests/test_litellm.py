@@ -1,13 +1,15 @@
 """The LiteLLM callback, with real LiteLLM calls whose answers are mocks.
 
 LiteLLM keeps its state in module globals, so each scenario runs in a process of its own. Run as a
-script, this file is such a process: `python tests/test_litellm.py SCENARIO`.
+script, this file is such a process: `python tests/test_litellm.py SCENARIO`. As LiteLLM takes
+seconds to import, most are forked from one process that has done so: the script without a scenario.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -16,13 +18,14 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 from unittest.mock import patch
 
 import pytest
@@ -48,6 +51,10 @@ PROJECTS: Final = {"pk-lf-test": "sk-lf-test", "pk-lf-team": "sk-lf-team"}
 OWN_KEY: Final = basic_auth("pk-lf-test", "sk-lf-test")
 TEAM_KEY: Final = basic_auth("pk-lf-team", "sk-lf-team")
 SAID: Final = "The scenario says: "
+# What these are about is how a program imports LiteLLM, forks or ends.
+FRESH: Final = {
+    "import", "once", "fork", "last_call", "last_async_call", "short", "patient", "end",
+}  # fmt: skip
 MISSING_KEYS: Final = (
     "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set for Langfuse OpenTelemetry "
     "integration."
@@ -77,17 +84,57 @@ class Ran:
 def run(scenario: str, path: Path, host: str, **more: str) -> Ran:
     """Run a scenario in a process that only spools."""
     here = {"SPOOL_PATH": str(path), "SPOOL_DRAIN": "off", "LANGFUSE_HOST": host}
+    environment = {**os.environ, **KEYS, **here, **more}
+    start = run_afresh if scenario in FRESH else run_preloaded
+    with tempfile.NamedTemporaryFile("w+") as output:
+        code = start(scenario, environment, output)
+        log = Path(output.name).read_text()
+    assert code == 0, log
+    _, _, said = log.rpartition(SAID)  # LiteLLM logs to stdout too, even during exit
+    return Ran(json.loads(said.splitlines()[0]), log)
+
+
+def run_afresh(scenario: str, environment: dict[str, str], output: IO[str]) -> int:
+    command = [sys.executable, __file__, scenario]
     done = subprocess.run(
-        [sys.executable, __file__, scenario],
-        env={**os.environ, **KEYS, **here, **more},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        command, env=environment, stdout=output, stderr=output, timeout=100, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    _, _, said = done.stdout.rpartition(SAID)  # LiteLLM logs to stdout too, even during exit
-    return Ran(json.loads(said.splitlines()[0]), done.stdout + done.stderr)
+    return done.returncode
+
+
+def run_preloaded(scenario: str, environment: dict[str, str], output: IO[str]) -> int:
+    process = preloaded()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    json.dump([scenario, environment, output.name], process.stdin)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
+
+
+@functools.cache
+def preloaded() -> subprocess.Popen[str]:
+    """Start the process that others are forked from; it ends with the tests."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True)
+
+
+def fork_scenarios() -> None:
+    """Fork a process for each order that is read, and print its exit code."""
+    import litellm  # noqa: F401 - for all of them
+
+    assert threading.active_count() == 1, "no other thread would cross a fork"
+    for order in sys.stdin:
+        scenario, environment, output = json.loads(order)
+        pid = os.fork()
+        if pid == 0:
+            os.environ.clear()
+            os.environ.update(environment)
+            for fd in (1, 2):
+                os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), fd)
+            SCENARIOS[scenario]()
+            return  # and ends as any program does
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 def spool(path: Path, host: str, command: str, **more: str) -> tuple[int, Any]:
@@ -822,4 +869,7 @@ SCENARIOS: Final[dict[str, Callable[[], None]]] = {
 }
 
 if __name__ == "__main__":
-    SCENARIOS[sys.argv[1]]()
+    if sys.argv[1:]:
+        SCENARIOS[sys.argv[1]]()
+    else:
+        fork_scenarios()
