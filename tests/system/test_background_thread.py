@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from spool.errors import SpoolError
 from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
 from waits import PATIENCE, wait_until
@@ -14,7 +15,7 @@ class Worker(BackgroundThread):
     """Counts how often it was woken."""
 
     def __init__(self) -> None:
-        super().__init__("spool-worker")
+        super().__init__("spool-worker", "cannot work")
         self.done = 0
         self._awake = SignalSafeEvent()
 
@@ -63,3 +64,15 @@ def test_one_that_never_began_ends_at_once(worker: Worker) -> None:
 def test_one_that_was_never_started_can_be_stopped(worker: Worker) -> None:
     worker.stop(PATIENCE)
     assert not is_alive()
+
+
+@pytest.mark.parametrize("trouble", [SpoolError("the disk is full"), ValueError("a defect")])
+def test_what_it_does_safely_is_said_and_does_not_end_it(
+    worker: Worker, caplog: pytest.LogCaptureFixture, trouble: Exception
+) -> None:
+    def fail() -> int:
+        raise trouble
+
+    assert worker.safely(fail, otherwise=7) == 7
+    assert worker.safely(lambda: 8, otherwise=7) == 8
+    assert str(trouble) in caplog.text

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from spool.delivery.client import Client
 from spool.delivery.file_watch import FileWatch
@@ -33,7 +33,6 @@ from spool.store import presence
 from spool.store.takeover import Takeover
 from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
-from spool.system.log import LimitedWarnings, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from spool.settings.target import Target
     from spool.store.records import Route
     from spool.store.store import Store
-
-_Result = TypeVar("_Result")
 
 # How often a drainer looks: so long a span waits at most before it is sent, in company.
 TICK: Final = 0.5
@@ -68,7 +65,7 @@ class Drainer(BackgroundThread):
         targets: KnownTargets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__("spool-drainer")
+        super().__init__("spool-drainer", "the spool file")
         self.store = store
         self.settings = settings
         self.client = Client(settings, clock)
@@ -83,7 +80,6 @@ class Drainer(BackgroundThread):
         self._troubled = Lane(store.probe_lock, *sends, is_troubled=True)
         self._takeover = Takeover(store, settings)
         self._watch = FileWatch(store, self.routes)
-        self._warnings = LimitedWarnings()
         self._idle: tuple[dict[str, float], list[tuple[File, int]]] | None = None
         self._awake = SignalSafeEvent()
         self._prober: threading.Thread | None = None
@@ -126,21 +122,21 @@ class Drainer(BackgroundThread):
                 self._awake.clear()
                 self.store.come.clear()
                 self._watch.begin()
-                if not self._safely(self._send_somehow, otherwise=False):
+                if not self.safely(self._send_somehow, otherwise=False):
                     self._rest()
         self._journal_delivery.stop()
         self.client.connections.close()
 
     def _rest(self) -> None:
         """Pack, or sleep until there may be something to do."""
-        if pause := self._safely(self._pack, otherwise=0.0):
+        if pause := self.safely(self._pack, otherwise=0.0):
             self._awake.wait(pause)
             return
-        self._watch.rest(self._safely(self._next_due, otherwise=0.0))
+        self._watch.rest(self.safely(self._next_due, otherwise=0.0))
         pause = TICK
         while not self.store.come.wait(pause):
             self.client.connections.close_unusable()
-            self._safely(self._look_around, otherwise=None)
+            self.safely(self._look_around, otherwise=None)
             if self._watch.is_over():
                 return
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -179,8 +175,8 @@ class Drainer(BackgroundThread):
         is_more = True
         with hidden_from_instrumentation():
             while is_more and not self.stopping.is_set():
-                is_more = self._safely(functools.partial(self._troubled.send, due), otherwise=False)
-                due = self._safely(self.due, otherwise=[])
+                is_more = self.safely(functools.partial(self._troubled.send, due), otherwise=False)
+                due = self.safely(self.due, otherwise=[])
         self.store.probe_lock.close()
         self.wake()
         if self.stopping.is_set():
@@ -188,15 +184,6 @@ class Drainer(BackgroundThread):
 
     def _is_probing(self) -> bool:
         return self._prober is not None and self._prober.is_alive()
-
-    def _safely(self, work: Callable[[], _Result], *, otherwise: _Result) -> _Result:
-        try:
-            return work()
-        except SpoolError as error:
-            self._warnings.warn("the spool file", error)
-        except Exception:  # noqa: BLE001 - a drainer that died would be a silent stall
-            logger.exception("langfuse-spool: a defect in the drainer; it goes on")
-        return otherwise
 
     def _pack(self) -> float:
         """Pack once, if there is something to pack; give the seconds to rest after it, or 0."""
@@ -211,7 +198,7 @@ class Drainer(BackgroundThread):
             self._start_probe(due)
             is_more = self._send_well(due)
         except SpoolError as error:
-            self._warnings.warn("the spool file", error)
+            self.warning.warn(error)
             return self.overflow_delivery.send()
         # It can be read, but takes nothing.
         is_refusing = not self._overflow.has_moved

@@ -7,14 +7,13 @@ has grown. Whatever fails is tried again.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.errors import SpoolError
 from spool.store.connections import LARGE_WAL
 from spool.store.maintenance import Maintenance
 from spool.system.background_thread import BackgroundThread
-from spool.system.log import LimitedWarning, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +31,7 @@ class MaintenanceThread(BackgroundThread):
     """Does the `maintenance` of one store."""
 
     def __init__(self, store: Store, settings: Settings, overflow: Overflow | None = None) -> None:
-        super().__init__("spool-maintenance")
+        super().__init__("spool-maintenance", "cannot keep the spool file")
         self.maintenance = Maintenance(store, settings, overflow, stopping=self.stopping)
         self._store = store
         self._interval = max(settings.sync_seconds, _SHORTEST_INTERVAL)
@@ -40,7 +39,6 @@ class MaintenanceThread(BackgroundThread):
         self._look_seconds = self.maintenance.limits.look_seconds
         self._is_owed = False
         self._kept_at = -self._interval
-        self._warning = LimitedWarning("cannot keep the spool file")
 
     def wake(self) -> None:
         """Look at once whether there is something to do."""
@@ -50,45 +48,36 @@ class MaintenanceThread(BackgroundThread):
     def run(self) -> None:
         """Do what is due, until it is stopping."""
         while not self.stopping.is_set():
-            is_due = self._wait()
-            is_crowded, self._store.journal.is_crowded = self._store.journal.is_crowded, False
-            if self.stopping.is_set():
-                return
-            self._is_owed = not is_due
-            other = self.maintenance.relieve if is_crowded else self.maintenance.move
-            if not self._safely(self._keep if is_due else other):
-                self._safely(self.maintenance.make_room)
+            work = functools.partial(self._do, self._wait())
+            if not (self.stopping.is_set() or self.safely(work, otherwise=False)):
+                self.safely(self.maintenance.make_room, otherwise=None)
                 self._store.database.written.set()  # it is still to be done
                 self.stopping.wait(self._interval)
 
-    def _wait(self) -> bool:
-        """Sleep until there is something to do; say whether that is more than to move spans."""
-        database = self._store.database
+    def _wait(self) -> Callable[[], None]:
+        """Sleep until there is something to do; give what it is."""
+        database, journal = self._store.database, self._store.journal
         rest = self._kept_at + self._interval - time.monotonic()
         if database.written.wait(max(0.0, rest) if self._is_owed else self._look_seconds):
             database.is_wal_large.wait(self._gather_seconds)
         rest = self._kept_at + self._interval - time.monotonic()
-        is_crowded = self._store.journal.is_crowded  # that is soon seen to; a WAL takes long
-        is_large = database.is_wal_large.is_set() and not is_crowded
-        is_due = rest < self._gather_seconds or is_large
+        # A journal that is crowded is soon seen to; a WAL takes long.
+        is_large = database.is_wal_large.is_set() and not journal.is_crowded
         database.written.clear()
         database.is_wal_large.clear()
-        return is_due
+        is_crowded, journal.is_crowded = journal.is_crowded, False
+        self._is_owed = rest >= self._gather_seconds and not is_large
+        if not self._is_owed:
+            return self._keep
+        return self.maintenance.relieve if is_crowded else self.maintenance.move
+
+    @staticmethod
+    def _do(work: Callable[[], None]) -> bool:
+        work()
+        return True
 
     def _keep(self) -> None:
         self._kept_at = time.monotonic()
         self.maintenance.keep()
         if self._store.database.wal_bytes() > LARGE_WAL:  # a reader needs it: do not insist
             self.stopping.wait(self._interval)
-
-    def _safely(self, work: Callable[[], None]) -> bool:
-        """Do something, and say whether it was done."""
-        try:
-            work()
-        except SpoolError as error:
-            self._warning.warn(error)
-        except Exception:  # noqa: BLE001 - one that died would go unseen
-            logger.exception("langfuse-spool: a defect in maintenance; it goes on")
-        else:
-            return True
-        return False

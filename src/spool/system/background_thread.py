@@ -4,21 +4,34 @@ Invariants:
 
 - Before it has begun it does nothing, and where it never does, it ends at once.
 - `begin`, and what wakes it, wait for nothing: a signal handler may call them.
+- What it does `safely` never ends it: one that died would be a silent stall.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, TypeVar
 
+from spool.errors import SpoolError
 from spool.system.event import SignalSafeEvent
+from spool.system.log import LimitedWarning, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Result = TypeVar("_Result")
 
 
 class BackgroundThread(ABC):
-    """A daemon thread that does its `run`, once, from its beginning until it is `stopping`."""
+    """A daemon thread that does its `run`, once, from its beginning until it is `stopping`.
 
-    def __init__(self, name: str) -> None:
+    `trouble` is what is said when the spool does not do its part.
+    """
+
+    def __init__(self, name: str, trouble: str) -> None:
         self.stopping = SignalSafeEvent()
+        self.warning = LimitedWarning(trouble)
         self._begun = SignalSafeEvent()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -50,6 +63,16 @@ class BackgroundThread(ABC):
         self.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
+
+    def safely(self, work: Callable[[], _Result], *, otherwise: _Result) -> _Result:
+        """Do something; where it fails, say so, and give what is given `otherwise`."""
+        try:
+            return work()
+        except SpoolError as error:
+            self.warning.warn(error)
+        except Exception:  # noqa: BLE001 - as the invariants say
+            logger.exception("langfuse-spool: a defect in %s; it goes on", self._thread.name)
+        return otherwise
 
     def _run(self) -> None:
         self._begun.wait()
