@@ -1,5 +1,7 @@
 """The commands, `python -m spool [--path FILE] COMMAND`: what a person or a script calls.
 
+Invariants:
+
 - One file a command, or a group of commands, named as it is called.
 - Exit codes: 0 all is well; 1 it is not, as each command says; 2 wrong usage or settings. An error
   is one line on standard error, never a traceback.

@@ -1,4 +1,4 @@
-"""What is configured, whose secrets there are, and where they may go. Reads nothing but that.
+"""The settings: what is configured, whose secrets there are, and where they may go.
 
 Invariants:
 

@@ -1,7 +1,10 @@
-"""What the operating system gives: files and their rights, locks, forks, threads, the log.
+"""The system: files and their rights, locks, forks, threads, the log. Nothing here knows of spans.
 
-It knows nothing of spans. Invariants: nothing waits without a bound; what a signal handler may call
-takes no lock that it can have interrupted; a child of a fork begins anew.
+Invariants:
+
+- Nothing waits without a bound.
+- What a signal handler may call takes no lock that it can have interrupted.
+- A child of a fork begins anew.
 
 The locks lie beside the spool, whose name comes first (all mode 0600, never removed):
 
@@ -12,7 +15,9 @@ The locks lie beside the spool, whose name comes first (all mode 0600, never rem
     spool.db.probe.turn, spool.db.probe.deputy the same, for routes in trouble     as above
     spool.db.drainer                           all that have a drainer, shared     none
 
-The bytes of a signature are drawn in `locks`. In reading order:
+The bytes of a signature are drawn in `locks`.
+
+In reading order:
 
 - `location`: where a spool may live. `spool_files`: how its files are named, made and opened.
 - `disk`: what room there is, and what is said where a disk refuses.

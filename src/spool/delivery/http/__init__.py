@@ -1,6 +1,9 @@
-"""One request over HTTP, and what its response means. It knows nothing of spools and routes.
+"""HTTP: one request, and what its response means. Nothing here knows of spools and routes.
 
-Invariants: a request ends by one deadline; nothing that network or server do raises.
+Invariants:
+
+- A request ends by one deadline.
+- Nothing that the network or a server does raises.
 
 In reading order:
 
