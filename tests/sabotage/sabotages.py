@@ -155,7 +155,7 @@ SABOTAGES = [
         "store/rows.py",
         "checksum(spans, raw_bytes, codec, payload) == crc32",
         "True",
-        "store/test_store.py delivery/test_row_delivery.py",
+        "store/test_rows.py delivery/test_row_delivery.py",
     ),
     Sabotage(
         "connections cross a fork",
@@ -176,7 +176,7 @@ SABOTAGES = [
         "store/connections.py",
         "            if use.writer.inodes == inodes:\n",
         "            if True:\n",
-        "store/test_database.py",
+        "store/test_connections.py",
     ),
     Sabotage(
         "a body has a gzip member for each run of rows",
@@ -241,7 +241,7 @@ SABOTAGES = [
         "store/sql.py",
         "trim(replace(' ' || fingerprints || ' ', ' ' || ? || ' ', ' '))",
         "substr(?, 1, 0)",
-        "store/test_store.py delivery/test_routes.py",
+        "store/test_route_waits.py delivery/test_routes.py",
     ),
     Sabotage(
         "a held route is tried as often as any",
@@ -270,7 +270,7 @@ SABOTAGES = [
         "store/rows.py",
         "    if pending(connection, take.route_id)[1] == take.packed:\n",
         "    if True:\n",
-        "store/test_store.py",
+        "store/test_row_packing.py",
     ),
     Sabotage(
         "all that waits is looked at to find what is pending",
@@ -355,7 +355,7 @@ SABOTAGES = [
         "store/salvage.py",
         'os.fdopen(spool_files.create(copy, copy), "wb") as writing',
         'copy.open("wb") as writing',
-        "store/test_salvage.py",
+        "store/test_recovery.py",
     ),
     Sabotage(
         "a span's name reaches the terminal as it is",

@@ -1,17 +1,13 @@
+"""One process beside others on one file: the mutex, transactions, checkpoints."""
+
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import multiprocessing
-import os
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,40 +16,17 @@ from drains import evict
 from spans import batch
 from spool.errors import SpoolBusyError, SpoolError, SpoolFileError
 from spool.settings.durability import Durability
-from spool.settings.target import Target
 from spool.store import sql
-from spool.store.connections import LARGE_WAL, Connections
+from spool.store.connections import LARGE_WAL
 from spool.store.database import Database
 from spool.store.store import Store
-
-MINE = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
-
-
-def in_forked_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked child that exits without cleaning up; give its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+from stopped import stopped_holder_of_the_mutex
+from targets import MINE
 
 
 def pragma(database: Database, name: str) -> object:
     with database.writing() as connection:
         return connection.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-def test_the_file_is_set_up_as_the_invariants_say(store: Store) -> None:
-    store.open()
-    assert pragma(store.database, "journal_mode") == "wal"
-    assert pragma(store.database, "auto_vacuum") == 2
-    assert pragma(store.database, "wal_autocheckpoint") == 0
-    assert pragma(store.database, "secure_delete") == 0
-    assert pragma(store.database, "synchronous") == 1
 
 
 def test_every_commit_is_synced_where_a_power_cut_is_to_be_survived(path: Path) -> None:
@@ -152,75 +125,12 @@ def test_exceptions_out_of_signal_handlers_leave_no_transaction_open(store: Stor
         assert not connection.sqlite.in_transaction
 
 
-def test_a_file_that_was_removed_is_made_again(store: Store, path: Path) -> None:
-    store.append(MINE, batch("a"), now=1.0)
-    path.unlink()
-    store.append(MINE, batch("b"), now=2.0)
-    assert store.ledger().accepted == 1
-    assert path.exists()
-
-
-def test_a_directory_that_was_removed_is_made_again(store: Store, path: Path) -> None:
-    store.append(MINE, batch("a"), now=1.0)
-    for file in path.parent.iterdir():
-        file.unlink()
-    path.parent.rmdir()
-    store.append(MINE, batch("b"), now=2.0)
-    assert store.ledger().accepted == 1
-
-
-def test_a_file_that_was_moved_away_is_left_complete(store: Store, path: Path) -> None:
-    store.append(MINE, batch("a"), now=1.0)
-    moved = path.with_name("moved.db")
-    path.rename(moved)
-    store.append(MINE, batch("b"), now=2.0)
-    assert store.ledger().accepted == 1
-    connection = sqlite3.connect(moved)
-    assert connection.execute("SELECT sum(spans) FROM batch").fetchone() == (1,)
-    connection.close()
-
-
-def test_a_wal_that_was_removed_is_noticed(store: Store, path: Path) -> None:
-    store.append(MINE, batch("a"), now=1.0)
-    path.with_name("spool.db-wal").unlink()
-    store.append(MINE, batch("b"), now=2.0)
-    other = Store(path)
-    assert other.ledger().accepted == 2
-    other.close()
-
-
-def test_a_reader_follows_the_file_that_replaced_the_old_one(store: Store, path: Path) -> None:
-    store.append(MINE, batch("a"), now=1.0)
-    assert store.ledger().pending == 1
-    other = Store(path.with_name("other.db"))
-    other.append(MINE, batch("b", "c"), now=1.0)
-    other.close()
-    store.close()
-    path.with_name("other.db").rename(path)
-    assert store.ledger().pending == 2
-
-
 def test_the_mutex_bounds_how_long_an_append_waits(store: Store, path: Path) -> None:
     store.register(MINE)
     other = Store(path)
     with other.database.writing(), pytest.raises(SpoolBusyError):
         store.append(MINE, batch("a"), now=1.0)
     other.close()
-
-
-@contextlib.contextmanager
-def stopped_holder_of_the_mutex(path: Path) -> Iterator[None]:
-    code = (
-        "import sys, time; from pathlib import Path; from spool.store.store import Store\n"
-        f"with Store(Path({str(path)!r})).database.writing():\n"
-        "    print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as peer:
-        assert peer.stdout is not None
-        peer.stdout.readline()
-        os.kill(peer.pid, signal.SIGSTOP)
-        yield
-        peer.kill()
 
 
 def test_a_stopped_peer_that_holds_the_mutex_does_not_hold_us(store: Store, path: Path) -> None:
@@ -297,119 +207,6 @@ def test_the_last_one_to_close_leaves_one_file(store: Store, path: Path) -> None
     assert not path.with_name("spool.db-wal").exists()
 
 
-def test_parent_and_forked_child_both_append(store: Store) -> None:
-    store.append(MINE, batch("before"), now=1.0)
-    assert in_forked_child(lambda: store.append(MINE, batch("child"), now=2.0)) == 0
-    store.append(MINE, batch("after"), now=3.0)
-    assert store.ledger().pending == 3
-
-
-def test_a_child_that_exits_normally_leaves_the_parents_wal(store: Store, path: Path) -> None:
-    store.append(MINE, batch("before"), now=1.0)
-    child = multiprocessing.get_context("fork").Process(
-        target=store.append, args=(MINE, batch("child"), 2.0)
-    )
-    child.start()
-    child.join()
-    store.append(MINE, batch("after"), now=3.0)
-    wal = path.with_name("spool.db-wal").stat().st_ino
-    other = Store(path)
-    assert other.ledger().pending == 3
-    assert path.with_name("spool.db-wal").stat().st_ino == wal
-    other.close()
-
-
-def test_a_child_goes_on_after_its_parent_was_killed(path: Path) -> None:
-    code = f"""
-import os, sys, time
-from pathlib import Path
-from spans import batch
-from spool.settings.target import Target
-from spool.store.store import Store
-target = Target.langfuse("pk-lf-mine", "sk-lf-mine", "https://langfuse.example")
-store = Store(Path({str(path)!r}))
-store.append(target, batch("parent"), 1.0)
-parent = os.getpid()
-if os.fork():
-    time.sleep(60)
-while os.getppid() == parent:
-    store.append(target, batch("child"), 2.0)
-    print("appended", flush=True)
-    time.sleep(0.01)
-for _ in range(10):
-    store.append(target, batch("orphan"), 3.0)
-store.close()
-print("done", flush=True)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as tree:
-        assert tree.stdout is not None
-        tree.stdout.readline()
-        tree.kill()
-        lines = ["appended\n", *tree.stdout]
-    assert lines[-1] == "done\n"
-    store = Store(path)
-    assert store.ledger().pending == 1 + lines.count("appended\n") + 10
-    store.close()
-
-
-@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
-@pytest.mark.parametrize("use", ["reading", "writing"])
-def test_a_fork_does_not_wait_for_another_threads_use_nor_does_its_child(
-    store: Store, fork: Callable[[], int], use: str
-) -> None:
-    store.append(MINE, batch("before"), now=1.0)
-    is_used, is_over = threading.Event(), threading.Event()
-
-    def use_it() -> None:
-        with getattr(store.database, use)() as connection:
-            is_used.set()
-            assert is_over.wait(60)
-            assert connection.execute("SELECT count(*) FROM batch").fetchone() == (1,)
-
-    user = threading.Thread(target=use_it)
-    user.start()
-    assert is_used.wait(60)
-    started = time.monotonic()
-    if (pid := fork()) == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            assert store.ledger().pending == 1
-            store.append(MINE, batch("child"), now=2.0, patience=60)
-            code = 0
-        os._exit(code)
-    seconds = time.monotonic() - started
-    is_over.set()
-    user.join()
-    assert os.waitpid(pid, 0)[1] == 0
-    assert seconds < 4, "a fork waits 100 ms for that, at most"
-    store.append(MINE, batch("after"), now=3.0)
-    assert store.ledger().pending == 3
-
-
-def test_a_fork_does_not_wait_for_a_stopped_peer_that_has_the_mutex(
-    store: Store, path: Path
-) -> None:
-    store.append(MINE, batch("before"), now=1.0)
-    is_over = threading.Event()
-
-    def wait_for_the_mutex() -> None:
-        while not is_over.is_set():
-            with contextlib.suppress(SpoolBusyError):
-                store.append(MINE, batch("a"), 1.0, patience=60)
-
-    with stopped_holder_of_the_mutex(path):
-        waiting = threading.Thread(target=wait_for_the_mutex)
-        waiting.start()
-        started = time.monotonic()
-        if (pid := os.fork()) == 0:
-            os._exit(0)
-        seconds = time.monotonic() - started
-        assert os.waitpid(pid, 0)[1] == 0
-        assert seconds < 4, "as above"
-        is_over.set()
-    waiting.join()
-
-
 def test_threads_append_side_by_side(store: Store) -> None:
     store.register(MINE)
     one = batch("a")
@@ -455,24 +252,3 @@ print(accepted)
     store = Store(path)
     assert store.ledger().pending == accepted > 0
     store.close()
-
-
-def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_up = Connections.set_up
-
-    def set_up_and_replace(connections: Connections, sqlite: sqlite3.Connection) -> None:
-        set_up(connections, sqlite)
-        monkeypatch.undo()
-        path.parent.rename(path.parent.with_name("aside"))
-        other.open()
-
-    monkeypatch.setattr(Connections, "set_up", set_up_and_replace)
-    store, other = Store(path), Store(path)
-    with pytest.raises(SpoolFileError, match="was replaced while it was opened"):
-        store.open()
-    store.append(MINE, batch("a"), now=1.0)
-    assert other.ledger().accepted == 1
-    store.close()
-    other.close()
