@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drains import Clock, NewDrainer, drainer_of
+from drains import Clock, NewDrainer, drainer_of, end
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings
 from spool.settings.target import Target
@@ -25,6 +25,14 @@ def new_drainer(store: Store, settings: Settings, target: Target, clock: Clock) 
         return drainer_of(store, replace(settings, **changes), where, clock)
 
     return make
+
+
+@pytest.fixture
+def fresh(store: Store, target: Target, new_drainer: NewDrainer) -> Drainer:
+    """Drain a spool whose journal holds three spans."""
+    store.register(target)
+    end(store, target, "a", "b", "c")
+    return new_drainer()
 
 
 @pytest.fixture

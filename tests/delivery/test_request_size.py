@@ -7,7 +7,7 @@ from spool.delivery.request_size import RequestSize
 pytestmark = pytest.mark.once
 
 
-def test_the_pace_rises_while_requests_are_fast_and_falls_when_one_times_out() -> None:
+def test_it_grows_while_requests_are_fast_and_shrinks_when_one_times_out() -> None:
     size = RequestSize(4 << 20)
     first = size.bytes
     size.rise(seconds=0.1, timeout=10)

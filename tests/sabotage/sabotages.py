@@ -76,7 +76,7 @@ SABOTAGES = [
         "store/ingest.py",
         "            if not store.journal.is_claimed(file):\n",
         "            if True:\n",
-        "delivery/test_journal_delivery.py",
+        "delivery/test_journal_delivery_trouble.py",
     ),
     Sabotage(
         "what was sent from the journal is not accepted",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
+from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.errors import SpoolFileError
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import eviction
 from spool.store.records import Ledger, Route
+from spool.store.schema import ID_BITS
 from spool.store.store import Store
 from standin import StandIn
 
@@ -57,3 +60,21 @@ def evict(store: Store, excess: int, now: float = 1.0) -> int:
 
 def refuse_to_settle(*_: object, **__: object) -> int:
     raise SpoolFileError("no space left")
+
+
+# What is in the journal
+
+
+def end(store: Store, target: Target, *names: str) -> None:
+    for name in names:
+        store.accept(target, batch(name), 1.0)
+
+
+def spans_in_rows(store: Store) -> int:
+    """Count the spans that a route ever took into rows."""
+    return store.last_id(store.routes()[0].name) & (1 << ID_BITS) - 1
+
+
+def assert_delivered(store: Store, langfuse: StandIn, *names: str) -> None:
+    assert langfuse.names() == Counter(names)
+    assert store.ledger() == Ledger(accepted=len(names), delivered=len(names))
