@@ -1,8 +1,9 @@
 """Processes that end spans and leave a trail; made to be killed, stopped, forked and starved.
 
 `python writer.py` is a nursery: for each line of standard input, a `Job` as JSON, it forks a
-process, and it tells of each one's start and end. So a process costs milliseconds, and a test can
-kill a thousand of them. `Nursery` is its other end, `Trail` reads what the processes wrote.
+process, and it tells of each one's start and end; for `null` it says whether any are left. So a
+process costs milliseconds, and a test can kill a thousand of them. `Nursery` is its other end,
+`Trail` reads what the processes wrote.
 
 A trail has a line for each span before it ends, and another with what `export()` returned for it.
 It is written without buffers: what stands there when a process is killed has happened.
@@ -191,14 +192,15 @@ def _say(word: str, *numbers: int) -> None:
     os.write(_ANSWERS, f"{word} {' '.join(map(str, numbers))}\n".encode())
 
 
-def _reap() -> None:
+def _reap() -> bool:
+    """Tell of those that have ended; say whether any are left, also such as nobody knows of yet."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return
+            return False
         if pid == 0:
-            return
+            return True
         _say("ended", pid, os.waitstatus_to_exitcode(status))
 
 
@@ -219,7 +221,10 @@ def main() -> None:
             return
         *lines, buffered = (buffered + read).split(b"\n")
         for line in lines:
-            _say("started", _fork(Job(**json.loads(line))))
+            if (job := json.loads(line)) is None:
+                _say("left", int(_reap()))
+            else:
+                _say("started", _fork(Job(**job)))
 
 
 class Nursery:
@@ -231,8 +236,9 @@ class Nursery:
         self.exits: dict[int, int] = {}
         self.sent: list[tuple[int, int]] = []
         self.asked: set[int] = set()
+        self.jobs: dict[int, str] = {}
         self._numbers = 0
-        self._started: queue.Queue[int] = queue.Queue()
+        self._answers: queue.Queue[int] = queue.Queue()
         self._ended = threading.Condition()
         directory.mkdir(parents=True, exist_ok=True)
         self._errors = (directory / "errors").open("wb")
@@ -250,11 +256,10 @@ class Nursery:
 
     def start(self, **job: object) -> int:
         """Start a process, and give its pid."""
-        assert self._process.stdin is not None
         self._numbers += 1
         made = Job(str(self.directory / f"{self._numbers}.trail"), **job)  # type: ignore[arg-type]
-        print(json.dumps(asdict(made)), file=self._process.stdin, flush=True)
-        pid = self._started.get(timeout=120)
+        pid = self._ask(asdict(made))
+        self.jobs[self._numbers] = f"process {pid}, {made}"
         if made.command:
             self.asked.add(pid)
         return pid
@@ -278,10 +283,22 @@ class Nursery:
 
     def stop(self) -> None:
         """Let all end in an orderly way."""
-        for pid in list(self.alive):
-            self.kill(pid, signal.SIGTERM)
-        for pid in list(self.alive):
-            self.wait(pid)
+        self._end_all(signal.SIGTERM)
+
+    def _end_all(self, number: signal.Signals) -> None:
+        """End all: those, too, that were just forked by another, and have not said so yet."""
+        while self._ask(None):
+            known = list(self.alive)
+            for pid in known:
+                self.kill(pid, number)
+            for pid in known:
+                self.wait(pid)
+            time.sleep(0.005)
+
+    def _ask(self, question: object) -> int:
+        assert self._process.stdin is not None
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+        return self._answers.get(timeout=120)
 
     def trail(self) -> Trail:
         """Read what all of them left."""
@@ -311,10 +328,7 @@ class Nursery:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in list(self.alive):
-            self.kill(pid)
-        for pid in list(self.alive):
-            self.wait(pid)
+        self._end_all(signal.SIGKILL)
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
@@ -328,10 +342,10 @@ class Nursery:
         for line in self._process.stdout:
             word, *numbers = line.split()
             with self._ended:
-                if word != "ended":
+                if word in ("started", "forked"):
                     self.alive.add(int(numbers[0]))
-                if word == "started":
-                    self._started.put(int(numbers[0]))
+                if word in ("started", "left"):
+                    self._answers.put(int(numbers[0]))
                 if word == "ended":
                     self.alive.discard(int(numbers[0]))
                     self.exits[int(numbers[0])] = int(numbers[1])
