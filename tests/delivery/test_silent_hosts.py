@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from spool.delivery.silent_hosts import Hosts
+from spool.delivery.silent_hosts import SilentHosts
 from waits import wait_until
 
 pytestmark = pytest.mark.once
@@ -14,9 +14,9 @@ ONE, OTHER = "https://one.example/v1/traces", "https://one.example/api/traces"
 ELSEWHERE = "https://two.example/v1/traces"
 
 
-def muted(seconds: float = 60.0) -> tuple[Hosts, float]:
+def muted(seconds: float = 60.0) -> tuple[SilentHosts, float]:
     """Let a request to a host get no answer."""
-    hosts, began_at = Hosts(), time.monotonic()
+    hosts, began_at = SilentHosts(), time.monotonic()
     hosts.mute(ONE, began_at, seconds, "no answer")
     return hosts, began_at
 
@@ -36,7 +36,7 @@ def test_any_answer_ends_a_silence() -> None:
 
 
 def test_where_others_were_answered_meanwhile_the_host_is_not_silent() -> None:
-    hosts, began_at = Hosts(), time.monotonic()
+    hosts, began_at = SilentHosts(), time.monotonic()
     hosts.answered(OTHER)
     hosts.mute(ONE, began_at, 60.0, "no answer")
     assert hosts.silence(ONE, ALWAYS) is None

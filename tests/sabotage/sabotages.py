@@ -381,7 +381,7 @@ SABOTAGES = [
     Sabotage(
         "each route of a host that answers nobody is tried",
         "delivery/lane.py",
-        "silence = self._client.hosts.silence(target.endpoint, since)",
+        "silence = self._client.silent_hosts.silence(target.endpoint, since)",
         "silence = None",
         "delivery/test_lane.py",
     ),

@@ -17,7 +17,7 @@ from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.connection_pool import ConnectionPool
 from spool.delivery.http.sender import Sender
 from spool.delivery.request_size import RequestSize
-from spool.delivery.silent_hosts import Hosts
+from spool.delivery.silent_hosts import SilentHosts
 from spool.errors import PayloadError
 from spool.otlp.batch import join
 from spool.system.log import LimitedWarnings, logger
@@ -49,7 +49,7 @@ class Client:
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self.tally = Tally()
         self.connections = ConnectionPool(settings)
-        self.hosts = Hosts()
+        self.silent_hosts = SilentHosts()
         self.timeout = settings.timeout_seconds
         self._settings = settings
         self._clock = clock
@@ -96,7 +96,7 @@ class Client:
         if outcome.is_unanswered:
             self._unanswered[target.route] = target.endpoint, asked_at
         else:
-            self.hosts.answered(target.endpoint)
+            self.silent_hosts.answered(target.endpoint)
         logger.debug(
             "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
             spans,
@@ -115,4 +115,4 @@ class Client:
     def mute(self, route: str, seconds: float, reason: str) -> None:
         """Note that the last request of a route got no answer, and waits for so many seconds."""
         if asked := self._unanswered.pop(route, None):
-            self.hosts.mute(*asked, seconds, reason)
+            self.silent_hosts.mute(*asked, seconds, reason)

@@ -101,7 +101,7 @@ def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end:
     known = drainer.store.route(route_id)
     lock = drainer.store.drain_lock if known is None else drainer.store.lock_of(known)
     with lock.take(drainer.client.timeout) as is_had:
-        silence = drainer.client.hosts.silence(errand.target.endpoint, began_at)
+        silence = drainer.client.silent_hosts.silence(errand.target.endpoint, began_at)
         if is_had and known is not None and silence is not None:
             drainer.routes.put_off([known], silence)
             verdict = Verdict.WAIT

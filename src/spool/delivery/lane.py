@@ -115,7 +115,7 @@ class Lane:
         silent: dict[Silence, list[Route]] = {}
         others = []
         for route, target in left:
-            silence = self._client.hosts.silence(target.endpoint, since)
+            silence = self._client.silent_hosts.silence(target.endpoint, since)
             if silence is None:
                 others.append((route, target))
             else:
@@ -150,6 +150,6 @@ class Lane:
         if verdict is not None or longest == self._client.timeout or now - asked_at < longest:
             return verdict
         reason = f"no complete answer within {longest:g} s, while others waited"
-        self._client.hosts.mute(target.endpoint, asked_at, longest, reason)
+        self._client.silent_hosts.mute(target.endpoint, asked_at, longest, reason)
         self._routes.put_off([route], Silence(now, now, reason))
         return Verdict.WAIT

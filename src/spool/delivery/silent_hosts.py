@@ -1,4 +1,4 @@
-"""The silence: which hosts answer nobody, so that one request tells for all of their routes.
+"""Silent hosts: which ones answer nobody, so that one request tells for all of their routes.
 
 Invariants:
 
@@ -23,8 +23,8 @@ class Silence:
     reason: str
 
 
-class Hosts:
-    """What one process knows of the hosts that it sends to."""
+class SilentHosts:
+    """Which hosts are silent, as far as one process knows."""
 
     def __init__(self) -> None:
         self._silences: dict[str, Silence] = {}
