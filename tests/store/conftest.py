@@ -36,3 +36,12 @@ def crashed(store: Store, path: Path) -> Path:
     crashed = path.parent.with_name("crashed")
     shutil.copytree(path.parent, crashed)
     return crashed
+
+
+@pytest.fixture
+def whole(crashed: Path) -> Path:
+    """Give the main file of that spool, with all that was in the WAL."""
+    store = Store(crashed / "spool.db")
+    store.open()
+    store.close()
+    return crashed / "spool.db"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from damaged_files import ROWS, damage, damage_a_leaf, read_all, ruin_root_page, use
+from damaged_files import DELIVERED, ROWS, damage, damage_a_leaf, read_all, ruin_root_page, use
 from seeds import seed
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
@@ -21,16 +21,10 @@ from spool.settings.target import Target
 from spool.store import route_waits, row_packing
 from spool.store.store import Store
 from standin import StandIn
+from stores import assert_balanced
 from targets import MINE
 
 IMAGES = int(os.environ.get("TEST_DAMAGED_FILES", "150"))
-
-
-def assert_balanced(store: Store) -> None:
-    ledger = store.ledger()
-    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
-    assert ledger.accepted == gone + ledger.pending, ledger
-    assert ledger.accepted == ROWS, ledger
 
 
 def test_a_file_whose_root_page_is_gone_is_moved_aside_and_said_loudly(
@@ -96,16 +90,12 @@ def test_no_damage_stops_the_application_and_every_readable_span_is_kept(
         shutil.rmtree(directory)
 
 
-def test_drain_salvages_a_damaged_file_and_sends_what_is_left(crashed: Path) -> None:
-    path = crashed / "spool.db"
-    store = Store(path)
-    store.open()
-    store.close()  # the WAL is in the main file now
+def test_drain_salvages_a_damaged_file_and_sends_what_is_left(whole: Path) -> None:
     with StandIn(keys={"pk-lf-mine": "sk-lf-mine"}) as langfuse:
-        damage_a_leaf(path)
+        damage_a_leaf(whole)
         environment = {
             **os.environ,
-            "SPOOL_PATH": str(path),
+            "SPOOL_PATH": str(whole),
             "LANGFUSE_PUBLIC_KEY": "pk-lf-mine",
             "LANGFUSE_SECRET_KEY": "sk-lf-mine",
             "LANGFUSE_HOST": langfuse.url,
@@ -116,8 +106,8 @@ def test_drain_salvages_a_damaged_file_and_sends_what_is_left(crashed: Path) -> 
         )
         assert "Traceback" not in drained.stderr
         assert "spans were rescued" in drained.stderr
-        store = Store(path)
-        assert store.ledger().delivered == 5 + langfuse.accepted > 100
+        store = Store(whole)
+        assert store.ledger().delivered == DELIVERED + langfuse.accepted > 100
         assert_balanced(store)
         store.close()
 

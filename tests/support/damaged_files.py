@@ -16,6 +16,8 @@ from spool.store.store import Store
 from targets import MINE, OTHERS
 
 ROWS = 200
+# Of these, in spans.
+DELIVERED, DEAD = 5, 3
 
 
 def fill(store: Store) -> None:

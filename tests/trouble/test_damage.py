@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
-from damaged_files import ROWS, damage, fill
+from damaged_files import DELIVERED, ROWS, damage, fill
 from seeds import seed
 from spans import batch, span
 from spool import Settings, SpoolFileError, SpoolSpanExporter
@@ -40,8 +40,6 @@ from writer import Nursery, Trail
 # With --full it takes minutes.
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(1200)]
 
-# What test_salvage's spool holds was delivered and dead before the damage.
-DELIVERED, DEAD = 5, 3
 NAMES = {f"s{number}" for number in range(ROWS)} | {"after"}
 
 

@@ -20,6 +20,7 @@ from spool.delivery import backoff
 from spool.delivery.evidence import Refusals, Suspect, somewhere
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolError
+from spool.store import dead_letters
 from spool.system.log import LimitedWarnings
 
 if TYPE_CHECKING:
@@ -232,7 +233,9 @@ class RowDelivery:
             return
         condemned = refusals.condemned()
         try:
-            buried = self._store.bury(route.id, refusals.salt, condemned, self._routes.now())
+            database, salt = self._store.database, refusals.salt
+            now = self._routes.now()
+            buried = dead_letters.bury_refused(database, route.id, salt, condemned, now)
         except SpoolError as error:  # they are found again
             self._warnings.warn(f"route {route.name}: bad spans, but not buried", error)
         else:

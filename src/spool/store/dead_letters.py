@@ -1,7 +1,8 @@
-"""The dead letters: written, read and dropped, in the transaction of a caller."""
+"""The dead letters: written, read and dropped, mostly in the transaction of a caller."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,10 @@ from spool.store.records import DeadLetter
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections import deque
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from spool.otlp.batch import Batch
+    from spool.store.database import Database
 
 
 def bury(
@@ -29,6 +30,22 @@ def bury(
 
 
 def bury_refused(
+    database: Database, route_id: int, salt: bytes, words: Mapping[int, str], now: float
+) -> int:
+    """Make dead letters of rows of one span, with the words about each; give their number.
+
+    Those that are not there any more are passed over, all of them where the file is another.
+    """
+    left, buried = deque(words.items()), 0
+    while left:
+        with database.transaction() as connection:
+            if rows.salt(connection) != salt:
+                break
+            buried += _bury_chunk(connection, route_id, left, now)
+    return buried
+
+
+def _bury_chunk(
     connection: sqlite3.Connection, route_id: int, left: deque[tuple[int, str]], now: float
 ) -> int:
     """Make dead letters of rows of one span that are left: one chunk; give their number."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -213,19 +212,6 @@ class Store:
                 if rows.salt(connection) == take.salt:
                     rows.divide(connection, row, parts)
         return None
-
-    def bury(self, route_id: int, salt: bytes, words: Mapping[int, str], now: float) -> int:
-        """Make dead letters of rows of one span, with the words about each; give their number.
-
-        Those that are not there any more are passed over, all of them where the file is another.
-        """
-        left, buried = deque(words.items()), 0
-        while left:
-            with self.database.transaction() as connection:
-                if rows.salt(connection) != salt:
-                    break
-                buried += dead_letters.bury_refused(connection, route_id, left, now)
-        return buried
 
     # Reading
 
