@@ -96,6 +96,7 @@ executor.shutdown(wait=True)  # the call is logged in LiteLLM's own threads
 
 
 @needs_litellm
+@pytest.mark.once
 @pytest.mark.parametrize("section", ["", "The roads in"])
 def test_a_litellm_call_arrives(section: str, environment: None, langfuse: StandIn) -> None:
     code = block(section, "python")
@@ -106,6 +107,7 @@ def test_a_litellm_call_arrives(section: str, environment: None, langfuse: Stand
 
 
 @needs_litellm
+@pytest.mark.once
 def test_with_litellms_v2_install_warns(environment: None) -> None:
     code = block("The roads in", "python") + "print('went on')"
     done = run("python", "-W", "always", "-c", code, LITELLM_OTEL_V2="true")
@@ -114,6 +116,7 @@ def test_with_litellms_v2_install_warns(environment: None) -> None:
 
 
 @needs_litellm
+@pytest.mark.once
 def test_the_proxys_ways_are_those_that_are_tried() -> None:
     """The YAML and they are tried with a real proxy in test_litellm_proxy."""
     from test_litellm_proxy import SHIM, WAYS
