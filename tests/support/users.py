@@ -1,11 +1,15 @@
-"""What a user has: a program's environment, and the commands."""
+"""What a user has: a program's environment, an exporter, and the commands."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from spool import SpoolSpanExporter
 
 SHORT_WAITS: Final = {"SPOOL_BACKOFF_SECONDS": "0.01..0.05", "SPOOL_TIMEOUT_SECONDS": "2"}
 
@@ -29,3 +33,11 @@ def spool(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, (done.stdout, done.stderr)
     return done
+
+
+@contextlib.contextmanager
+def shut_down(exporter: SpoolSpanExporter) -> Iterator[SpoolSpanExporter]:
+    try:
+        yield exporter
+    finally:
+        exporter.shutdown()

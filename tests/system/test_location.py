@@ -1,36 +1,16 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from owners import STRANGER, as_user, only_root
+from owners import STRANGER, as_user, mode, names, only_root, umask
 from spool.errors import SpoolFileError, SpoolStrangerError
 from spool.system import spool_files
 from spool.system.location import check, prepare
 from spool.system.spool_files import beside, create
-
-
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_a_directory_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path) -> None:

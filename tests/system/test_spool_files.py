@@ -1,34 +1,14 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from owners import STRANGER, as_user, only_root
+from owners import STRANGER, as_user, mode, only_root, umask
 from spool.errors import SpoolStrangerError
 from spool.system.spool_files import beside, create, open_file, strangers, sync_directory
-
-
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("mask", [0, 0o22, 0o777])
