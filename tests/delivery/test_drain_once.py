@@ -11,8 +11,10 @@ from manners import each_manner
 from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
+from spool.delivery.http.classification import Verdict
 from spool.settings.target import Target
 from spool.store import route_waits
+from spool.store.records import Route
 from spool.store.store import Store
 from standin import StandIn
 
@@ -170,3 +172,40 @@ def test_one_bad_span_alone_is_no_dead_letter(
     store.append(target, batch("good"), clock.now)
     drain(drainer)
     assert (store.ledger().dead, store.ledger().pending) == (1, 0)
+
+
+ROUTE = Route.unknown("pk-lf-test", "http://127.0.0.1:9", "pk-lf-test")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "waits", "is_unsettled", "failures", "is_over"),
+    [
+        (Verdict.DELIVERED, 0.0, True, 0, False),
+        (Verdict.SPLIT, 0.0, False, 1, False),
+        (Verdict.WAIT, 5.0, False, 2, False),
+        (Verdict.WAIT, 61.0, False, 2, True),
+        (Verdict.HOLD, 330.0, False, 1, True),
+        (Verdict.HOLD, 330.0, True, 2, False),
+        (None, 0.0, False, 1, False),
+    ],
+    ids=[
+        "delivered", "split", "a short wait", "a long wait", "a hold", "nothing can be settled",
+        "another process sends",
+    ],
+)  # fmt: skip
+def test_what_a_request_leaves_of_the_patience_with_a_route_that_failed_once(
+    verdict: Verdict | None, waits: float, failures: int, *, is_unsettled: bool, is_over: bool
+) -> None:
+    target = Target.langfuse("pk-lf-test", "sk-lf-test", "http://127.0.0.1:9")
+    errand = drain_once._Errand(target, last_id=1, limit=3, failures=1)
+    route = replace(ROUTE, wait_seconds=waits)
+    errand.heed(verdict, route, (1.0, 60.0), is_unsettled=is_unsettled)
+    assert (errand.failures, errand.is_over) == (failures, is_over)
+
+
+def test_a_route_that_is_another_ones_by_now_is_left_alone() -> None:
+    target = Target.langfuse("pk-lf-test", "sk-lf-test", "http://127.0.0.1:9")
+    for now in (None, replace(ROUTE, name="pk-lf-other")):
+        errand = drain_once._Errand(target, last_id=1, limit=3)
+        errand.heed(None, now, (1.0, 60.0), is_unsettled=False)
+        assert errand.is_over

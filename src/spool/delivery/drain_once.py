@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from spool.delivery.drainer import Drainer
     from spool.settings.target import Target
+    from spool.store.records import Route
 
 _FEW_FAILURES: Final = 3
 _LONG_WAIT: Final = 60.0
@@ -45,7 +46,41 @@ class _Errand:
         """Whether the route is left alone."""
         return self.failures >= self.limit
 
-    def give_up(self) -> None:
+    def heed(
+        self,
+        verdict: Verdict | None,
+        route: Route | None,
+        backoff_seconds: tuple[float, float],
+        *,
+        is_unsettled: bool,
+    ) -> None:
+        """Decide what is left of the patience; `route` is what the file says of it now.
+
+        `is_unsettled`: something of it was delivered, and the file refuses to settle that.
+        """
+        first, largest = backoff_seconds
+        if verdict is Verdict.DELIVERED:
+            self.failures = 0
+        elif is_unsettled:  # all was sent that can be
+            self._wait(first)
+        elif verdict is Verdict.HOLD:
+            self._give_up()
+        elif verdict is Verdict.WAIT:
+            wait = route.wait_seconds if route else 0.0
+            self._wait(wait)
+            # Nobody watches a command that sleeps for long, unless it was told how long.
+            if wait > max(largest, _LONG_WAIT) and self.limit < math.inf:
+                self._give_up()
+        elif verdict is None:  # another process sends, or the file is another by now
+            self.not_before = time.monotonic() + _PAUSE
+            if route is None or route.name != self.target.route:
+                self._give_up()
+
+    def _wait(self, seconds: float) -> None:
+        self.failures += 1
+        self.not_before = time.monotonic() + seconds
+
+    def _give_up(self) -> None:
         """Leave the route alone, whatever the patience."""
         self.limit = 0
 
@@ -93,42 +128,30 @@ def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
 
 
 def _run(drainer: Drainer, route_id: int, errand: _Errand, began_at: float, end: float) -> None:
-    """Send one request of an errand, and see what is left of its patience.
+    """Send one request of an errand, and see what is left of its patience."""
+    verdict = _send(drainer, route_id, errand.target, began_at, end)
+    errand.heed(
+        verdict,
+        drainer.store.route(route_id),
+        drainer.settings.backoff_seconds,
+        is_unsettled=drainer.row_delivery.has_unsettled(errand.target.route),
+    )
+
+
+def _send(
+    drainer: Drainer, route_id: int, target: Target, began_at: float, end: float
+) -> Verdict | None:
+    """Send one request of a route, whatever its wait; None where that was not possible.
 
     Where its host has answered nobody since the round began, that tells for it, too.
     """
-    delivery, verdict = drainer.row_delivery, None
     known = drainer.store.route(route_id)
     lock = drainer.store.drain_lock if known is None else drainer.store.lock_of(known)
     with lock.take(drainer.client.timeout) as is_had:
-        silence = drainer.client.silent_hosts.silence(errand.target.endpoint, began_at)
+        silence = drainer.client.silent_hosts.silence(target.endpoint, began_at)
         if is_had and known is not None and silence is not None:
             drainer.routes.put_off([known], silence)
-            verdict = Verdict.WAIT
-        elif is_had and (left := end - time.monotonic()) > 0:
-            verdict = delivery.send(route_id, errand.target, left, is_forced=True)
-    if verdict is not Verdict.DELIVERED and delivery.has_unsettled(errand.target.route):
-        # All was sent that can be, and the file refuses to settle it.
-        errand.failures += 1
-        errand.not_before = time.monotonic() + drainer.settings.backoff_seconds[0]
-    elif verdict is None:  # another process sends, or the file is another by now
-        errand.not_before = time.monotonic() + _PAUSE
-        route = drainer.store.route(route_id)
-        if route is None or route.name != errand.target.route:
-            errand.give_up()
-    elif verdict is Verdict.HOLD:
-        errand.give_up()
-    elif verdict is Verdict.DELIVERED:
-        errand.failures = 0
-    elif verdict is Verdict.WAIT:
-        _put_off(drainer, route_id, errand)
-
-
-def _put_off(drainer: Drainer, route_id: int, errand: _Errand) -> None:
-    route = drainer.store.route(route_id)
-    wait = route.wait_seconds if route else 0.0
-    errand.failures += 1
-    errand.not_before = time.monotonic() + wait
-    # Nobody watches a command that sleeps for long, unless it was told how long.
-    if wait > max(drainer.settings.backoff_seconds[1], _LONG_WAIT) and errand.limit < math.inf:
-        errand.give_up()
+            return Verdict.WAIT
+        if is_had and (left := end - time.monotonic()) > 0:
+            return drainer.row_delivery.send(route_id, target, left, is_forced=True)
+    return None
