@@ -16,6 +16,8 @@ from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def overflow(target: Target) -> Overflow:

@@ -26,6 +26,8 @@ from spool.store import route_waits
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 def many(store: Store, target: Target, names: list[str]) -> None:
     for name in names:

@@ -32,6 +32,8 @@ from spool.store.records import Take
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 def test_what_waits_is_sent_in_one_request_and_settled(
     drainer: Drainer, store: Store, langfuse: StandIn

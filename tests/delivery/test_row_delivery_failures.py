@@ -22,6 +22,8 @@ from spool.store import operations
 from spool.store.store import Store
 from standin import StandIn
 
+pytestmark = pytest.mark.once
+
 
 def drain_with_time(drainer: Drainer, clock: Clock, until: Callable[[], bool]) -> None:
     """Let the drainer work, the wall clock running fast, until something holds."""
