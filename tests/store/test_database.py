@@ -158,7 +158,7 @@ def test_no_append_restarts_the_wal_after_a_checkpoint(store: Store, path: Path)
         assert path.with_name("spool.db-wal").read_bytes()[16:24] == salt
 
 
-def test_after_whatever_the_keeper_does_another_that_closes_leaves_our_wal(
+def test_after_whatever_maintenance_does_another_that_closes_leaves_our_wal(
     store: Store, path: Path
 ) -> None:
     code = (

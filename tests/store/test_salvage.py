@@ -37,6 +37,10 @@ class Damaged:
     def page_with(self, content: bytes) -> int:
         return self.content.index(content) // PAGE * PAGE
 
+    def execute(self, statement: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as sqlite:
+            sqlite.execute(statement)
+
     def overwrite_root(self, table: str) -> None:
         query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
         with contextlib.closing(sqlite3.connect(self.path)) as sqlite:
@@ -52,6 +56,8 @@ NO_ROW_IS_HIT: Kinds = {
     "the page size is wrong": lambda file: file.overwrite(16, 2, 0x11),
     "the root page is overwritten": lambda file: file.overwrite(100, PAGE - 100),
     "the table meta has no root": lambda file: file.overwrite_root("meta"),
+    "the salt is text": lambda file: file.execute("UPDATE meta SET salt = 'text'"),
+    "meta has no row": lambda file: file.execute("DELETE FROM meta"),
     "the table of routes has no root": lambda file: file.overwrite_root("route"),
     "the table of dead letters has no root": lambda file: file.overwrite_root("dead"),
     "the table of journals has no root": lambda file: file.overwrite_root("inbox"),

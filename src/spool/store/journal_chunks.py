@@ -49,7 +49,7 @@ def ingest(
 def deliver(  # noqa: PLR0913 - each says something else of one request
     database: Database, file: File, chunk: Chunk, now: float, *, dead: int = 0, reason: str = ""
 ) -> bool:
-    """End a request with spans of one route that were sent straight from a journal.
+    """End a request with spans of one route that were sent from a journal.
 
     `dead` of them become a dead letter. False where another process has moved them.
     """

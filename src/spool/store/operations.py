@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def adopt(store: Store, stranded: Route, target: Target, sending: float) -> int:
     """Give a route's pending spans to the target's route; give their number.
 
-    In both turns, so that none is being sent meanwhile. `sending` is how many seconds a request
+    It has both locks, so that none is being sent meanwhile. `sending` is how many seconds a request
     can last at most.
     """
     moved = 0

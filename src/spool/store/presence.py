@@ -28,7 +28,7 @@ def present(store: Store) -> Iterator[None]:
 
 
 def drainer(store: Store) -> tuple[bool, int | None]:
-    """Say whether any process drains this spool, and the pid of the last to take a turn."""
+    """Say whether any process drains this spool, and the pid of who had the lock last."""
     with store.database.file_errors():
         if not is_held(store.presence.path, store.database.path):
             return False, None

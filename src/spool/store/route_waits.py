@@ -49,7 +49,7 @@ def put_off(
 ) -> None:
     """Let routes wait, each for so many seconds, which were not tried themselves.
 
-    Only for who has their turn. Not one that another has tried since it was read.
+    Only for who has their lock. Not one that another has tried since it was read.
     """
     values = [(now, s, reason, route.id, route.name, route.attempts) for route, s in waits]
     with database.transaction() as connection:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def pack(database: Database, route_id: int, max_bytes: int) -> bool:
     """Make one row of the oldest rows that are not packed, deflated, if `max_bytes` wait.
 
-    Says whether there may be more to pack. Only for the holder of the turn.
+    Says whether there may be more to pack. Only for the holder of the drain lock.
     """
     first, last = rows.id_range(route_id)
     with database.reading() as connection:

@@ -37,8 +37,14 @@ CHUNK_BYTES: Final = 4 << 20
 
 
 def salt(connection: sqlite3.Connection) -> bytes:
-    """Give what tells this file from any other that was, or will be, at its path."""
-    return bytes(connection.execute(sql.SALT).fetchone()[0])
+    """Give what tells this file from any other that was, or will be, at its path.
+
+    Raises sqlite3.DatabaseError for damage.
+    """
+    (found,) = connection.execute(sql.SALT).fetchone() or (None,)
+    if type(found) is not bytes:
+        raise sqlite3.DatabaseError("the salt is damaged")
+    return found
 
 
 def id_range(route_id: int) -> tuple[int, int]:

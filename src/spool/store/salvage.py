@@ -76,7 +76,7 @@ def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection, grafted:
     ):
         fresh.execute("BEGIN IMMEDIATE")
         for meta in _read(old, "meta", ("salt", "refused")):
-            with contextlib.suppress(sqlite3.IntegrityError):
+            if isinstance(meta["salt"], bytes) and isinstance(meta["refused"], int):
                 fresh.execute("UPDATE meta SET salt = :salt, refused = :refused", meta)
         fresh.execute("UPDATE meta SET damaged_at = ?", (time.time(),))
         for journal in _read(old, "inbox", ("name", "moved")):

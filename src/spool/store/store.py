@@ -263,7 +263,7 @@ class Store:
         return next(iter(self._routes(sql.ROUTE, route_id)), None)
 
     def lock_of(self, route: Route) -> DrainLock:
-        """Give the turn in which a route is sent, as it is now."""
+        """Give the lock with which a route is sent, as it is now."""
         return self.probe_lock if route.is_troubled else self.drain_lock
 
     def waiting(self) -> list[Route]:
