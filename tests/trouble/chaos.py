@@ -20,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import inquest
 import standin
 from disks import enlarge_disk, fill_disk, small_disk
 from spool.otlp.batch import unpack
@@ -75,6 +77,7 @@ class Round:
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self.chance = random.Random(plan.seed)
+        self.directory = directory
         self.path = directory / "disk" / "spool.db"
         self.ballast = directory / "disk" / "ballast"
         self.langfuse = Witness()
@@ -191,14 +194,10 @@ class Round:
         self.nursery.stop()
 
     def judge(self) -> Verdict:
-        command = [sys.executable, "-m", "spool", "drain", "--json", "--timeout", "60"]
-        environment = {**os.environ, **self.environment}
-        drained = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
+        drained = self.command("drain", "--json", "--timeout", "60")
         store = Store(self.path)
         try:
-            return Verdict(
+            verdict = Verdict(
                 plan=self.plan,
                 done=self.done,
                 ledger=store.ledger(),
@@ -211,8 +210,34 @@ class Round:
                 deaths=self.nursery.deaths(),
                 errors=self.nursery.errors() + drained.stderr,
             )
+            return replace(verdict, evidence=self.evidence(verdict, drained, store))
         finally:
             store.close()
+
+    def evidence(
+        self, verdict: Verdict, drained: subprocess.CompletedProcess[str], store: Store
+    ) -> str:
+        """Say what tells of the cause, and keep the files, where something is wrong."""
+        if not verdict.complaints():
+            return ""
+        return "\n".join(
+            [
+                f"the last drain ended with {drained.returncode}: {drained.stdout.strip()}",
+                *inquest.sightings(store, self.nursery, verdict.trail.spooled - verdict.found),
+                f"the files are in {inquest.keep(self.directory, self.ballast)}",
+                self.command("status", "--json").stdout,
+                verdict.errors,
+            ]
+        )
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "spool", *arguments],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def unanswered(self) -> int:
         """Count the requests that the server took without, or long before, an answer."""
@@ -262,8 +287,8 @@ def main() -> int:
         for complaint in verdict.complaints():
             is_well = False
             print(f"  WRONG: {complaint}")
-        if verdict.complaints():
-            print(verdict.errors)
+        if verdict.evidence:
+            print(verdict.evidence)
         sys.stdout.flush()
         trials.append(verdict.trial())
     print(f"\n{Trial.table([Trial.total(trials)])}")

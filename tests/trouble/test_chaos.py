@@ -15,6 +15,7 @@ def test_nothing_is_lost_in_chaos(is_full: bool, report: Callable[[Trial], None]
     seconds, drawn = 120 if is_full else 10, seed()
     print(f"for longer: scripts/chaos --seed {drawn}")
     verdicts = list(rounds(seconds, drawn))
+    print(*[verdict.evidence for verdict in verdicts if verdict.evidence], sep="\n")
     assert {verdict.plan.seed: verdict.complaints() for verdict in verdicts} == {
         verdict.plan.seed: [] for verdict in verdicts
     }

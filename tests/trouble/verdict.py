@@ -59,6 +59,7 @@ class Verdict:
     interruptions: int
     deaths: Mapping[int, int]
     errors: str
+    evidence: str = ""
 
     @property
     def found(self) -> set[str]:
