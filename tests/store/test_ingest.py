@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dead_processes import accept, die, leave_many
+from ledgers import balances
 from spans import batch
 from spool.errors import SpoolBusyError, SpoolDamagedError, SpoolFileError
 from spool.journal import directory, header, reader
@@ -25,11 +26,6 @@ from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.system import spool_files
 from targets import MINE, OTHERS
-
-
-def balanced(ledger: Ledger) -> bool:
-    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.exported
-    return ledger.accepted + ledger.imported == gone + ledger.damaged + ledger.pending
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -362,7 +358,7 @@ def test_damage_of_how_far_a_journal_was_moved_is_damage_of_the_file(
             read()
     store.database.repair()
     assert store.ledger().accepted >= 1
-    assert balanced(store.ledger())
+    assert balances(store.ledger())
 
 
 @pytest.mark.parametrize("is_first_damaged", [True, False])
@@ -377,6 +373,6 @@ def test_what_is_damaged_in_a_journal_is_counted_and_the_ledger_balances(
     takeover.take_over(store, compress=True, sending=10.0)
     ledger = store.ledger()
     assert (ledger.accepted, ledger.pending, ledger.damaged) == (2, 1, 1)
-    assert balanced(ledger)
+    assert balances(ledger)
     assert store.last_trouble().damaged_at is not None
     assert "1 spans were damaged" in caplog.text

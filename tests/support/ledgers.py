@@ -1,4 +1,4 @@
-"""The totals of a spool that nobody here has open."""
+"""What a ledger says, and what it promises."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ def ledger_of(path: Path) -> Ledger:
     ledger = store.ledger()
     store.close()
     return ledger
+
+
+def balances(ledger: Ledger) -> bool:
+    """Say whether all that came is somewhere, and counted there once."""
+    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.exported
+    return ledger.accepted + ledger.imported == gone + ledger.damaged + ledger.pending

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ledgers import balances
 from spans import batch, names_in
 from spool.otlp.batch import Batch, join
 from spool.settings.target import Target
@@ -15,10 +16,7 @@ ALL = 1 << 40
 
 def assert_balanced(store: Store) -> Ledger:
     ledger = store.ledger()
-    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged
-    assert ledger.accepted + ledger.imported == (
-        gone + ledger.exported + ledger.damaged + ledger.pending
-    )
+    assert balances(ledger), ledger
     pending, after = 0, 0
     while rows := store.pending(after):
         pending, after = pending + sum(row.batch.spans for row in rows), rows[-1].id

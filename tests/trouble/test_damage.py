@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
 from damaged_files import DELIVERED, ROWS, damage, fill
+from ledgers import balances
 from seeds import seed
 from spans import batch, span
 from spool import Settings, SpoolFileError, SpoolSpanExporter
@@ -30,7 +31,6 @@ from spool.store.store import Store
 from spool.system.spool_files import beside
 from standin import StandIn
 from targets import MINE, OTHERS
-from test_hostile import balances
 from trials import Trial
 from users import SHORT_WAITS, environment_of
 from waits import wait_until

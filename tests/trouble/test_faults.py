@@ -23,12 +23,12 @@ from pathlib import Path
 
 import pytest
 
+from crashes import WORKER, Found, found_in
 from seeds import seed
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn, unavailable
 from syscalls import calls, has_strace
-from test_crash_states import WORKER, Found, found_in
 from trials import Trial
 from users import environment_of
 

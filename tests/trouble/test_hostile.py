@@ -16,13 +16,13 @@ import trustme
 
 import standin
 from drains import Clock
+from ledgers import balances
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.delivery import drain_once
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
 from spool.settings.target import Target
-from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HOST, Behaviour, Exchange, StandIn
 from trials import Trial
@@ -330,11 +330,6 @@ class Meeting:
             lost=missing - ledger.dead,
             duplicates=sum(names.values()) - len(names),
         )
-
-
-def balances(ledger: Ledger) -> bool:
-    gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
-    return ledger.accepted == gone + ledger.pending
 
 
 @pytest.mark.trust

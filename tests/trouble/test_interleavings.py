@@ -26,6 +26,7 @@ import pytest
 
 from drains import evict
 from interleavings import Machine, Process, shims
+from ledgers import balances
 from seeds import seed
 from spans import batch, names_in
 from spool.delivery.drainer import Drainer
@@ -273,8 +274,7 @@ class Schedule:
 
     def _judge(self, found: Found) -> None:
         for ledger in found.ledgers:
-            gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.damaged
-            assert ledger.accepted == gone + ledger.pending, f"the ledger: {ledger}"
+            assert balances(ledger), ledger
         held = found.pending + found.dead
         assert max(held.values(), default=1) == 1, f"held twice: {held.most_common(3)}"
         assert found.total("damaged") == 0, "a sound file was damaged"

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import pytest
 
+from crashes import WORKER, Found, Told, found_in
 from seeds import seed
-from test_crash_states import WORKER, Found, Told, found_in
 from trials import Trial
 from users import environment_of
 

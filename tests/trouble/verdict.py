@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from disks import can_mount
+from ledgers import balances
 from spool.store.records import Ledger
 from trials import Trial
 from writer import Trail
@@ -84,10 +85,9 @@ class Verdict:
     def complaints(self) -> list[str]:
         """Say what is wrong; nothing must be."""
         ledger = self.ledger
-        gone = ledger.delivered + ledger.dead + ledger.evicted + ledger.purged + ledger.damaged
         refused = self.finished.failed - self.found
         checks = {
-            "the ledger does not balance": ledger.accepted != gone + ledger.pending,
+            "the ledger does not balance": not balances(ledger),
             "spans are still pending": ledger.pending,
             "the file was damaged": ledger.damaged,
             "acknowledged spans are lost": self.lost,
