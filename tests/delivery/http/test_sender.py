@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from freezegun import freeze_time
@@ -14,10 +17,11 @@ import standin
 from senders import BODY, MakeSender
 from spans import batch
 from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.http.connection import Connection
 from spool.delivery.http.sender import Sender
 from spool.otlp.batch import join
 from spool.settings.target import Target
-from standin import HTML, JSON, PATH, StandIn
+from standin import HTML, JSON, PATH, Exchange, StandIn
 
 PUBLIC, SECRET = "pk-lf-test", "sk-lf-test"
 TOKEN = b64encode(f"{PUBLIC}:{SECRET}".encode()).decode()
@@ -144,3 +148,40 @@ def test_a_page_that_is_hard_to_read_costs_no_time_beyond_the_deadline(
     started = time.monotonic()
     assert sender.send(BODY, 0.5).verdict is WAIT
     assert time.monotonic() - started < 10
+
+
+# Several threads
+
+
+def test_a_request_that_fails_breaks_none_that_another_thread_has_under_way(
+    langfuse: StandIn, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, is_answered, has_failed = (threading.Event() for _ in range(3))
+    getresponse = Connection.getresponse
+
+    def tell(connection: Connection) -> Any:
+        response = getresponse(connection)
+        is_answered.set()
+        return response
+
+    def fail(exchange: Exchange) -> None:
+        exchange.read()
+        is_asked.set()
+        is_answered.wait(30)
+        exchange.reset()
+
+    def answer_late(exchange: Exchange) -> None:
+        reply = exchange.judge()
+        exchange.settle(reply)
+        exchange.send(reply.head())
+        has_failed.wait(30)
+        exchange.send(reply.body)
+
+    monkeypatch.setattr(Connection, "getresponse", tell)
+    langfuse.behave(standin.sequence([fail, answer_late]))
+    with ThreadPoolExecutor(1) as other:
+        failing = other.submit(sender.send, BODY, 120)
+        failing.add_done_callback(lambda _: has_failed.set())
+        assert is_asked.wait(60)
+        assert sender.send(BODY, 120) == Outcome(DELIVERED)
+        assert failing.result().verdict is WAIT

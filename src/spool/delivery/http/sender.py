@@ -31,9 +31,10 @@ _LONGEST_BODY: Final = 1 << 20
 
 
 class Sender:
-    """Sends one target's requests, one at a time, over `connections` that are kept open.
+    """Sends one target's requests over `connections` that are kept open.
 
-    `encoding` says how bodies must be encoded.
+    `encoding` says how bodies must be encoded. Several threads may send at once: what memory holds
+    goes out while a probe of the same route is under way. Each has its own connection.
     """
 
     def __init__(
@@ -43,19 +44,16 @@ class Sender:
         self.encoding = ContentEncoding(is_gzip=settings.is_gzip)
         self._settings = settings
         self._connections = connections or ConnectionPool(settings)
-        self._connection: Connection | None = None  # the one that is in use
 
     def send(self, body: bytes, timeout: float) -> Outcome:
         """POST a body that is encoded as `encoding` says; `timeout` is the total, in seconds."""
         try:
             response = self._post(body, Deadline(timeout))
         except TimeoutError as error:
-            self._abort()
             reason = f"no complete answer within {timeout:g} s ({error})"
             return Outcome(Verdict.WAIT, reason, is_timeout=True, is_unanswered=True)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: a proxy or a host whose name or port is none.
-            self._abort()
             is_unanswered = isinstance(error, OSError)
             reason = f"{type(error).__name__}: {error}"
             outcome = Outcome(Verdict.WAIT, reason, is_unanswered=is_unanswered)
@@ -71,14 +69,22 @@ class Sender:
         """Close what is kept open; the next request opens a connection."""
         self._connections.close()
 
-    def _abort(self) -> None:
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
-
     def _post(self, body: bytes, deadline: Deadline) -> Response:
-        connection = self._connection = self._connections.take(self.target.endpoint)
+        connection = self._connections.take(self.target.endpoint)
         connection.deadline = deadline
+        try:
+            response, is_whole = self._exchange(connection, body)
+        except BaseException:
+            connection.abort()
+            raise
+        if is_whole:
+            self._connections.keep(self.target.endpoint, connection)
+        else:
+            connection.close()
+        return response
+
+    def _exchange(self, connection: Connection, body: bytes) -> tuple[Response, bool]:
+        """Ask, and give the response, and whether all of it was read."""
         connection.request("POST", connection.target, body, self._headers(connection))
         with connection.getresponse() as response:
             length = response.getheader("content-length", "0")
@@ -89,12 +95,7 @@ class Sender:
                 raise http.client.IncompleteRead(words, response.length)
             is_whole = response.isclosed()
             headers = {name.lower(): value for name, value in response.getheaders()}
-        self._connection = None
-        if is_whole:
-            self._connections.keep(self.target.endpoint, connection)
-        else:
-            connection.close()
-        return Response(response.status, headers, words)
+        return Response(response.status, headers, words), is_whole
 
     def _headers(self, connection: Connection) -> dict[str, str]:
         headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT}
