@@ -8,11 +8,11 @@ import sys
 import threading
 
 import standin
-from journal_sending import send_straight
+from journal_sending import send_from_journal
 from manners import each_manner
 from spans import span
 from spool import Settings, SpoolSpanExporter
-from spool.store import presence
+from spool.store import drainer_presence
 from standin import StandIn
 
 
@@ -26,10 +26,10 @@ def test_force_flush_waits_for_what_was_accepted_before(
     assert langfuse.accepted == 50
 
 
-def test_force_flush_waits_for_what_is_being_sent_straight_from_the_journal(
+def test_force_flush_waits_for_what_is_being_sent_from_the_journal(
     exporter: SpoolSpanExporter, langfuse: StandIn
 ) -> None:
-    send_straight(exporter, langfuse, standin.delay(0.3))
+    send_from_journal(exporter, langfuse, standin.delay(0.3))
     assert exporter._pipeline.store.journal.is_claimed()
     assert exporter.force_flush(10_000)
     assert langfuse.names() == {"first": 1, "a": 1}
@@ -39,7 +39,7 @@ def test_force_flush_is_not_held_up_by_spans_that_end_meanwhile(
     settings: Settings, langfuse: StandIn
 ) -> None:
     exporter, is_over = SpoolSpanExporter(settings=settings), threading.Event()
-    send_straight(exporter, langfuse, standin.delay(0.1))
+    send_from_journal(exporter, langfuse, standin.delay(0.1))
 
     def go_on() -> None:
         while not is_over.wait(0.002):
@@ -81,7 +81,7 @@ def test_force_flush_waits_for_another_process_that_drains(
         assert sidecar.stderr is not None
         sidecar.stderr.readline()
         writer.export([span("a")])
-        while not presence.drainer(writer._pipeline.store)[0]:
+        while not drainer_presence.drainer(writer._pipeline.store)[0]:
             pass
         assert writer.force_flush(60_000)
         sidecar.send_signal(signal.SIGTERM)

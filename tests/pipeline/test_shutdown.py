@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 import standin
 from disks import no_room
-from journal_sending import send_straight
+from journal_sending import send_from_journal
 from ledgers import ledger_of
 from manners import each_manner
 from spans import span
@@ -30,10 +30,10 @@ def test_shutdown_delivers_what_a_healthy_endpoint_takes(
     assert langfuse.names()["a"] == 1
 
 
-def test_shutdown_waits_for_what_is_being_sent_straight_from_the_journal(
+def test_shutdown_waits_for_what_is_being_sent_from_the_journal(
     exporter: SpoolSpanExporter, path: Path, langfuse: StandIn
 ) -> None:
-    send_straight(exporter, langfuse, standin.delay(0.3))
+    send_from_journal(exporter, langfuse, standin.delay(0.3))
     exporter.export([span("b")])
     exporter.shutdown()
     assert langfuse.names() == {"first": 1, "a": 1, "b": 1}
@@ -44,7 +44,7 @@ def test_what_is_being_sent_when_the_process_ends_stays_in_its_journal(
     settings: Settings, path: Path, langfuse: StandIn
 ) -> None:
     exporter = SpoolSpanExporter(settings=replace(settings, shutdown_seconds=0.1))
-    send_straight(exporter, langfuse, standin.mute())
+    send_from_journal(exporter, langfuse, standin.mute())
     exporter.shutdown()
     assert ledger_of(path) == Ledger(accepted=2, delivered=1, pending=1)
 

@@ -16,7 +16,7 @@ from spool.errors import SpoolFileError
 from spool.journal import at_fork, directory, reader
 from spool.journal.chunk import Chunk
 from spool.settings.settings import Settings
-from spool.store import ingest, journal_chunks, presence, takeover
+from spool.store import drainer_presence, ingest, journal_chunks, takeover
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.store.takeover import Takeover
@@ -233,7 +233,7 @@ def test_while_one_has_looked_no_other_does(
 ) -> None:
     for process in (store, other):
         process.open()
-    with presence.present(store), presence.present(other):
+    with drainer_presence.present(store), drainer_presence.present(other):
         both = [Takeover(store, settings), Takeover(other, settings)]
         for one in both:
             one.look()  # each begins with it

@@ -11,7 +11,7 @@ from standin import StandIn
 from waits import wait_until
 
 
-def send_straight(
+def send_from_journal(
     exporter: SpoolSpanExporter, langfuse: StandIn, behaviour: standin.Behaviour
 ) -> None:
     """End span "a" while the line is well, and wait until the drainer is sending it."""

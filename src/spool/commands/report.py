@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spool.delivery.route_state import RouteState
 from spool.journal.identity import Identity
-from spool.store import presence
+from spool.store import drainer_presence
 from spool.store.records import Route
 from spool.system import spool_files
 
@@ -49,7 +49,7 @@ class Report:
     @classmethod
     def of(cls, store: Store, routes: Routes, max_bytes: int, now: float) -> Report:
         """Read a spool's state; `routes` knows whose secrets this environment holds."""
-        is_running, pid = presence.drainer(store)
+        is_running, pid = drainer_presence.drainer(store)
         with store.database.file_errors():
             strangers = tuple(spool_files.strangers(store.database.path))
         known = tuple(_with_inbound(store.routes(), store.inbound()))

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery import full_disk
+from spool.delivery import drain_full_disk
 from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store import takeover
@@ -112,7 +112,7 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
         if (seconds := min(rest, end) - time.monotonic()) > 0:
             time.sleep(seconds)
     if is_refused:
-        full_disk.send_journals(drainer, end, progress)
+        drain_full_disk.send_journals(drainer, end, progress)
 
 
 def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:

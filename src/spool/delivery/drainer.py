@@ -29,7 +29,7 @@ from spool.delivery.routes import Routes
 from spool.delivery.row_delivery import RowDelivery
 from spool.errors import SpoolError
 from spool.journal.overflow import Overflow
-from spool.store import presence
+from spool.store import drainer_presence
 from spool.store.takeover import Takeover
 from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
@@ -117,7 +117,7 @@ class Drainer(BackgroundThread):
 
     def run(self) -> None:
         """Send what comes, until it is stopping."""
-        with hidden_from_instrumentation(), presence.present(self.store):
+        with hidden_from_instrumentation(), drainer_presence.present(self.store):
             while not self.stopping.is_set():
                 self._awake.clear()
                 self.store.come.clear()

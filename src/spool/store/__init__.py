@@ -18,7 +18,8 @@ In reading order:
 - `rows`, `dead_letters`: how rows are chosen, divided, taken out, within a caller's transaction.
 - `sql`: the statements, by name. `schema`: the tables. `migrations`: the steps that change them.
 - `route_waits`: which routes wait and why. `row_packing`: few large rows of many small ones.
-- `eviction`: the oldest go. `operations`: what a person does. `presence`: whether anyone drains.
+- `eviction`: the oldest go. `operations`: what a person does.
+- `drainer_presence`: whether any process drains, for the others to see.
 - `ingest`: from this process's journal to rows. `takeover`: from those of others.
 - `maintenance`: what keeps a spool well. `maintenance_thread`: when. `limits`: age, size, disk.
 - `database`: the mutex, transactions, durability. `connections`: the reader and the writer.

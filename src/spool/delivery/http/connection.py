@@ -95,8 +95,8 @@ class Connection(http.client.HTTPConnection):
     def abort(self) -> None:
         """Close with a reset, and drop what was not sent yet.
 
-        Otherwise the kernel goes on with a body that was given up, for minutes on a thin line: that
-        takes the line from the next request, and the server may accept it in the end.
+        Otherwise the kernel goes on with a body that was given up, for minutes on a thin uplink: it
+        is in the way of the next request, and the server may accept it in the end.
         """
         if isinstance(self.sock, _Socket):
             self.sock.reset_on_close()

@@ -1,4 +1,4 @@
-"""Presence: whether any process drains this spool, for others to see."""
+"""Drainer presence: whether any process drains this spool, for others to see."""
 
 from __future__ import annotations
 
