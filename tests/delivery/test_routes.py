@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from freezegun import freeze_time
@@ -16,6 +17,7 @@ from drains import (
 )
 from spans import batch
 from spool.delivery.drainer import Drainer
+from spool.delivery.http.classification import Outcome, Verdict
 from spool.errors import SpoolFileError
 from spool.settings.settings import Settings
 from spool.settings.target import Target
@@ -214,6 +216,26 @@ def test_a_wait_that_the_file_cannot_take_is_kept_all_the_same(
     for _ in range(20):
         drainer.send_due()
     assert len(langfuse.requests) == 1
+
+
+def test_a_wait_is_kept_where_memory_delivers_spans_of_the_route_while_it_is_written(
+    drainer: Drainer,
+    store: Store,
+    target: Target,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait = route_waits.wait
+
+    def wait_beside_a_delivery(*arguments: Any) -> None:
+        wait(*arguments)
+        drainer.routes.count(target.route, 1, Outcome(Verdict.DELIVERED))  # as the other thread
+
+    monkeypatch.setattr(route_waits, "wait", wait_beside_a_delivery)
+    langfuse.behave(standin.server_error())
+    drainer.send_due()
+    assert route_of(store).attempts == 1
+    assert not drainer.routes.has_failed(target.route)
 
 
 def test_a_retry_after_of_nothing_still_backs_off(

@@ -178,7 +178,9 @@ class Routes:
     def _suspect(self, route: Route, suspect_to: int, probes: int = 0) -> None:
         if suspect_to:
             route_waits.suspect(self._store.database, route, suspect_to, probes)
-        self._failures[route.name] = _Failure()
+        # What memory holds of the route may have been delivered meanwhile, by another thread.
+        if route.name in self._failures:
+            self._failures[route.name] = _Failure()
 
     def put_off(self, routes: Sequence[Route], silence: Silence) -> None:
         """Keep the spans of routes whose host is silent until that is tried next.
