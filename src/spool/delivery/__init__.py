@@ -15,7 +15,8 @@ others since; else its route is held, or waits.
 
 Invariants:
 
-- Whoever sends holds the drain lock: of the routes that are well, or of those in trouble.
+- Whoever sends rows or a journal holds the drain lock: of the routes that are well, or of those in
+  trouble. What only its own memory holds a process sends without.
 - At least once: a span leaves the spool when its receiver has it, or as a dead letter. What was
   delivered and cannot be settled, because the file refuses, is remembered and not sent again.
 - Only evidence condemns a span, and no elapsed time does.
