@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from test_litellm import (
+
+from litellm_scenarios import (
     KEYS,
     OWN_KEY,
     PROJECTS,
@@ -26,7 +27,6 @@ from test_litellm import (
     litellm_version,
     refused_port,
 )
-
 from pages import block
 from standin import HOST, StandIn, parse, spans_of, unavailable
 

@@ -1,4 +1,11 @@
-"""The exporter: what OpenTelemetry's span processors call. It only delegates."""
+"""The exporter: what OpenTelemetry's span processors call. It encodes, and delegates.
+
+Invariants:
+
+- SUCCESS means that the spans are in the spool: the death of the process loses none of them.
+- Only the constructor raises. What fails later is said in the log, at most once a minute.
+- Each span that was not taken is counted as refused, unless memory holds it.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,16 @@
 
     litellm.callbacks = [spool.litellm.handler]
 
-LiteLLM makes the spans and decides where they go; only what takes them is ours. What is said here
-about LiteLLM was read in its integrations/langfuse/langfuse_otel.py, integrations/opentelemetry.py
-and litellm_core_utils/{litellm_logging,logging_worker}.py, versions 1.82.0, 1.94.0, 1.106.2 and
-1.110.2.
+Invariants:
+
+- LiteLLM makes the spans and decides where they go; only what takes them is ours.
+- A process has one handler and one exporter, however many keys and teams have projects of their
+  own. Their spans go to no other project, and nobody else's spans go to theirs.
+- Wrong settings are an error where the callback is set up, in LiteLLM's words; nothing is later.
+
+What is said here about LiteLLM was read in its integrations/langfuse/langfuse_otel.py,
+integrations/opentelemetry.py and litellm_core_utils/{litellm_logging,logging_worker}.py, versions
+1.82.0, 1.94.0, 1.106.2 and 1.110.2.
 """
 
 from __future__ import annotations

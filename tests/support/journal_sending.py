@@ -14,7 +14,7 @@ from waits import wait_until
 def send_from_journal(
     exporter: SpoolSpanExporter, langfuse: StandIn, behaviour: standin.Behaviour
 ) -> None:
-    """End span "a" while the line is well, and wait until the drainer is sending it."""
+    """End span "a" while its route is well, and wait until the drainer is sending it."""
     exporter.export([span("first")])
     assert exporter.force_flush(10_000)
     wait_until(lambda: exporter._pipeline.store.journal.served_until > time.monotonic())

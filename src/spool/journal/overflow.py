@@ -1,13 +1,13 @@
 """The overflow: spans that the disk refuses for now, in memory, bounded.
 
-Each span tries the file first, so what comes after is on disk as soon as that works; their order is
-no promise. Maintenance moves what is here to the file, too; while it cannot, the drainer sends it.
+Each span tries the journal first, so what comes after is on disk as soon as that works; their order
+is no promise. Maintenance writes what is here to the store; while it cannot, the drainer sends it.
 
 Invariants:
 
-- What was added is here until it is in the file, or was sent from here. While it is being sent it
-  is not moved to the file.
-- Of what was sent only a count remains, one for each target, until the file has it as accepted and
+- What was added is here until the store has it, or it was sent from here. While it is being sent it
+  is not written to the store.
+- Of what was sent only a count remains, one for each target, until the store has it as accepted and
   delivered.
 """
 
@@ -40,15 +40,15 @@ class Held:
 
     @classmethod
     def joined(cls, held: Sequence[Held]) -> Held:
-        """Make one batch of several of a route, so that the file takes them as one row."""
+        """Make one batch of several of a route, so that the store takes them as one row."""
         return replace(held[0], batch=merge([one.batch for one in held], compress=False))
 
 
 class Overflow:
-    """Holds batches in the order they came; safe between threads.
+    """Holds batches in the order they came; safe between threads and in signal handlers.
 
-    `moving` is held by the one thread that moves batches to the file. `has_moved`: the file took
-    something since it last refused a span.
+    `max_bytes` is the size of all payloads. `moving` is held by the one thread that writes batches
+    to the store. `has_moved`: the disk took something since it last refused a span.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -68,7 +68,7 @@ class Overflow:
 
     @property
     def spans(self) -> int:
-        """Count the spans that are here, and not in the file's ledger."""
+        """Count the spans that are here, and not in the store's ledger."""
         with self._lock:
             return self.unsent_spans + sum(spans for _, spans in list(self._delivered.values()))
 
@@ -103,7 +103,7 @@ class Overflow:
             return list({held.target.route: held.target for held in self._all()}.values())
 
     def forget(self, held: Held) -> None:
-        """Let go of a batch that the file has now."""
+        """Let go of a batch that the store has now."""
         with self._lock:
             self.has_moved = True
             if self._held.pop(held.number, None) is None:  # given back, and sent all the same
@@ -142,7 +142,7 @@ class Overflow:
         return found
 
     def deliver(self, sent: Iterable[Held]) -> None:
-        """Note that batches were sent from here, except what was given back and is in the file."""
+        """Note that batches were sent from here, except what was given back and is in the store."""
         with self._lock:
             for held in sent:
                 self._sending.discard(held.number)
@@ -157,7 +157,7 @@ class Overflow:
             return list(self._delivered.values())
 
     def credited(self, target: Target, spans: int) -> None:
-        """Let go of a count that the file has now."""
+        """Let go of a count that the store has now."""
         with self._lock:
             self._count(target, -spans)
 

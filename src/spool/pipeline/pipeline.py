@@ -60,7 +60,7 @@ late: Final[set[Pipeline]] = set()
 
 
 class Pipeline:
-    """One file's store, maintenance and drainer in this process."""
+    """One file's store and threads in this process; `overflow` is what its memory holds."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path

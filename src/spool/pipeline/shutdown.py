@@ -1,4 +1,4 @@
-"""The end of a process's use of a spool: what is still sent, what is saved, what is counted.
+"""The shutdown: what is still sent, saved and counted when a process ends its use of a spool.
 
 Invariants:
 
@@ -41,7 +41,7 @@ STOP_SECONDS: Final = 0.05
 
 
 class Shutdown:
-    """Ends the use of one store in this process; `overflow` is what its memory holds."""
+    """The end of one store's use in this process; `overflow` is what its memory holds."""
 
     def __init__(
         self, store: Store, settings: Settings, overflow: Overflow, targets: KnownTargets
@@ -90,15 +90,15 @@ class Shutdown:
 
     def _wait_for(self, drainer: Drainer) -> None:
         mark: list[tuple[File, int]] = []
-        with contextlib.suppress(SpoolError):  # as in `_is_taken_in`
+        with contextlib.suppress(SpoolError):  # as in `_is_moved`
             mark = self._store.journal.mark()
         while self._left() > 0:
-            if self._is_taken_in(mark) and not drainer.has_prospects():
+            if self._is_moved(mark) and not drainer.has_prospects():
                 return
             drainer.wake()
             time.sleep(POLL_SECONDS)
 
-    def _is_taken_in(self, mark: list[tuple[File, int]]) -> bool:
+    def _is_moved(self, mark: list[tuple[File, int]]) -> bool:
         """Move what is in the journal; say whether all up to a mark has left it, or cannot."""
         try:
             ingest.ingest(self._store, compress=self._settings.is_gzip, timeout=BRIEFLY)
@@ -109,7 +109,7 @@ class Shutdown:
     # By this thread
 
     def _send_rows(self) -> None:
-        self._is_taken_in([])
+        self._is_moved([])
         while self._left() > 0:
             sent = [self._send(route, target) for route, target in self._drainer.due()]
             if not any(sent):

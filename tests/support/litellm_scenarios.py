@@ -1,0 +1,217 @@
+"""Scenarios with real LiteLLM calls, whose answers are mocks, each in a process of its own.
+
+LiteLLM keeps its state in module globals, and takes seconds to import. So most scenarios are forked
+from one process that has imported it: this file as a script. Those that are about how a program
+imports LiteLLM, forks or ends are run afresh: this file as a script, with file and function.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pytest
+
+from spool.settings.headers import basic_auth
+from standin import HOST
+
+KEYS: Final = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
+TEAM: Final = {"langfuse_public_key": "pk-lf-team", "langfuse_secret_key": "sk-lf-team"}
+PROJECTS: Final = {"pk-lf-test": "sk-lf-test", "pk-lf-team": "sk-lf-team"}
+OWN_KEY: Final = basic_auth("pk-lf-test", "sk-lf-test")
+TEAM_KEY: Final = basic_auth("pk-lf-team", "sk-lf-team")
+SAID: Final = "The scenario says: "
+
+
+def litellm_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in importlib.metadata.version("litellm").split(".")[:2])
+
+
+def needs(major: int, minor: int, what: str) -> None:
+    if litellm_version() < (major, minor):
+        pytest.skip(f"litellm below {major}.{minor} {what}")
+
+
+needs_litellm: Final = pytest.mark.skipif(
+    importlib.util.find_spec("litellm") is None,
+    reason="litellm is not installed; pip install 'langfuse-spool[litellm]'",
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a scenario said at its end, and all else that it printed."""
+
+    said: Any
+    log: str
+
+
+def run(
+    scenario: Callable[[], None], path: Path, host: str, *, is_fresh: bool = False, **more: str
+) -> Ran:
+    """Run a scenario, a function of a test's file, in a process that only spools."""
+    here = {"SPOOL_PATH": str(path), "SPOOL_DRAIN": "off", "LANGFUSE_HOST": host}
+    environment = {**os.environ, **KEYS, **here, **more}
+    start = run_afresh if is_fresh else run_preloaded
+    with tempfile.NamedTemporaryFile("w+") as output:
+        code = start(scenario, environment, output)
+        log = Path(output.name).read_text()
+    assert code == 0, log
+    _, _, said = log.rpartition(SAID)  # LiteLLM logs to stdout too, even during exit
+    return Ran(json.loads(said.splitlines()[0]), log)
+
+
+def place_of(scenario: Callable[[], None]) -> tuple[str, str]:
+    return scenario.__code__.co_filename, scenario.__name__
+
+
+def run_afresh(scenario: Callable[[], None], environment: dict[str, str], output: IO[str]) -> int:
+    command = [sys.executable, __file__, *place_of(scenario)]
+    done = subprocess.run(
+        command, env=environment, stdout=output, stderr=output, timeout=100, check=False
+    )
+    return done.returncode
+
+
+def run_preloaded(
+    scenario: Callable[[], None], environment: dict[str, str], output: IO[str]
+) -> int:
+    process = preloaded()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    json.dump([*place_of(scenario), environment, output.name], process.stdin)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
+
+
+@functools.cache
+def preloaded() -> subprocess.Popen[str]:
+    """Start the process that others are forked from; it ends with the tests."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True)
+
+
+def act(file: str, name: str) -> None:
+    """Do a scenario, in this process."""
+    sys.path.insert(0, str(Path(file).parent))
+    getattr(importlib.import_module(Path(file).stem), name)()
+
+
+def fork_scenarios() -> None:
+    """Fork a process for each order that is read, and print its exit code."""
+    import litellm  # noqa: F401 - for all of them
+
+    assert threading.active_count() == 1, "no other thread would cross a fork"
+    for order in sys.stdin:
+        file, name, environment, output = json.loads(order)
+        pid = os.fork()
+        if pid == 0:
+            os.environ.clear()
+            os.environ.update(environment)
+            for fd in (1, 2):
+                os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), fd)
+            act(file, name)
+            return  # and ends as any program does
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def spool(path: Path, host: str, command: str, **more: str) -> tuple[int, Any]:
+    """Run a command as a user would, when all is well again."""
+    done = subprocess.run(
+        [sys.executable, "-m", "spool", "--path", str(path), command, "--json"],
+        env={**os.environ, **KEYS, "LANGFUSE_HOST": host, **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def drain(path: Path, host: str, **more: str) -> int:
+    """Send all that is left, and say how much it was."""
+    code, result = spool(path, host, "drain", **more)
+    assert code == 0, result
+    delivered = result["delivered"]
+    assert isinstance(delivered, int)
+    return delivered
+
+
+def credentials_file(path: Path, host: str = "") -> str:
+    path.write_text(f"pk-lf-team: sk-lf-team {host}\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def refused_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def say(value: object) -> None:
+    print(SAID + json.dumps(value), flush=True)
+
+
+def stock_callback() -> None:
+    import litellm
+
+    # As where only litellm itself is installed: it imports the proxy otherwise, for seconds.
+    sys.modules["litellm.proxy.proxy_server"] = None  # type: ignore[assignment]
+    litellm.callbacks = ["langfuse_otel"]
+
+
+def spool_handler() -> Any:
+    import litellm
+
+    import spool.litellm
+
+    litellm.callbacks = [spool.litellm.handler]
+    return spool.litellm.handler
+
+
+def question(text: str, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    return {"model": "gpt-4o", "messages": messages, "mock_response": f"re: {text}", **more}
+
+
+def ask(text: str = "hello", **more: Any) -> Any:
+    import litellm
+
+    return litellm.completion(**question(text, **more))
+
+
+async def ask_async(text: str = "hello", **more: Any) -> Any:
+    import litellm
+
+    return await litellm.acompletion(**question(text, **more))
+
+
+def finish() -> None:
+    """Wait until LiteLLM has logged all synchronous calls."""
+    from litellm.litellm_core_utils.thread_pool_executor import executor
+
+    executor.shutdown(wait=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        act(*sys.argv[1:])
+    else:
+        fork_scenarios()
