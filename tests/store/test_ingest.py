@@ -249,7 +249,7 @@ def test_a_note_that_cannot_be_read_keeps_no_span(store: Store, path: Path) -> N
     assert store.ledger() == Ledger(accepted=1, pending=1)
 
 
-def test_a_journal_without_a_note_is_taken_in(store: Store, path: Path) -> None:
+def test_a_journal_without_a_note_is_moved(store: Store, path: Path) -> None:
     die(path, "a", "b")
     (file,) = directory.paths(path)
     file.write_bytes(file.read_bytes()[header.SIZE :])

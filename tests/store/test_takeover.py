@@ -73,7 +73,9 @@ def test_what_stands_still_is_moved_though_its_process_lives(
     assert store.ledger() == Ledger(accepted=2, pending=2)
 
 
-def test_by_hand_everything_is_moved(store: Store, other: Store) -> None:
+def test_asked_for_everything_it_moves_what_living_processes_have_too(
+    store: Store, other: Store
+) -> None:
     store.open()
     accept(store, "a")
     takeover.take_over(other, compress=True, sending=10.0, everything=True)
