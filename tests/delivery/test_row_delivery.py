@@ -352,3 +352,33 @@ def test_overlapping_requests_make_no_negative_dead_letters(
     store.settle(late, clock.now, dead=1, reason="400")
     ledger = store.ledger()
     assert (ledger.delivered, ledger.dead, ledger.pending) == (4, 0, 2)
+
+
+def test_a_route_that_is_well_again_is_left_alone_until_its_probe_is_settled(
+    drainer: Drainer,
+    store: Store,
+    target: Target,
+    clock: Clock,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    langfuse.behave(standin.server_error())
+    drainer.send_due()
+    langfuse.behave(None)
+    clock.now += 1
+    settle = store.settle
+
+    def settle_beside_the_other_lane(*arguments: Any, **named: Any) -> int:
+        monkeypatch.undo()
+        delivered = settle(*arguments, **named)
+        route = route_of(store)
+        assert not route.is_troubled
+        store.append(target, batch("late"), clock.now)
+        with store.drain_lock.take(2) as is_had:
+            assert is_had
+            drainer.row_delivery.send(route.id, target)
+        return delivered
+
+    monkeypatch.setattr(store, "settle", settle_beside_the_other_lane)
+    drain_all(drainer)
+    assert store.ledger().delivered == langfuse.accepted == 21

@@ -7,6 +7,7 @@ Invariants:
   others. Where it accepts none the route is held, and all of its spans stay.
 - What was delivered and cannot be settled, because the file refuses, is remembered and not sent
   again.
+- One thread at a time is at a route: it changes lanes with its row, before that request has ended.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class RowDelivery:
         self._unsettled: dict[str, list[_Sent]] = {}
         self._suspects: dict[str, Suspect] = {}
         self._refusals: dict[str, Refusals] = {}
+        self._under_way: dict[str, object] = {}
         self._warnings = LimitedWarnings()
 
     def has_unsettled(self, route: str) -> bool:
@@ -72,9 +74,21 @@ class RowDelivery:
     ) -> Verdict | None:
         """Send one request of a route within `timeout` seconds, if it is due, or forced.
 
-        None where it is not due, where nothing waits, and where the caller's timeout has cut it:
-        that says nothing about the route. Raises SpoolError.
+        None where it is not due, where nothing waits, where another thread is at it, and where the
+        caller's timeout has cut it: that says nothing about the route. Raises SpoolError.
         """
+        mine = object()
+        try:
+            if self._under_way.setdefault(target.route, mine) is not mine:
+                return None
+            return self._send(route_id, target, timeout, is_forced=is_forced)
+        finally:
+            if self._under_way.get(target.route) is mine:
+                del self._under_way[target.route]
+
+    def _send(
+        self, route_id: int, target: Target, timeout: float, *, is_forced: bool
+    ) -> Verdict | None:
         route = self._in_turn(route_id, target)
         if route is None:
             return None
