@@ -80,7 +80,6 @@ class Client:
             body = join(batches, compress=False)
         except PayloadError as error:
             return Outcome(Verdict.SPLIT, str(error), is_damage=True)
-        encoding.is_gzip = False
         refused, outcome = outcome, self._send(sender, body, spans, left)
         encoding.learn(refused, outcome, self._clock())
         if not encoding.is_gzip:

@@ -69,6 +69,16 @@ def test_without_compression_the_body_is_declared_as_it_is(
     assert langfuse.accepted == 1
 
 
+@pytest.mark.parametrize("is_gzip", [False, True])
+def test_a_body_is_declared_as_it_is_whatever_another_thread_learns_meanwhile(
+    langfuse: StandIn, sender: Sender, is_gzip: bool
+) -> None:
+    sender.encoding.is_gzip = not is_gzip
+    assert sender.send(join([batch("call")], compress=is_gzip), 10).verdict is DELIVERED
+    assert ("content-encoding" in langfuse.requests[0].headers) == is_gzip
+    assert langfuse.accepted == 1
+
+
 def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_langfuse(
     langfuse: StandIn, sender_to: MakeSender
 ) -> None:

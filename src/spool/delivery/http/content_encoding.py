@@ -49,7 +49,6 @@ class ContentEncoding:
 
     def learn(self, refused: Outcome, plain: Outcome, now: float) -> None:
         """Compare what the receiver said to gzip, and then to the same spans without it."""
-        self.is_gzip = True
         is_told = refused.status == _UNSUPPORTED and plain.status not in {0, _UNSUPPORTED}
         if is_told or plain.is_delivered:
             self.is_gzip = self._is_doubted = False

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_BODY: Final = 1 << 20
+# What a gzip member begins with (RFC 1952, section 2.3.1), and no protobuf message does.
+_GZIP: Final = b"\x1f\x8b"
 
 
 class Sender:
     """Sends one target's requests over `connections` that are kept open.
 
-    `encoding` says how bodies must be encoded. Several threads may send at once: what memory holds
-    goes out while a probe of the same route is under way. Each has its own connection.
+    `encoding` says how bodies are to be encoded. Several threads may send at once, each over its
+    own connection: what memory holds goes out while a probe of the same route is under way.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Sender:
         self._connections = connections or ConnectionPool(settings)
 
     def send(self, body: bytes, timeout: float) -> Outcome:
-        """POST a body that is encoded as `encoding` says; `timeout` is the total, in seconds."""
+        """POST a body, gzip or as it is; `timeout` is the total, in seconds."""
         try:
             response = self._post(body, Deadline(timeout))
         except TimeoutError as error:
@@ -85,7 +87,7 @@ class Sender:
 
     def _exchange(self, connection: Connection, body: bytes) -> tuple[Response, bool]:
         """Ask, and give the response, and whether all of it was read."""
-        connection.request("POST", connection.target, body, self._headers(connection))
+        connection.request("POST", connection.target, body, self._headers(connection, body))
         with connection.getresponse() as response:
             length = response.getheader("content-length", "0")
             if not length.strip().isdecimal():  # RFC 9112, section 6.3: discard the answer
@@ -97,9 +99,9 @@ class Sender:
             headers = {name.lower(): value for name, value in response.getheaders()}
         return Response(response.status, headers, words), is_whole
 
-    def _headers(self, connection: Connection) -> dict[str, str]:
+    def _headers(self, connection: Connection, body: bytes) -> dict[str, str]:
         headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT}
-        if self.encoding.is_gzip:
+        if body.startswith(_GZIP):  # another thread may have learned what is next
             headers["content-encoding"] = "gzip"
         if self.target.public_key is not None:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"
