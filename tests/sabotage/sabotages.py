@@ -214,6 +214,20 @@ SABOTAGES = [
         "delivery/test_client.py",
     ),
     Sabotage(
+        "a body is declared as the next one will be",
+        "delivery/http/sender.py",
+        "        if body.startswith(_GZIP):",
+        "        if self.encoding.is_gzip:",
+        "delivery/http/test_sender.py",
+    ),
+    Sabotage(
+        "two threads settle the requests of one route",
+        "delivery/row_delivery.py",
+        "self._under_way.setdefault(target.route, mine) is not mine:",
+        "self._under_way.setdefault(target.route, mine) is None:",
+        "delivery/test_row_delivery.py",
+    ),
+    Sabotage(
         "a bad request is dropped whole",
         "delivery/row_delivery.py",
         "        if take.spans > 1:\n            return Verdict.SPLIT\n        if outcome.is_dam",
