@@ -147,3 +147,64 @@ def test_uwsgi_workers_serve_and_deliver_after_a_span_right_before_the_fork(
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert "before the fork" in langfuse.names()
+
+
+# It forks in the middle of the first import of the thread that sends, or when there was none.
+FORKS_WHILE_ITS_FIRST_REQUEST_IS_PREPARED = """
+import os, sys, threading
+from importlib.machinery import PathFinder
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from spool import SpoolSpanExporter
+
+has_ended, imports = threading.Event(), threading.Event()
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or threading.current_thread() is threading.main_thread():
+            return spec
+        execute = spec.loader.exec_module
+
+        def wait_for_the_child(module):
+            imports.set()
+            has_ended.wait(60)
+            execute(module)
+
+        spec.loader.exec_module = wait_for_the_child
+        return spec
+
+exporter = SpoolSpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+tracer = provider.get_tracer("test")
+sys.meta_path.insert(0, Finder)
+tracer.start_span("parent").end()
+while not imports.wait(0.01) and not exporter.force_flush(10):
+    pass
+pid = os.fork()
+if pid == 0:
+    sys.meta_path.remove(Finder)
+    tracer.start_span("child").end()
+    os._exit(not exporter.force_flush(30_000))
+status = os.waitpid(pid, 0)[1]
+has_ended.set()
+assert status == 0, "the child cannot send"
+provider.shutdown()
+"""
+
+
+def test_a_child_of_a_fork_beside_its_parents_first_request_can_send(
+    path: Path, langfuse: StandIn
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS_WHILE_ITS_FIRST_REQUEST_IS_PREPARED],
+        env=keys_of(langfuse, path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert langfuse.names() == {"parent": 1, "child": 1}

@@ -1,8 +1,13 @@
-"""Dialling: a host's name is resolved and one of its addresses connected, by a deadline."""
+"""Dialling: a host's name is resolved and one of its addresses connected, by a deadline.
+
+Invariant: a request to a healthy receiver imports nothing. The child of a fork in the middle of an
+import by another thread has half a module for ever: of `idna` it could not look up any name.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 - what names are looked up with: see above
 import ipaddress
 import queue
 import socket
