@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from spool.system.importing import importing
+
 # Langfuse caches an unknown key for 300 s, and every request with it renews that.
 HOLD_SECONDS: Final = 330.0
 # Larger powers are no number of seconds any more.
@@ -21,11 +23,12 @@ def draw(attempt: int, first: float, largest: float) -> float:
     The largest, as long as the process has no free descriptor to import the policy with.
     """
     try:
-        from tenacity import (  # noqa: PLC0415 - slow
-            RetryCallState,
-            Retrying,
-            wait_random_exponential,
-        )
+        with importing():
+            from tenacity import (  # noqa: PLC0415 - slow
+                RetryCallState,
+                Retrying,
+                wait_random_exponential,
+            )
     except (OSError, ImportError):
         return largest
     state = RetryCallState(Retrying(), None, (), {})

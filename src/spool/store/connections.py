@@ -36,6 +36,7 @@ from spool.store.sqlite import (
 from spool.system import spool_files
 from spool.system.event import SignalSafeEvent
 from spool.system.forks import PerProcess
+from spool.system.importing import importing
 from spool.system.locks import ownership
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ class Connections:
         if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
         if not version.is_current(found):
-            from spool.store import migrations  # noqa: PLC0415 - sqlite-utils, only while one is due
+            with importing():
+                from spool.store import migrations  # noqa: PLC0415 - sqlite-utils, rarely needed
 
             migrations.migrate(sqlite)
             checkpoint(sqlite)

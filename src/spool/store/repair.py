@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from spool.store import recovery
 from spool.store.sqlite import connect
 from spool.system import spool_files
+from spool.system.importing import importing
 from spool.system.log import logger
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Repair:
         self._damaged = None
 
     def _salvage(self) -> None:
-        from spool.store import salvage  # noqa: PLC0415 - rarely needed
+        with importing():
+            from spool.store import salvage  # noqa: PLC0415 - rarely needed
 
         path, wal = self._connections.path, self._connections.wal
         aside = spool_files.beside(path, f".corrupt-{time.time_ns()}")

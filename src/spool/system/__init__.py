@@ -22,7 +22,8 @@ In reading order:
 - `location`: where a spool may live. `spool_files`: how its files are named, made and opened.
 - `disk`: what room there is, and what is said where a disk refuses.
 - `locks`: between processes and threads. `drain_lock`: who may send.
-- `forks`: what a child has for itself. `event`: what a signal handler may set.
+- `forks`: what a child has for itself. `importing`: imports that a fork waits for.
+- `event`: what a signal handler may set.
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.
 - `exits`: what a process does last.
 - `log`, `redaction`: log lines that cannot flood, and what may be shown.

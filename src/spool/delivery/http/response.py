@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
+from spool.system.importing import importing
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -101,10 +103,11 @@ def _partial_success(answer: Any) -> tuple[int, str]:
 def _partial_success_of_protobuf(answer: bytes) -> tuple[int, str]:
     """Read OTLP's own partial success. Raises ValueError."""
     # Langfuse answers JSON: only other receivers need protobuf.
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
-    from opentelemetry.proto.collector.trace.v1 import (  # noqa: PLC0415 - as above
-        trace_service_pb2,
-    )
+    with importing():
+        from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
+        from opentelemetry.proto.collector.trace.v1 import (  # noqa: PLC0415 - as above
+            trace_service_pb2,
+        )
 
     try:
         response = trace_service_pb2.ExportTraceServiceResponse.FromString(answer)
@@ -116,8 +119,9 @@ def _partial_success_of_protobuf(answer: bytes) -> tuple[int, str]:
 def _status_message(body: bytes) -> str:
     """Give the words of a google.rpc.Status, which OTLP's failures are. Raises ValueError."""
     # As rarely needed as a partial success.
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
-    from google.rpc.status_pb2 import Status  # noqa: PLC0415 - as above
+    with importing():
+        from google.protobuf.message import DecodeError  # noqa: PLC0415 - as above
+        from google.rpc.status_pb2 import Status  # noqa: PLC0415 - as above
 
     try:
         return str(Status.FromString(body).message)
