@@ -76,9 +76,12 @@ class Verdict:
         """How many spans ended, by what the writers know.
 
         Of a killed process's spans that were not acknowledged they cannot know: the ledger's word
-        counts there, as far as there are so many.
+        counts there, as far as there are so many. On a small disk, too: what memory has sent is
+        counted when the file takes that, and who ends while the disk is full cannot wait for it.
         """
-        certain = self.trail.spooled | (self.finished.begun & self.found)
+        certain = self.trail.spooled
+        if not self.plan.has_small_disk:
+            certain = certain | (self.finished.begun & self.found)
         counted = self.ledger.accepted + self.ledger.refused
         return min(max(counted, len(certain)), len(self.trail.begun))
 
