@@ -83,18 +83,18 @@ is_over = True
     ),
     "one whose signal handlers end spans": (
         """
-handled = 0
+numbers, handled = iter(range(40)), []
 
 def handle(*_):
-    global handled
-    if handled < 40:
-        tracer.start_span(f"handler {handled}").end()
-        handled += 1
+    own = next(numbers, None)  # another may come in the middle of this one
+    if own is not None:
+        tracer.start_span(f"handler {own}").end()
+        handled.append(own)
 
 signal.signal(signal.SIGALRM, handle)
 signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
 number = 0
-while handled < 40:
+while len(handled) < 40:
     # A handler that comes within the batch processor's own lock would wait for itself for ever.
     if Processor is SimpleSpanProcessor and number < 200:
         tracer.start_span(f"main {number}").end()
