@@ -13,6 +13,7 @@ import itertools
 import os
 import random
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
@@ -297,6 +298,8 @@ class Schedule:
                 try:
                     store.ledger()
                 except SpoolFileError:  # it was moved while it was made
+                    if _is_blank(path):  # its maker was stopped, and has made another since
+                        continue
                     store.open()
                 self._look_into(store, found)
         return found
@@ -349,6 +352,17 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.closing(Store(path)) as store:
         store.open()
     return path
+
+
+def _is_blank(path: Path) -> bool:
+    """Say whether a file was moved before there was a table in it, or in its WAL."""
+    wal = spool_files.beside(path, "-wal")
+    if not path.exists() or (wal.exists() and wal.stat().st_size):
+        return False
+    with contextlib.closing(
+        sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    ) as it:
+        return bool(it.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()[0])
 
 
 @contextlib.contextmanager
