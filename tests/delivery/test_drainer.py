@@ -27,7 +27,7 @@ from spool.errors import SpoolFileError
 from spool.journal import directory
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import operations
+from spool.store import operations, route_waits
 from spool.store.records import Route
 from spool.store.store import Store
 from standin import StandIn
@@ -235,3 +235,17 @@ def test_a_journal_that_cannot_be_read_keeps_nothing_else_back(
     drain_all(drainer)
     assert set(langfuse.names()) == set(NAMES)
     assert "journals of other processes" in caplog.text
+
+
+def test_a_route_that_waits_rouses_nobody_before_its_time(
+    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
+) -> None:
+    drainer = new_drainer(backoff_seconds=(30, 60))
+    store.append(target, batch("span"), 1.0)
+    langfuse.behave(standin.server_error())
+    for _ in range(4):
+        clock.now += 61
+        drainer.send_due()
+    route_waits.wait(store.database, route_of(store), 20, clock.now, "500")
+    assert len(langfuse.requests) == 4
+    assert 19 < drainer._next_due() <= 20

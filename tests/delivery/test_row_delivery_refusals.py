@@ -18,7 +18,6 @@ from spool.delivery.drainer import Drainer
 from spool.otlp.batch import Codec, encode
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from spool.store import route_waits
 from spool.store.records import Ledger
 from spool.store.store import Store
 from standin import HTML, Reply, StandIn
@@ -343,17 +342,3 @@ def test_a_span_that_failed_and_then_is_refused_makes_no_storm(
         clock.now += 0.1
     assert len(langfuse.requests) < 20
     assert set(langfuse.names()) == {"good", "better"}
-
-
-def test_a_route_that_waits_rouses_nobody_before_its_time(
-    store: Store, target: Target, clock: Clock, langfuse: StandIn, new_drainer: NewDrainer
-) -> None:
-    drainer = new_drainer(backoff_seconds=(30, 60))
-    store.append(target, batch("span"), 1.0)
-    langfuse.behave(standin.server_error())
-    for _ in range(4):
-        clock.now += 61
-        drainer.send_due()
-    route_waits.wait(store.database, route_of(store), 20, clock.now, "500")
-    assert len(langfuse.requests) == 4
-    assert 19 < drainer._next_due() <= 20
