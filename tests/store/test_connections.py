@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -96,3 +98,35 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one
     assert other.ledger().accepted == 1
     store.close()
     other.close()
+
+
+def test_a_copy_of_a_file_whose_first_checkpoint_met_a_reader_is_known_for_a_spool(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spool.store.connections.checkpoint", lambda _sqlite: None)
+    store.append(MINE, batch("a"), now=1.0)
+    copy = path.parent.parent / "copy" / path.name  # without the lock file, which would say so
+    copy.parent.mkdir(mode=0o700)
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    with contextlib.closing(Store(copy)) as copied:
+        assert copied.ledger().accepted == 1
+
+
+def test_a_file_that_is_replaced_just_now_is_not_read_past_its_locks(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    aside = path.with_name("aside.db")
+    path.rename(aside)
+    opened: list[bool] = []
+
+    def connect_alone(path: Path, *, has_wal: bool) -> sqlite3.Connection:
+        aside.rename(path)  # as a salvage would, in that moment
+        opened.append(has_wal)
+        return sqlite3.connect(path)
+
+    monkeypatch.setattr("spool.store.connections.connect_alone", connect_alone)
+    with pytest.raises(SpoolFileError, match="unable to open"):
+        store.ledger()
+    assert opened == []

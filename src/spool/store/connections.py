@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from spool.errors import SpoolFileError, SpoolUnavailableError
 from spool.settings.durability import Durability
 from spool.store import recovery, version
+from spool.store.schema import APPLICATION_ID
 from spool.store.sqlite import (
     WORDS_OF_A_DISK,
     checkpoint,
@@ -225,6 +226,8 @@ class Connections:
         found = version.check(self.path, sqlite)
         if found == 0:
             sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode
+            # Here, as with a WAL it would stand in that alone until a checkpoint meets no reader.
+            sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
         if not version.is_current(found):
@@ -262,8 +265,8 @@ class Connections:
         try:
             use.reader = self._checked(connect(self.path, "ro"), main)
         except sqlite3.OperationalError as error:
-            if str(error) not in WORDS_OF_A_DISK:
-                raise
+            if str(error) not in WORDS_OF_A_DISK or main is None or main != self.inodes()[0]:
+                raise  # a salvage may be putting another file there
             # The disk takes no -shm, so nobody else can have opened the file. Only for one use.
             sqlite = connect_alone(self.path, has_wal=self.wal_bytes() > 0)
             use.reader = replace(self._checked(sqlite, main), is_alone=True)
