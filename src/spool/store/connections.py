@@ -225,9 +225,12 @@ class Connections:
         sqlite.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
         found = version.check(self.path, sqlite)
         if found == 0:
-            sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after journal_mode
-            # Here, as with a WAL it would stand in that alone until a checkpoint meets no reader.
+            # Before journal_mode: after it the first has no effect, and the second would stand in
+            # the WAL alone until a checkpoint meets no reader.
+            sqlite.execute("BEGIN")  # deferred: auto_vacuum needs a file without a page
+            sqlite.execute("PRAGMA auto_vacuum = INCREMENTAL")
             sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            sqlite.execute("COMMIT")
         if sqlite.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SpoolFileError(f"{self.path}: SQLite cannot use its WAL there; use a local disk")
         if not version.is_current(found):
