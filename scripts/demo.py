@@ -16,6 +16,8 @@ from standin import StandIn  # noqa: E402 - it lives with the tests
 
 CALLS = 20
 SPANS = 2 * CALLS  # LiteLLM makes two for each successful call
+DONE = "every call is logged"
+WAITS = "route pk-lf-test waits: "
 
 APPLICATION = f"""
 import time
@@ -31,8 +33,8 @@ for number in range({CALLS}):
     )
 from litellm.litellm_core_utils.thread_pool_executor import executor
 executor.shutdown(wait=True)  # the calls are logged in LiteLLM's own threads
-print("done", flush=True)
-time.sleep(600)
+print("{DONE}", flush=True)
+time.sleep(60)
 """
 
 
@@ -51,9 +53,12 @@ def main() -> int:
         langfuse.stop()
         say(f"Langfuse is down: {langfuse.url} refuses connections.")
         if not run_and_kill(environment):
-            say("the application did not get as far as its last call")
+            say("the application did not get as far as its last call, or the spool said nothing")
             return 1
-        say(f"An application made {CALLS} LiteLLM calls. Then it was killed with -9.")
+        say(
+            f"An application made {CALLS} LiteLLM calls, and LiteLLM logged them. "
+            "Then it was killed with -9."
+        )
         waiting = status(environment)["pending"]["spans"]
         say(f"On disk wait {waiting} of {SPANS} spans.")
         langfuse.start()
@@ -69,12 +74,21 @@ def main() -> int:
 
 
 def run_and_kill(environment: dict[str, str]) -> bool:
-    """Run the application up to its last call, and kill it; say whether it got there."""
+    """Run the application until its last call is logged and the spool has said that Langfuse is
+    down, and kill it; say whether it got there. What it says on standard error is passed on.
+    """
     command = [sys.executable, "-c", APPLICATION]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        line = process.stdout.readline() if process.stdout else ""
+    missing = {DONE, WAITS}
+    pipe, same = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=same, text=True) as process:
+        for line in process.stdout or ():
+            missing -= {words for words in missing if words in line}
+            if line != f"{DONE}\n":
+                print(line, end="", file=sys.stderr, flush=True)
+            if not missing:
+                break
         process.kill()
-    return line == "done\n"
+    return not missing
 
 
 def status(environment: dict[str, str]) -> dict[str, dict[str, int]]:

@@ -49,7 +49,6 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("", "python"),
         ("Quick start", "python"),
         ("Quick start", "sh"),
-        ("The roads in", "python"),
         ("The roads in", "yaml"),
         ("The roads in", "sh"),
         ("The roads in", "python"),
@@ -75,41 +74,75 @@ def test_the_demo_prints_what_the_readme_shows(
 ) -> None:
     monkeypatch.chdir(clone)
     (command,) = [c for c in block("", "sh").splitlines() if c.startswith("scripts/demo")]
-    said, shown = run_shell(command), block("", "")
+    said, shown = run_shell(f"exec 2>&1; {command}"), block("", "")
     assert without_figures(said) == without_figures(shown)
 
 
 def without_figures(text: str) -> str:
-    """Take out what differs each time: the port, and how long it took."""
-    return re.sub(r"127\.0\.0\.1:\d+|and \d+\.\d s", "…", text)
+    """Take out what differs: the port, how long it took, a system's number for an error."""
+    return re.sub(r"127\.0\.0\.1:\d+|and \d+\.\d s|Errno \d+", "…", text)
 
 
 # LiteLLM
 
-CALL: Final = """
-litellm.completion(
-    model="gpt-4o", messages=[{"role": "user", "content": "hello"}], mock_response="hello"
-)
+LOGGED: Final = """
 from litellm.litellm_core_utils.thread_pool_executor import executor
 executor.shutdown(wait=True)  # the call is logged in LiteLLM's own threads
 """
 
 
+def installing() -> str:
+    """Give the code that keeps the name `langfuse_otel`, which the roads in say in a sentence."""
+    statements = ["spool.litellm.install()", 'litellm.callbacks = ["langfuse_otel"]']
+    assert set(statements) <= set(quoted(README.read_text()))
+    return "\n".join(["import litellm, spool.litellm", *statements, ""])
+
+
 @needs_litellm
 @pytest.mark.once
-@pytest.mark.parametrize("section", ["", "The roads in"])
-def test_a_litellm_call_arrives(section: str, environment: None, langfuse: StandIn) -> None:
-    code = block(section, "python")
-    assert "litellm" in code
-    run_python(code + CALL)
+def test_a_litellm_call_arrives(environment: None, langfuse: StandIn) -> None:
+    run_python(block("", "python") + LOGGED)
     drain()
     assert langfuse.names() == {"litellm_request": 1, "raw_gen_ai_request": 1}
 
 
 @needs_litellm
 @pytest.mark.once
+def test_a_litellm_call_arrives_under_the_name_langfuse_otel(
+    environment: None, langfuse: StandIn
+) -> None:
+    (call,) = [c for c in block("", "python").splitlines() if c.startswith("litellm.completion")]
+    run_python(installing() + call + LOGGED)
+    drain()
+    assert langfuse.names() == {"litellm_request": 1, "raw_gen_ai_request": 1}
+
+
+ASYNC_CALLS: Final = """
+import asyncio
+
+async def main():
+    message = {"role": "user", "content": "hello"}
+    call = {"model": "gpt-4o-mini", "messages": [message], "mock_response": "hi"}
+    await asyncio.gather(*(litellm.acompletion(**call) for _ in range(5)))
+"""
+
+
+@needs_litellm
+@pytest.mark.once
+def test_an_async_program_that_ends_as_the_readme_says_leaves_every_span(
+    environment: None, langfuse: StandIn
+) -> None:
+    (last,) = [said for said in quoted(README.read_text()) if said.startswith("await ")]
+    code = f"{installing()}{ASYNC_CALLS}    {last}\n\nasyncio.run(main())\n"
+    run_python(code)
+    drain()
+    assert langfuse.names() == {"litellm_request": 5, "raw_gen_ai_request": 5}
+
+
+@needs_litellm
+@pytest.mark.once
 def test_with_litellms_v2_install_warns(environment: None) -> None:
-    code = block("The roads in", "python") + "print('went on')"
+    code = installing() + "print('went on')"
     done = run("python", "-W", "always", "-c", code, LITELLM_OTEL_V2="true")
     assert "LITELLM_OTEL_V2 is set" in done.stderr
     assert "went on" in done.stdout
@@ -140,10 +173,20 @@ def test_the_quick_start_ends_with_a_trace(
     environment: None, tmp_path: Path, langfuse: StandIn
 ) -> None:
     (tmp_path / "hello.py").write_text(block("Quick start", "python"))
-    *status, drained = run_shell(block("Quick start", "sh")).splitlines()
-    assert "delivered 1" in "\n".join(status)
+    drained, *status = run_shell(block("Quick start", "sh")).splitlines()
     assert drained.startswith("delivered 1 spans")
+    assert "delivered 2" in "\n".join(status)
     assert langfuse.names() == {"hello": 2}
+
+
+def test_the_quick_start_leaves_the_right_host_behind(
+    environment: None, tmp_path: Path, langfuse: StandIn
+) -> None:
+    (tmp_path / "hello.py").write_text(block("Quick start", "python"))
+    run_shell(block("Quick start", "sh"))
+    status = run("python", "-m", "spool", "status", "--json").stdout
+    assert langfuse.url in status
+    assert "127.0.0.1:9/" not in status
 
 
 def test_where_no_langfuse_is_at_hand_the_stand_in_plays_one(
@@ -213,6 +256,6 @@ def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandI
         pass
     langfuse.shutdown()
     """
-    run_python(block("The roads in", "python", 1) + textwrap.dedent(code))
+    run_python(block("The roads in", "python") + textwrap.dedent(code))
     drain()
     assert langfuse.names() == {"observed": 1}

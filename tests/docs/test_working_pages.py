@@ -75,3 +75,11 @@ def test_the_costs_in_the_readme_are_those_of_the_table() -> None:
     )
     assert f"`end()` {end[0]}" in text
     assert f"at {packed[0].partition(' ')[0]} spans a second" in text
+
+
+def test_what_arrives_without_us_in_an_outage_is_that_of_the_table() -> None:
+    text = " ".join(README.read_text().split())
+    stock = {row[0]: row[1].rpartition(", ")[2] for row in table(SCRIPTS, "endpoint")}
+    assert stock.pop("healthy") == "40"
+    assert set(stock.values()) == {"0"}
+    assert "0 of 40 spans of LiteLLM's stock `langfuse_otel` [arrive]" in text
