@@ -217,6 +217,7 @@ class Pipeline:
 
     def ledger(self) -> Ledger:
         """Give the totals, with what this process holds in memory. Raises SpoolFileError."""
+        self._notice_fork()
         return replace(self.store.ledger(), in_memory=self.overflow.spans)
 
     def flush(self, target: Target, timeout: float) -> bool:

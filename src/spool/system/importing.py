@@ -3,7 +3,9 @@
 The child of a fork in the middle of one has half a module for ever: it fails, or waits for a thread
 that only its parent has.
 
-Invariant: nobody waits longer than `BRIEFLY`, neither a fork nor an import.
+Invariant: nobody waits longer than `PATIENTLY`, neither a fork nor an import. That is longer than a
+fork waits for anything else: from a cold disk an import takes that long, and a child that hangs for
+ever is worse. It happens once in a process, with its first failure.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from spool.system.locks import BRIEFLY
+from spool.system.locks import PATIENTLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +29,7 @@ _held: list[threading.RLock] = []
 def importing() -> Iterator[None]:
     """Keep forks away while a block imports. Not each other for long: imports may need imports."""
     lock = _lock
-    is_had = lock.acquire(timeout=BRIEFLY)
+    is_had = lock.acquire(timeout=PATIENTLY)
     try:
         yield
     finally:
@@ -36,7 +38,7 @@ def importing() -> Iterator[None]:
 
 
 def _before_fork() -> None:
-    if _lock.acquire(timeout=BRIEFLY):
+    if _lock.acquire(timeout=PATIENTLY):
         _held.append(_lock)
 
 
