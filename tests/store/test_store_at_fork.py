@@ -100,9 +100,11 @@ def test_a_fork_does_not_wait_for_another_threads_use_nor_does_its_child(
 
     def use_it() -> None:
         with getattr(store.database, use)() as connection:
+            count = "SELECT count(*) FROM batch"
+            assert connection.execute(count).fetchone() == (1,)  # from here it is one moment's
             is_used.set()
             assert is_over.wait(60)
-            assert connection.execute("SELECT count(*) FROM batch").fetchone() == (1,)
+            assert connection.execute(count).fetchone() == (1,)
 
     user = threading.Thread(target=use_it)
     user.start()
