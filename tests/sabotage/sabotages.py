@@ -62,7 +62,7 @@ SABOTAGES = [
         "store/journal_chunks.py",
         "return is_next and not file.is_gone()",
         "return not file.is_gone()",
-        "store/test_ingest.py",
+        "store/test_takeover.py",
     ),
     Sabotage(
         "how far a journal was moved is only in the file that is moved away",
