@@ -26,6 +26,7 @@ from litellm_scenarios import (
     stock_callback,
 )
 from standin import HOST, Behaviour, StandIn, mute, unavailable
+from waits import PATIENCE
 
 pytestmark = needs_litellm
 
@@ -113,7 +114,10 @@ async def make_all_kinds_of_async_calls() -> None:
     assert [chunk async for chunk in await ask_async("async streaming", stream=True)]
     with pytest.raises(Exception, match="boom"):
         await ask_async("async failure", mock_response=Exception("boom"))
-    await asyncio.sleep(0.1)
+    # LiteLLM logs in tasks of its own, of which its worker's alone goes on.
+    going_on = {asyncio.current_task(), GLOBAL_LOGGING_WORKER._worker_task}
+    if others := asyncio.all_tasks() - going_on:
+        await asyncio.wait(others, timeout=PATIENCE)
     await GLOBAL_LOGGING_WORKER.flush()
 
 
