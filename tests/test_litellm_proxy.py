@@ -32,6 +32,15 @@ from standin import HOST, StandIn, parse, spans_of, unavailable
 
 COMMAND: Final = Path(sys.executable).with_name("litellm")
 
+# What the command `litellm` does. But uvicorn kills a worker that does not answer for 5 s, as one
+# that imports on a busy machine: there none would ever start.
+PATIENT_PROXY: Final = """
+import sys, uvicorn
+uvicorn.run.__kwdefaults__["timeout_worker_healthcheck"] = 240
+from litellm import run_server
+sys.exit(run_server())
+"""
+
 pytestmark = pytest.mark.skipif(
     not COMMAND.exists()
     or not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "apscheduler")),
@@ -96,7 +105,8 @@ class Proxy:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [
-                    *(COMMAND, "--config", config, "--host", HOST, "--port", str(self._port)),
+                    *(sys.executable, "-c", PATIENT_PROXY, "--config", config),
+                    *("--host", HOST, "--port", str(self._port)),
                     *("--num_workers", "2"),
                 ],
                 env={
