@@ -25,10 +25,10 @@ from litellm_scenarios import (
     credentials_file,
     drain,
     litellm_version,
-    refused_port,
 )
 from pages import block
-from standin import HOST, StandIn, parse, spans_of, unavailable
+from ports import HOST, free_port
+from standin import StandIn, parse, spans_of, unavailable
 
 COMMAND: Final = Path(sys.executable).with_name("litellm")
 
@@ -101,7 +101,7 @@ class Proxy:
         (directory / "spooled.py").write_text(SHIM)
         (directory / "our_auth.py").write_text(AUTH)
         self._log = directory / "log"
-        self._port = refused_port()
+        self._port = free_port()
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [

@@ -19,13 +19,13 @@ from litellm_scenarios import (
     drain,
     finish,
     needs_litellm,
-    refused_port,
     run,
     say,
     spool_handler,
     stock_callback,
 )
-from standin import HOST, Behaviour, StandIn, mute, unavailable
+from ports import HOST, free_port
+from standin import Behaviour, StandIn, mute, unavailable
 from waits import PATIENCE
 
 pytestmark = needs_litellm
@@ -216,7 +216,7 @@ def scenario_twenty() -> None:
 
 
 def test_all_spans_of_a_refusing_endpoint_arrive_later(path: Path, langfuse: StandIn) -> None:
-    run(scenario_twenty, path, f"http://{HOST}:{refused_port()}", SPOOL_DRAIN="on")
+    run(scenario_twenty, path, f"http://{HOST}:{free_port()}", SPOOL_DRAIN="on")
     assert drain(path, langfuse.url) == 40
     assert len(langfuse.span_ids()) == langfuse.accepted == 40
 

@@ -6,7 +6,7 @@ import ssl
 
 import trustme
 
-from standin import HOST
+from ports import HOST
 
 
 def tls_of(authority: trustme.CA, name: str = HOST) -> ssl.SSLContext:

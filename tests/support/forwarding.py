@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from standin import HOST
+from ports import HOST
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -13,7 +13,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,6 @@ from typing import IO, Any, Final
 import pytest
 
 from spool.settings.headers import basic_auth
-from standin import HOST
 
 KEYS: Final = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
 TEAM: Final = {"langfuse_public_key": "pk-lf-team", "langfuse_secret_key": "sk-lf-team"}
@@ -156,13 +154,6 @@ def credentials_file(path: Path, host: str = "") -> str:
     path.write_text(f"pk-lf-team: sk-lf-team {host}\n")
     path.chmod(0o600)
     return str(path)
-
-
-def refused_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        port = listener.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 def say(value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from standin import HOST
+from ports import HOST
 
 Addresses = list[tuple[Any, ...]]
 

@@ -41,6 +41,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+import ports
+from ports import HOST
+
 if TYPE_CHECKING:
     import ssl
 
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
 DecodeError: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
 json_format = importlib.import_module("google.protobuf.json_format")
 
-HOST = "127.0.0.1"
 PATH = "/api/public/otel/v1/traces"
 KEYS = {"pk-lf-test": "sk-lf-test"}
 JSON = "application/json"
@@ -407,6 +409,7 @@ class StandIn:
         """Listens; once more on the same port after a stop."""
         if self._acceptor is not None:
             return
+        ports.release(self.port)
         self._listener = socket.create_server((HOST, self.port), backlog=256)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
@@ -431,6 +434,8 @@ class StandIn:
             connection.shut()
         for thread in threads:
             thread.join(timeout=1)
+        # Nobody else's stand-in may answer there.
+        ports.keep(self.port)
 
     def behave(self, behaviour: Behaviour | None) -> None:
         """From the next request on; None is healthy again."""

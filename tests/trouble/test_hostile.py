@@ -17,6 +17,7 @@ import trustme
 import standin
 from drains import Clock
 from ledgers import balances
+from ports import HOST
 from spans import batch, span
 from spool import Settings, SpoolSpanExporter
 from spool.delivery import drain_once
@@ -24,7 +25,7 @@ from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.drainer import Drainer
 from spool.settings.target import Target
 from spool.store.store import Store
-from standin import HOST, Behaviour, Exchange, StandIn
+from standin import Behaviour, Exchange, StandIn
 from trials import Trial
 from waits import wait_until
 

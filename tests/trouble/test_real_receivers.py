@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from manners import OTLP_OK, receiver
+from ports import HOST, free_port
 from spans import batch, span
 from spool import SpoolSpanExporter
 from spool.delivery import drain_once
@@ -27,7 +27,7 @@ from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import row_packing
 from spool.store.store import Store
-from standin import HOST, StandIn
+from standin import StandIn
 from trials import Trial
 from waits import PATIENCE, wait_until
 
@@ -52,11 +52,6 @@ def environment(package: str) -> Path:
     if not (found / "wanted").exists():
         pytest.skip(f"{package} is not installed in {found.name}: scripts/test does that if it can")
     return found
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ import pytest
 import trustme
 
 from certificates import tls_of
+from ports import HOST
 from resolver import Addresses
 from senders import MakeSender
 from spool.delivery.http.sender import Sender
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from standin import HOST, StandIn
+from standin import StandIn
 
 
 @pytest.fixture

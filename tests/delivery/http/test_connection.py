@@ -9,11 +9,12 @@ import socket
 import pytest
 
 import standin
+from ports import HOST
 from senders import BODY, MakeSender, assert_timed_out, send_in_time
 from spool.delivery.http import connection
 from spool.delivery.http.classification import Verdict
 from spool.delivery.http.sender import Sender
-from standin import HOST, Behaviour, StandIn
+from standin import Behaviour, StandIn
 
 
 def raw(data: bytes, *, again: bool = False) -> Behaviour:

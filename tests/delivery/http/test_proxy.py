@@ -11,10 +11,11 @@ import pytest
 import requests.utils
 
 from forwarding import Proxy
+from ports import HOST
 from senders import BODY, MakeSender, assert_timed_out, send_in_time
 from spool.delivery.http.classification import Verdict
 from spool.delivery.http.proxy import authorization, proxy_for, secrets
-from standin import HOST, PATH, StandIn
+from standin import PATH, StandIn
 
 PROXIES = {"http": "http://plain:1", "https": "http://secure:2", "all": "http://all:3"}
 

@@ -11,13 +11,14 @@ import pytest
 import trustme
 
 from certificates import tls_of
+from ports import HOST
 from resolver import Addresses, address
 from senders import BODY, MakeSender
 from spool.delivery.http.classification import Verdict
 from spool.delivery.http.sender import Sender
 from spool.settings.settings import Settings
 from spool.settings.target import Target
-from standin import HOST, StandIn
+from standin import StandIn
 
 
 def test_a_certificate_that_the_configured_bundle_vouches_for_is_trusted(
