@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from spool.errors import SpoolError
+from spool.errors import SettingsError, SpoolError
 from spool.otlp.batch import encode
 from spool.pipeline.registry import open_pipeline, release
 from spool.settings.settings import Settings
@@ -21,10 +21,11 @@ from spool.system.log import LimitedWarning
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from spool.settings.given import Headers
     from spool.settings.target import Target
 
 
@@ -37,7 +38,8 @@ class SpoolSpanExporter(SpanExporter):
 
     Everything that is not given comes from the environment (see Settings.from_env): `path` of the
     spool file, `endpoint` as the full URL of the traces signal, `headers` of the requests, `drain`:
-    whether this process sends, or only writes. `settings` stands for all of them.
+    whether this process sends, or only writes. `settings` stands for all of them. OpenTelemetry's
+    configuration file gives the first four as they stand in its YAML.
 
     Exporters of one process that name the same file share one store, and one drainer if any of them
     wants it. Raises SettingsError, and SpoolFileError where the file is not ours or a newer
@@ -49,12 +51,14 @@ class SpoolSpanExporter(SpanExporter):
         *,
         path: str | os.PathLike[str] | None = None,
         endpoint: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         drain: bool | None = None,
         settings: Settings | None = None,
     ) -> None:
         if settings is None:
             settings = Settings.from_env(path=path, endpoint=endpoint, headers=headers, drain=drain)
+        if not isinstance(settings, Settings):
+            raise SettingsError("settings: must be a spool.Settings, which no file can give")
         self._target = settings.require_target()
         self._pipeline = open_pipeline(settings, self._target)
         self._refusal = LimitedWarning("spans were refused and are lost")

@@ -28,6 +28,7 @@ MISSING_KEYS: Final = (
     "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set "
     "for Langfuse OpenTelemetry integration."
 )
+_PROTOCOL: Final = "http/protobuf (opentelemetry-instrument says grpc where nothing is set)"
 
 
 def variables(environ: Mapping[str, str]) -> Variables:
@@ -133,7 +134,7 @@ def _otlp_endpoint(env: Variables) -> str | None:
         return None
     protocol = _otlp_variable(env, "PROTOCOL")
     if protocol is not None and env[protocol] != "http/protobuf":
-        refuse(protocol, env[protocol], "http/protobuf")
+        refuse(protocol, env[protocol], _PROTOCOL)
     said = env[variable]
     url = said if variable.endswith("_TRACES_ENDPOINT") else said.rstrip("/") + "/v1/traces"
     check_url(variable, url, said)

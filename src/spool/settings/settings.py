@@ -14,12 +14,15 @@ from spool.settings import environment, spool_path
 from spool.settings.durability import Durability
 from spool.settings.endpoints import langfuse_endpoint
 from spool.settings.environment import MISSING_KEYS
+from spool.settings.given import checked
 from spool.settings.target import Named, Target
 from spool.settings.values import SPOOL_RULES, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from spool.settings.given import Headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,7 @@ class Settings:
         *,
         target: Target | None = None,
         endpoint: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         environ: Mapping[str, str] | None = None,
         **given: Any,
     ) -> Settings:
@@ -102,9 +105,10 @@ class Settings:
         """
         env = environment.variables(os.environ if environ is None else environ)
         values = environment.fields(env)
-        values.update({name: value for name, value in given.items() if value is not None})
+        values.update(checked({**given, "endpoint": endpoint, "headers": headers}))
+        named = values.pop("endpoint", None), values.pop("headers", None)
         values["path"] = _path(values.get("path"))
-        values["target"] = target or environment.target(env, endpoint, headers)
+        values["target"] = target or environment.target(env, *named)
         values.setdefault("host", environment.host(env))
         return cls(**values)
 
