@@ -25,6 +25,7 @@ SAID: Final = {
     ".venv-3.11/bin/python -m pytest": " tests collected",
     ".venv-3.11/bin/ruff": "already formatted",
     ".venv-3.11/bin/mypy": "Contracts: ",
+    "scripts/matrix": "| Python | OpenTelemetry |",
     "scripts/chaos": "seed ",
     "scripts/sabotage": "| no span is fsynced with SPOOL_SYNC_SECONDS=0 |",
     "scripts/bench": " ...",
