@@ -111,15 +111,18 @@ def act(file: str, name: str) -> None:
 
 def fork_scenarios() -> None:
     """Fork a process for each order that is read, and print its exit code."""
+    before = dict(os.environ)
     import litellm  # noqa: F401 - for all of them
 
+    # As where its tokenizers lie: else it asks the internet for them, with a stream's first tokens.
+    set_by_litellm = dict(os.environ.items() - before.items())
     assert threading.active_count() == 1, "no other thread would cross a fork"
     for order in sys.stdin:
         file, name, environment, output = json.loads(order)
         pid = os.fork()
         if pid == 0:
             os.environ.clear()
-            os.environ.update(environment)
+            os.environ.update(set_by_litellm | environment)
             for fd in (1, 2):
                 os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), fd)
             act(file, name)
