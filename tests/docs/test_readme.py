@@ -152,7 +152,9 @@ def test_with_litellms_v2_install_warns(environment: None) -> None:
 @pytest.mark.once
 def test_the_proxys_ways_are_those_that_are_tried() -> None:
     """The YAML and they are tried with a real proxy in test_litellm_proxy."""
-    from test_litellm_proxy import SHIM, WAYS
+    from test_litellm_proxy import WAYS
+
+    from proxies import SHIM
 
     text = " ".join(README.read_text().split())
     dotted, shim, hook = WAYS.values()
