@@ -8,9 +8,9 @@ from collections.abc import Callable
 PATIENCE = 120.0  # seconds
 
 
-def wait_until(holds: Callable[[], bool], every: float = 0.01) -> None:
-    """Wait until something holds; look every so many seconds."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(holds: Callable[[], bool], every: float = 0.01, within: float = PATIENCE) -> None:
+    """Wait until something holds; look every so many seconds, for so many."""
+    deadline = time.monotonic() + within
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(every)
