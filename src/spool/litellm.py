@@ -115,7 +115,8 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
             keys = (os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
             target = replace(target, named=Named.BY_LITELLM) if all(keys) else target
         self._own_target = target
-        self._exporter = _Exporter(settings=Settings.from_env(target=target))
+        self._settings = Settings.from_env(target=target)
+        self._exporter = _Exporter(settings=self._settings)
         # Made here, not at the first span: LiteLLM ends spans during exit too, and cannot then.
         self._resource: Resource = super()._get_litellm_resource(config)
         provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
@@ -143,7 +144,8 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
 
         @functools.cache
         def find() -> Target:
-            return self._own_route(self._target(config, dynamic_headers))
+            target = self._own_route(self._target(config, dynamic_headers))
+            return self._settings.with_extra_headers(target)
 
         return SimpleSpanProcessor(_ProjectExporter(find, self._exporter))
 

@@ -221,6 +221,18 @@ def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:
     assert re.findall(r"(\w+)=", call) == [name for name in taken if name != "settings"]
 
 
+def test_extra_headers_are_sent_either_way(environment: None, langfuse: StandIn) -> None:
+    said = quoted(README.read_text())
+    (variable,) = [one for one in said if one.startswith("OTEL_EXPORTER_OTLP_HEADERS=")]
+    (call,) = [one for one in said if one.startswith("SpoolSpanExporter(headers=")]
+    program = block("Quick start", "python")
+    run_python(program, **dict([variable.split("=", 1)]))
+    run_python(program.replace("SpoolSpanExporter()", call))
+    drain()
+    assert [r.headers.get("x-gateway") for r in langfuse.requests] == ["let me in"] * 2
+    assert langfuse.names() == {"hello": 2}
+
+
 WITHOUT_CODE: Final = """
 from opentelemetry import trace
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -195,6 +197,106 @@ def test_given_headers_come_to_those_of_the_langfuse_keys(host: str) -> None:
     found = Settings.from_env(headers=theirs, environ=environ).require_target()
     assert found.headers["authorization"] == theirs["Authorization"]
     assert found.route == "pk-lf-9"
+
+
+def test_given_headers_leave_the_route_to_the_keys_whatever_these_look_like() -> None:
+    environ = {"LANGFUSE_PUBLIC_KEY": "of-the-headless-setup", "LANGFUSE_SECRET_KEY": "s"}
+    gateway, more = "http://gateway/v1/traces", {"x-team": "t"}
+    settings = Settings.from_env(endpoint=gateway, headers=more, environ=environ)
+    found = settings.require_target()
+    assert (found.route, found.public_key) == ("of-the-headless-setup", "of-the-headless-setup")
+    assert found.endpoint == gateway
+    assert found.headers == {**target(environ).headers, "x-team": "t"}
+
+
+EXTRA: Final = {"OTEL_EXPORTER_OTLP_HEADERS": "x-gateway=in"}
+HOST: Final = {"LANGFUSE_HOST": "https://langfuse.example"}
+
+
+@pytest.mark.parametrize("host", [{}, HOST])
+@pytest.mark.parametrize("variable", ["HEADERS", "TRACES_HEADERS"])
+def test_otlp_headers_come_to_those_of_the_langfuse_keys(
+    host: dict[str, str], variable: str
+) -> None:
+    said = "x-gateway=in,Authorization=Bearer%20x,x-langfuse-ingestion-version=1"
+    keys, found = (
+        target({**KEYS, **host}),
+        target({**KEYS, **host, f"OTEL_EXPORTER_OTLP_{variable}": said}),
+    )
+    assert found == replace(keys, headers={**keys.headers, "x-gateway": "in"})
+
+
+def test_given_headers_go_before_otlp_headers_of_the_same_name() -> None:
+    environ = {**KEYS, "OTEL_EXPORTER_OTLP_HEADERS": "x-gateway=in,x-team=theirs"}
+    found = Settings.from_env(headers={"X-Team": "ours"}, environ=environ).require_target()
+    assert found.headers == {**target(KEYS).headers, "x-gateway": "in", "x-team": "ours"}
+    assert found.route == "pk-lf-1"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://other.example"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://langfuse.example:8443"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://langfuse.example"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "langfuse.example:443"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[bad"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://other.example/v1/traces"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://other.example/v1/metrics"},
+        {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://other.example/v1/logs"},
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "https://langfuse.example",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://other.example/v1/logs",
+        },
+    ],
+)
+def test_otlp_headers_of_a_receiver_on_another_host_are_not_sent_to_langfuse(
+    named: dict[str, str],
+) -> None:
+    assert target({**KEYS, **HOST, **EXTRA, **named}) == target({**KEYS, **HOST})
+    broken = {"OTEL_EXPORTER_OTLP_HEADERS": "theirs to read"}
+    assert target({**KEYS, **HOST, **broken, **named}) == target({**KEYS, **HOST})
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://langfuse.example/api/public/otel"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://LANGFUSE.example:443"},
+        {
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-gateway=in",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://other.example/v1/metrics",
+        },
+    ],
+)
+def test_otlp_headers_for_the_same_host_or_for_traces_alone_are_sent(named: dict[str, str]) -> None:
+    assert target({**KEYS, **HOST, **EXTRA, **named}).headers["x-gateway"] == "in"
+
+
+def test_otlp_headers_of_a_plain_receiver_are_not_for_langfuse() -> None:
+    plain = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector.example", **EXTRA}
+    found = read({**plain, **HOST})
+    assert found.require_target().headers == {"x-gateway": "in"}
+    assert found.extra_headers == {}
+
+
+def test_extra_headers_come_to_every_project_on_their_host_and_leave_the_route() -> None:
+    settings = read({**KEYS, **HOST, **EXTRA})
+    here = Target.langfuse("pk-lf-2", "sk-lf-2", "https://langfuse.example").marked()
+    found = settings.with_extra_headers(here)
+    assert found == replace(here, headers={**here.headers, "x-gateway": "in"})
+    for other in (
+        Target.langfuse("pk-lf-2", "sk-lf-2", "https://other.example"),
+        Target.otlp("https://langfuse.example/v1/traces", {}),
+    ):
+        assert settings.with_extra_headers(other) == other
+    without_keys = read({**HOST, **EXTRA})
+    assert without_keys.with_extra_headers(here) == found
+    assert read(EXTRA).with_extra_headers(here) == here
+
+
+def test_extra_headers_are_in_no_words_about_settings() -> None:
+    assert "s3cret" not in repr(read({**KEYS, "OTEL_EXPORTER_OTLP_HEADERS": "a=s3cret"}))
 
 
 def test_given_headers_without_any_endpoint_are_an_error() -> None:

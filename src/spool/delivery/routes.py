@@ -96,7 +96,8 @@ class Routes:
             return (target if is_named else replace(target, endpoint=route.endpoint)), ""
         try:
             if (key := route.public_key) and (credential := self._credentials.of(key)) is not None:
-                return credential.target_of(route.name, key, self._settings.named_endpoint), ""
+                found = credential.target_of(route.name, key, self._settings.named_endpoint)
+                return self._settings.with_extra_headers(found), ""
         except SettingsError as error:
             self._warnings.warn("routes wait for their secrets", f"{route.name}: {error}")
             return None, str(error)

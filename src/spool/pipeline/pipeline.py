@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 # So often what is refused after the end is written down, without waiting for anybody.
 _COUNT_SECONDS: Final = 1.0
 # What every exporter has for itself, and what is agreed on.
-_NOT_SHARED: Final = ("path", "target", "host", "drain")
+_NOT_SHARED: Final = ("path", "target", "host", "extra_headers", "drain")
 
 # Those that have refused spans since they were closed: they count them at the exit.
 late: Final[set[Pipeline]] = set()

@@ -39,6 +39,19 @@ def check_url(variable: str, url: str, said: str) -> urllib.parse.SplitResult:
     return parts
 
 
+def is_same_host(one: str, other: str) -> bool:
+    """Say whether two URLs name the same host, port and scheme; no other text is a host."""
+    try:
+        first, second = urllib.parse.urlsplit(one), urllib.parse.urlsplit(other)
+        return _origin(first) == _origin(second)
+    except ValueError:
+        return False
+
+
+def _origin(url: urllib.parse.SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
 def has_stray_at(url: str) -> bool:
     """Say whether an `@` stands behind what would be the host."""
     _, *behind = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)

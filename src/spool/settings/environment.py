@@ -11,13 +11,12 @@ A variable that is empty counts as unset.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from spool.errors import SettingsError
-from spool.settings.endpoints import check_url, langfuse_endpoint
-from spool.settings.headers import clean_headers
+from spool.settings.endpoints import check_url, is_same_host, langfuse_endpoint
+from spool.settings.headers import read_headers
 from spool.settings.target import Target
 from spool.settings.values import OTLP_RULES, SPOOL_RULES, refuse
 
@@ -54,9 +53,7 @@ def target(
     if endpoint is None and headers is None:
         return keys or _otlp_target(env)
     if keys is not None:
-        merged = {**keys.headers, **clean_headers("headers", headers or {})}
-        found = Target.otlp(endpoint or keys.endpoint, merged)
-        return found if endpoint else replace(found, named=keys.named)
+        return keys.redirected(endpoint, headers or {})
     endpoint = endpoint or _otlp_endpoint(env)
     if endpoint is None:
         raise SettingsError(f"headers were given, but no endpoint. {MISSING_KEYS}")
@@ -64,8 +61,28 @@ def target(
 
 
 def host(env: Variables) -> str | None:
-    """Give the Langfuse host that counts; None where none is named."""
-    return next(iter(_hosts(env).values()), None)
+    """Give the Langfuse host that counts; None where none is named. Raises SettingsError."""
+    for variable, named in _hosts(env).items():
+        langfuse_endpoint(named, variable)  # here, for an error that names the variable
+        return named
+    return None
+
+
+def extra_headers(env: Variables, endpoint: str) -> dict[str, str]:
+    """Give the headers that come to those of Langfuse keys, which go to an endpoint.
+
+    They may be secrets: where such a variable names a receiver on another host, they are for that
+    one. Raises SettingsError.
+    """
+    variable = _otlp_variable(env, "HEADERS")
+    if variable is None:
+        return {}
+    is_general = variable == "OTEL_EXPORTER_OTLP_HEADERS"
+    signals = ("", "TRACES_", "METRICS_", "LOGS_") if is_general else ("", "TRACES_")
+    receivers = [env.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in signals]
+    if all(is_same_host(receiver, endpoint) for receiver in receivers if receiver):
+        return read_headers(variable, env[variable])
+    return {}
 
 
 def _spool_settings(env: Variables) -> dict[str, Any]:
@@ -108,10 +125,7 @@ def _proxies(env: Variables) -> dict[str, str]:
 def _langfuse_target(env: Variables) -> Target | None:
     public_key, secret_key = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
     if public_key and secret_key:
-        for variable, named in _hosts(env).items():
-            langfuse_endpoint(named, variable)  # here, for an error that names the variable
-            return Target.langfuse(public_key, secret_key, named)
-        return Target.langfuse(public_key, secret_key)
+        return Target.langfuse(public_key, secret_key, host(env))
     if public_key or secret_key:
         raise SettingsError(f"{MISSING_KEYS} Only one of them is.")
     return None
@@ -142,9 +156,5 @@ def _otlp_endpoint(env: Variables) -> str | None:
 
 
 def _otlp_headers(env: Variables) -> dict[str, str]:
-    from opentelemetry.util.re import parse_env_headers  # noqa: PLC0415 - rarely needed
-
     variable = _otlp_variable(env, "HEADERS")
-    if variable is None:
-        return {}
-    return clean_headers(variable, parse_env_headers(env[variable], liberal=True))
+    return {} if variable is None else read_headers(variable, env[variable])

@@ -6,13 +6,13 @@ Every field of `Settings` is the environment variable `SPOOL_<FIELD>`, and an er
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spool.errors import SettingsError
 from spool.settings import environment, spool_path
 from spool.settings.durability import Durability
-from spool.settings.endpoints import langfuse_endpoint
+from spool.settings.endpoints import is_same_host, langfuse_endpoint
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.given import checked
 from spool.settings.target import Named, Target
@@ -37,8 +37,9 @@ class Settings:
     the largest request before compression. backoff_seconds: the first and the largest.
     timeout_seconds: the hard total deadline of one request. shutdown_seconds: the longest that exit
     waits for a healthy endpoint. credentials_file: the secrets of further routes, see
-    `credentials`; host: the Langfuse host that the environment names, for those. compression: of
-    the requests, `gzip` or `none`. certificate: the CA bundle, a file or a directory;
+    `credentials`; host: the Langfuse host that the environment names, for those. extra_headers:
+    what the environment adds to requests to the Langfuse host that counts. compression: of the
+    requests, `gzip` or `none`. certificate: the CA bundle, a file or a directory;
     client_certificate and client_key: for mutual TLS. proxies: by scheme, and `no` for the hosts to
     reach without.
     """
@@ -56,6 +57,7 @@ class Settings:
     shutdown_seconds: float = 2.0
     credentials_file: Path | None = None
     host: str | None = field(default=None, repr=False)  # it may hold a password
+    extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     compression: Literal["gzip", "none"] = "gzip"
     certificate: Path | None = None
     client_certificate: Path | None = None
@@ -87,6 +89,23 @@ class Settings:
             return target.endpoint
         return langfuse_endpoint(self.host) if self.host else None
 
+    def with_extra_headers(self, target: Target) -> Target:
+        """Add the `extra_headers` to a target, if it is a Langfuse project on their host.
+
+        Its route stays the same whatever they are: else a change of them would strand spans.
+        """
+        theirs = self._langfuse_endpoint
+        if not target.public_key or not theirs or not is_same_host(target.endpoint, theirs):
+            return target
+        return target.with_extra(self.extra_headers)
+
+    @property
+    def _langfuse_endpoint(self) -> str | None:
+        """The Langfuse endpoint that counts, be it a default; None where there is none."""
+        if self.target is not None and self.target.public_key:
+            return self.target.endpoint
+        return langfuse_endpoint(self.host) if self.host else None
+
     @classmethod
     def from_env(
         cls,
@@ -99,9 +118,10 @@ class Settings:
     ) -> Settings:
         """Read the environment; what is given goes before it.
 
-        A `target` is taken as it is. `endpoint` and `headers` replace just those of the target that
-        the environment names; but beside Langfuse keys, headers come to theirs. Raises
-        SettingsError, which names the variable, its value and what is allowed.
+        `endpoint` and `headers` replace just those of the target that the environment names; but
+        beside Langfuse keys, headers come to theirs, and so do the environment's OTLP headers, also
+        to those of a given `target`. Raises SettingsError, which names the variable, its value and
+        what is allowed.
         """
         env = environment.variables(os.environ if environ is None else environ)
         values = environment.fields(env)
@@ -110,7 +130,10 @@ class Settings:
         values["path"] = _path(values.get("path"))
         values["target"] = target or environment.target(env, *named)
         values.setdefault("host", environment.host(env))
-        return cls(**values)
+        found = cls(**values)
+        if (langfuse := found._langfuse_endpoint) is not None:
+            found = replace(found, extra_headers=environment.extra_headers(env, langfuse))
+        return replace(found, target=found.target and found.with_extra_headers(found.target))
 
     def require_target(self) -> Target:
         """Give the target; raise SettingsError, in the words LiteLLM's users know, without one."""

@@ -66,6 +66,23 @@ class Target:
         plain = cls(without_secrets(endpoint), endpoint, headers)
         return plain.marked() if headers or urllib.parse.urlsplit(endpoint).query else plain
 
+    def redirected(self, endpoint: str | None, headers: Mapping[str, str]) -> Target:
+        """Give a Langfuse project's target with another endpoint, and further headers.
+
+        It stays that project's, unless there is another Authorization among them. Raises
+        SettingsError.
+        """
+        headers = clean_headers("headers", headers)
+        found = Target.otlp(endpoint or self.endpoint, {**self.headers, **headers})
+        named = found.named if endpoint else self.named
+        if "authorization" in headers:
+            return replace(found, named=named)
+        return replace(self, endpoint=found.endpoint, headers=found.headers, named=named)
+
+    def with_extra(self, headers: Mapping[str, str]) -> Target:
+        """Add headers; those that it has already stay, and so does its route."""
+        return replace(self, headers={**headers, **self.headers}) if headers else self
+
     def marked(self) -> Target:
         """Give it a route that no target with another secret or endpoint can have."""
         return replace(self, route=f"{self.route}#{self.fingerprint(self.route.encode())}")

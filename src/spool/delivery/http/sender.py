@@ -100,10 +100,12 @@ class Sender:
         return Response(response.status, headers, words), is_whole
 
     def _headers(self, connection: Connection, body: bytes) -> dict[str, str]:
-        headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT}
-        if body.startswith(_GZIP):  # another thread may have learned what is next
-            headers["content-encoding"] = "gzip"
+        headers = {"user-agent": _USER_AGENT}
         if self.target.public_key is not None:
             headers["x-langfuse-sdk-name"] = "langfuse-spool"
             headers["x-langfuse-sdk-version"] = __version__
-        return {**headers, **self.target.headers, **connection.proxy_headers}
+        headers.update(self.target.headers)
+        headers["content-type"] = "application/x-protobuf"
+        if body.startswith(_GZIP):  # another thread may have learned what is next
+            headers["content-encoding"] = "gzip"
+        return {**headers, **connection.proxy_headers}
