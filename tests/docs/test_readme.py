@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from instrumented import needs_distro
 from pages import README, ROOT, TESTS, block, blocks, drain, quoted, run, run_python, run_shell
 from spool import SpoolSpanExporter
 from standin import StandIn
@@ -28,10 +29,6 @@ needs_litellm = pytest.mark.skipif(
 )
 needs_langfuse = pytest.mark.skipif(
     importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
-)
-needs_distro = pytest.mark.skipif(
-    importlib.util.find_spec("opentelemetry.distro") is None,
-    reason="opentelemetry-distro is not installed here",
 )
 
 

@@ -12,7 +12,8 @@ Invariants:
 In reading order:
 
 - `main`: the group, the options that all share, errors as exit codes.
-- `open_spool`: the spool that a command works on. `output`: what all of them print with.
+- `open_spool`: the spool that a command works on. `zero_code`: why there may be none yet.
+- `output`: what all of them print with.
 - `drain`, `run`, `status`, `peek`, `adopt`, `dead`: the commands.
 - `report`: what `status` knows, and what a person should see to; apart from how it is printed.
 

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from spool.commands.output import say
+from spool.commands.zero_code import what_is_missing
 from spool.delivery.drainer import Drainer
 from spool.settings.settings import Settings
 from spool.store.store import Store
@@ -33,6 +34,8 @@ def existing(path: str | None) -> Iterator[OpenSpool | None]:
     spool = OpenSpool(path)
     if not spool.store.exists():
         say(f"no spool yet at {spool.settings.path}", err=True)
+        if missing := what_is_missing():
+            say(missing, err=True)
         yield None
         return
     try:

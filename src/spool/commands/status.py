@@ -11,6 +11,7 @@ import click
 from spool.commands.open_spool import existing
 from spool.commands.output import say
 from spool.commands.report import Report
+from spool.commands.zero_code import what_is_missing
 
 
 @click.command()
@@ -38,6 +39,8 @@ def status(path: str | None, max_age: float, *, as_json: bool) -> None:
         for line in _lines(report):
             say(line)
     concerns = report.concerns(max_age)
+    if not report.ledger.accepted and (missing := what_is_missing()):
+        concerns.append(missing)
     for concern in concerns:
         say(f"! {concern}", err=as_json)
     if concerns:

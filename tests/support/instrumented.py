@@ -1,0 +1,96 @@
+"""Programs and servers under `opentelemetry-instrument`, which a distro turns on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import ports
+from waits import PATIENCE, wait_until
+
+BIN: Final = Path(sys.executable).parent
+ZERO_CODE: Final = {
+    "OTEL_TRACES_EXPORTER": "spool",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+    # What is installed for other tests would import what it instruments, which takes seconds.
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*",
+}
+PROGRAM: Final = """
+from opentelemetry import trace
+trace.get_tracer("app").start_span("ended").end()
+print("went on")
+"""
+KILLED: Final = f"{PROGRAM}\nimport os; os.kill(os.getpid(), 9)"
+# It says which process has answered: a worker, that was forked.
+_SERVED: Final = """
+import os
+from opentelemetry import trace
+
+def application(environ, start_response):
+    with trace.get_tracer("app").start_as_current_span(environ["PATH_INFO"]):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+"""
+
+needs_distro = pytest.mark.skipif(
+    find_spec("opentelemetry.distro") is None, reason="opentelemetry-distro is not installed here"
+)
+
+
+def instrument(code: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a program without a line of ours in it, to its end."""
+    return subprocess.run(
+        [BIN / "opentelemetry-instrument", sys.executable, "-c", code],
+        env={**os.environ, **more},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def gunicorn(directory: Path, *options: str, **more: str) -> Iterator[HTTPConnection]:
+    """Serve with two workers; end as SIGTERM does, after which its log has no traceback."""
+    (directory / "app.py").write_text(_SERVED)
+    port = ports.free_port()
+    command = [str(BIN / "opentelemetry-instrument"), str(BIN / "gunicorn"), *options]
+    command += ["--workers=2", f"--bind={ports.HOST}:{port}", "app:application"]
+    with (directory / "log").open("wb") as log, subprocess.Popen(
+        command, cwd=directory, env={**os.environ, **more}, stdout=log, stderr=log
+    ) as process:  # fmt: skip
+        try:
+            connection = HTTPConnection(ports.HOST, port, timeout=PATIENCE)
+            wait_until(lambda: is_served(connection, process), every=0.1)
+            yield connection
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+    assert "Traceback" not in (directory / "log").read_text()
+
+
+def is_served(connection: HTTPConnection, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "the server has ended"
+    with contextlib.suppress(ConnectionError):
+        connection.connect()
+        return True
+    return False
+
+
+def ask(connection: HTTPConnection, path: str) -> int:
+    """Ask for a path, on a connection of its own; give the process that has answered."""
+    connection.close()
+    connection.request("GET", path)
+    return int(connection.getresponse().read())
