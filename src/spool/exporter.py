@@ -95,7 +95,7 @@ class SpoolSpanExporter(SpanExporter):
 
     def refuse(self, spans: Sequence[ReadableSpan], reason: object) -> SpanExportResult:
         """Count spans as refused, for good, and say why."""
-        self._pipeline.refuse(len(spans))
+        self._pipeline.refuse(len(spans), reason)
         self._refusal.warn(reason)
         return SpanExportResult.FAILURE
 

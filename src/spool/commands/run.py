@@ -8,6 +8,7 @@ import click
 
 from spool.commands.open_spool import ENDING_SECONDS, OpenSpool
 from spool.commands.output import say
+from spool.pipeline.observation import observed
 from spool.store.maintenance_thread import MaintenanceThread
 
 
@@ -24,8 +25,10 @@ def run(path: str | None) -> None:
     maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()
     spool.drainer.start()
+    observed.begin(spool.store, spool.settings.max_bytes)
     say(f"draining {spool.settings.path}", err=True)
     signal.sigwait(stops)
+    observed.end(spool.store)
     spool.drainer.stop(ENDING_SECONDS)
     maintenance.stop(ENDING_SECONDS)
     spool.store.close()

@@ -35,6 +35,7 @@ In reading order:
 - `client`: posts a request of any route. `request_size`: how much one holds. `silent_hosts`: which
   answer nobody.
 - `packing`, `file_watch`: what is done, and looked at, while nothing can be sent.
-- `instrumentation`: keeps all of this out of the traces that it carries.
+- `instrumentation`: keeps all of this out of the traces that it carries. `metrics`: what is told of
+  it.
 - `http`: one request, and what its response means.
 """

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.connection_pool import ConnectionPool
 from spool.delivery.http.sender import Sender
+from spool.delivery.metrics import RequestMetrics
 from spool.delivery.request_size import RequestSize
 from spool.delivery.silent_hosts import SilentHosts
 from spool.errors import PayloadError
@@ -51,6 +52,7 @@ class Client:
         self.connections = ConnectionPool(settings)
         self.silent_hosts = SilentHosts()
         self.timeout = settings.timeout_seconds
+        self._metrics = RequestMetrics(settings.path)
         self._settings = settings
         self._clock = clock
         self._senders: dict[str, Sender] = {}
@@ -67,6 +69,18 @@ class Client:
 
         Where that is not read, and no gzip body was yet, they are sent once more as they are.
         """
+        with self._metrics.operation(target, sum(batch.spans for batch in batches)) as operation:
+            operation.outcome = self._post(target, batches, timeout)
+        return operation.outcome
+
+    def ended(self, route: str, delivered: int, dead: int) -> None:
+        """Count spans of a route that are done."""
+        self.tally.delivered += delivered
+        self.tally.dead += dead
+        sender = self._senders.get(route)
+        self._metrics.ended(None if sender is None else sender.target, delivered, dead)
+
+    def _post(self, target: Target, batches: Sequence[Batch], timeout: float) -> Outcome:
         sender = self._senders.get(target.route)
         if sender is None or sender.target != target:
             sender = self._senders[target.route] = Sender(target, self._settings, self.connections)

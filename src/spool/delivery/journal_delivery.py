@@ -153,7 +153,8 @@ class JournalDelivery:
             self._warnings.warn("delivered from the journal, but not settled", error)
             return False
         self._unsettled = None
-        ingest.release(self._store, claim, moved)
+        # Before it is released: whoever waits for the delivery may then look at what was counted.
         route = Identity.decode(claim.chunk.frames[0].identity).route
         self._routes.count(route, claim.chunk.spans, outcome)
+        ingest.release(self._store, claim, moved)
         return True

@@ -224,5 +224,4 @@ class Routes:
         if dead:
             self._warnings.warn(f"route {route}: dead letters", outcome.reason)
         self._failures.pop(route, None)
-        self._client.tally.delivered += spans - dead
-        self._client.tally.dead += dead
+        self._client.ended(route, spans - dead, dead)

@@ -12,4 +12,5 @@ In reading order:
 - `pipeline`: one file's: spans are appended, held, or refused and counted; a flush waits.
 - `threads`: how maintenance and drainer start, begin and stop.
 - `shutdown`: what is still sent, saved and counted when the last one leaves.
+- `observation`: what is told to a MeterProvider of each spool.
 """

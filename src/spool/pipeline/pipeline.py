@@ -32,6 +32,7 @@ from spool.errors import (
 from spool.journal.overflow import Overflow
 from spool.otlp.batch import ROW_BYTES, merge
 from spool.otlp.cutting import pieces
+from spool.pipeline.observation import observed
 from spool.pipeline.shutdown import POLL_SECONDS, STOP_SECONDS, Shutdown
 from spool.pipeline.threads import Threads
 from spool.settings.known_targets import KnownTargets
@@ -137,6 +138,7 @@ class Pipeline:
             self.store.drain_lock.prepare()
             self.store.probe_lock.prepare()
             self.store.probe_lock.close()  # it is opened when there is trouble
+        observed.begin(self.store, self._settings.max_bytes)
 
     def _check_version(self) -> None:
         with contextlib.suppress(SpoolUnavailableError):
@@ -181,7 +183,7 @@ class Pipeline:
             self.overflow.has_moved = self.overflow.has_moved and is_full
             if is_full or not self._hold(target, batch, now, error):
                 self._refusal.warn(error)
-                self.refuse(batch.spans)
+                self.refuse(batch.spans, error)
             return False
         self.overflow.has_moved = True
         return True
@@ -193,9 +195,13 @@ class Pipeline:
         self.store.rouse()
         return True
 
-    def refuse(self, spans: int) -> None:
-        """Count spans that are lost. Waits for nobody, and raises nothing."""
+    def refuse(self, spans: int, reason: object) -> None:
+        """Count spans that are lost: to an error, or else to the end of their exporter.
+
+        Waits for nobody, and raises nothing.
+        """
         self._notice_fork()
+        observed.refuse(self.store, spans, reason)
         self.store.refuse(spans)
         if not self._users:
             late.add(self)
@@ -267,6 +273,7 @@ class Pipeline:
         """
         self._notice_fork()
         self._threads.close()
+        observed.end(self.store)
         is_used, self._is_used, self._is_working = self._is_used, False, False
         overflow, self.overflow = self.overflow, Overflow()
         try:

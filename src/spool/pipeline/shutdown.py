@@ -20,6 +20,7 @@ from spool.delivery.drainer import Drainer
 from spool.delivery.http.classification import Verdict
 from spool.delivery.instrumentation import hidden_from_instrumentation
 from spool.errors import SpoolError
+from spool.pipeline.observation import observed
 from spool.store import ingest
 from spool.store.maintenance import Maintenance
 from spool.system.locks import BRIEFLY
@@ -83,6 +84,7 @@ class Shutdown:
             if lost := self._overflow.unsent_spans:
                 logger.error("langfuse-spool: %d spans are lost: %s", lost, error)
                 self._store.refuse(lost)
+                observed.refuse(self._store, lost, error)
             with contextlib.suppress(SpoolError):  # it has been said
                 self._maintenance.write_down(BRIEFLY)
 

@@ -106,6 +106,7 @@ Beside it stand, each with its name first (all mode 0600):
     .lock                    nothing: the mutex. Once it is there, a damaged file is known as ours
     .drainer                 nothing: locked, shared, by all that have a drainer. Its change time
                              says when somebody looked after others' journals last
+    .reporter                nothing: locked by who tells a MeterProvider of the spool
     .turn, .deputy, .probe.turn, .probe.deputy
                              who sends: see the package `system`
     .inbox-<pid>-<hex>       spans that are no rows yet: see the package `journal`

@@ -34,7 +34,8 @@ WORDS_OF_A_DISK: Final = frozenset(
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a file that is there, `ro` or `rw`."""
-    sqlite = sqlite3.connect(
+    # Not sqlite3.connect: where that is instrumented, our statements would be spans to be spooled.
+    sqlite = sqlite3.Connection(
         f"{path.as_uri()}?mode={mode}",
         uri=True,
         timeout=BRIEFLY,

@@ -31,6 +31,7 @@ from spool.store.schema import ID_BITS
 from spool.system import disk, location, spool_files
 from spool.system.drain_lock import DrainLock
 from spool.system.event import SignalSafeEvent
+from spool.system.first_comer import FirstComer
 from spool.system.locks import PATIENTLY, FileLock
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ class Store:
 
     `journal` takes what the application's threads bring, and `come` is set by that. `drain_lock`
     is held by the process that sends, for one turn, and `probe_lock` by the one that sends a route
-    in trouble; `presence` by every process that has a drainer. While it `is_full`, or the disk
-    `is_cramped`, nothing is accepted. `unreadable` are the journals that were passed over when they
-    were read last, and why. All methods raise SpoolFileError, those that write SpoolBusyError
-    too.
+    in trouble; `presence` by every process that has a drainer; `reporter` is the one that tells
+    metrics of it. While it `is_full`, or the disk `is_cramped`, nothing is accepted. `unreadable`
+    are the journals that were passed over when they were read last, and why. All methods raise
+    SpoolFileError, those that write SpoolBusyError too.
     """
 
     def __init__(self, path: Path, durability: Durability = Durability.PROCESS_DEATH) -> None:
@@ -64,6 +65,7 @@ class Store:
         self.drain_lock = DrainLock(path, create)
         self.probe_lock = DrainLock(path, create, kind=".probe")
         self.presence = FileLock(spool_files.beside(path, ".drainer"), create, shared=True)
+        self.reporter = FirstComer(spool_files.beside(path, ".reporter"), create)
         self.come = SignalSafeEvent()
         self.is_full = False
         self.is_cramped = False
@@ -88,6 +90,7 @@ class Store:
         self.drain_lock.close()
         self.probe_lock.close()
         self.presence.close()
+        self.reporter.close()
 
     # Writing: the application's threads
 

@@ -34,7 +34,7 @@ def check_ours(path: Path) -> None:
 
 def _check_mark(path: Path) -> None:
     try:
-        opened = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+        opened = sqlite3.Connection(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     except sqlite3.OperationalError as error:
         if not path.exists():  # it was moved away meanwhile
             return

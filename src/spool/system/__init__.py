@@ -14,6 +14,7 @@ The locks lie beside the spool, whose name comes first (all mode 0600, never rem
     spool.db.deputy                            who sends past one that is stopped  none
     spool.db.probe.turn, spool.db.probe.deputy the same, for routes in trouble     as above
     spool.db.drainer                           all that have a drainer, shared     none
+    spool.db.reporter                          who tells metrics of the spool      none
 
 The bytes of a signature are drawn in `locks`.
 
@@ -21,7 +22,8 @@ In reading order:
 
 - `location`: where a spool may live. `spool_files`: how its files are named, made and opened.
 - `disk`: what room there is, and what is said where a disk refuses.
-- `locks`: between processes and threads. `drain_lock`: who may send.
+- `locks`: between processes and threads. `drain_lock`: who may send. `first_comer`: who of many
+  does something.
 - `forks`: what a child has for itself. `importing`: imports that a fork waits for.
 - `event`: what a signal handler may set.
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.

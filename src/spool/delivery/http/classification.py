@@ -44,7 +44,7 @@ class Outcome:
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
     `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
     the server says so. `is_damage`: it was not sent, its spans cannot be read. `status` is that of
-    the answer, 0 where there was none.
+    the answer, 0 where there was none; then `exception` is what was raised, by its class.
     """
 
     verdict: Verdict
@@ -56,11 +56,23 @@ class Outcome:
     is_too_large: bool = False
     is_damage: bool = False
     status: int = field(default=0, compare=False)
+    exception: str = field(default="", compare=False)
 
     @property
     def is_delivered(self) -> bool:
         """Whether the receiver has accepted the request."""
         return self.verdict is Verdict.DELIVERED
+
+    @property
+    def error_type(self) -> str:
+        """What was wrong, in few words that recur (`error.type`); nothing where all was taken."""
+        if self.is_delivered:
+            return "rejected" if self.rejected else ""
+        if self.is_timeout:
+            return "timeout"
+        if 200 <= self.status < 300:  # noqa: PLR2004 - as `classify`
+            return "no_otlp_answer"
+        return str(self.status or self.exception or "damaged")
 
     @property
     def blames_no_span(self) -> bool:

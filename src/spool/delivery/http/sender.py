@@ -58,7 +58,8 @@ class Sender:
             # ValueError: a proxy or a host whose name or port is none.
             is_unanswered = isinstance(error, OSError)
             reason = f"{type(error).__name__}: {error}"
-            outcome = Outcome(Verdict.WAIT, reason, is_unanswered=is_unanswered)
+            kind = type(error).__qualname__
+            outcome = Outcome(Verdict.WAIT, reason, is_unanswered=is_unanswered, exception=kind)
         else:
             outcome = classify(response, is_strict=self.target.public_key is not None)
             outcome = replace(outcome, status=response.status)
