@@ -163,10 +163,6 @@ def scenario_too_late() -> None:
     say(warnings_of_install())
 
 
-def scenario_version_2() -> None:
-    say(warnings_of_install())
-
-
 def warnings_of_install() -> list[str]:
     import spool.litellm
 
@@ -182,11 +178,6 @@ def test_install_warns_when_the_stock_callback_was_made_before(
 ) -> None:
     [warning] = run(scenario_too_late, path, langfuse.url).said
     assert "LiteLLM has already made its own langfuse_otel callback" in warning
-
-
-def test_install_warns_when_litellms_v2_callback_is_on(path: Path) -> None:
-    [warning] = run(scenario_version_2, path, "http://127.0.0.1:9", LITELLM_OTEL_V2="true").said
-    assert "LITELLM_OTEL_V2 is set" in warning
 
 
 def scenario_debug() -> None:

@@ -5,8 +5,7 @@
 Invariants:
 
 - LiteLLM makes the spans and decides where they go; only what takes them is ours.
-- A process has one handler and one exporter, however many keys and teams have projects of their
-  own. Their spans go to no other project, and nobody else's spans go to theirs.
+- A process has one handler, however many keys and teams have projects of their own.
 - Wrong settings are an error where the callback is set up, in LiteLLM's words; nothing is later.
 
 What is said here about LiteLLM was read in its integrations/langfuse/langfuse_otel.py,
@@ -20,28 +19,30 @@ import atexit
 import contextlib
 import functools
 import importlib
-import logging
 import os
 import sys
-import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from litellm._logging import verbose_logger
 from litellm.integrations.langfuse.langfuse_otel import LangfuseOtelLogger
 from litellm.litellm_core_utils import litellm_logging
-from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.util.re import parse_env_headers
 
-from spool.errors import SettingsError, SpoolError
-from spool.exporter import SpoolSpanExporter
+from spool.errors import SettingsError
+from spool.litellm_projects import (
+    LiteLLMExporter,
+    ProjectExporter,
+    as_named,
+    end,
+    own_route,
+    show_what_is_sent,
+    target_of,
+    warn,
+)
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.settings import Settings
-from spool.settings.target import Named, Target
-from spool.system.log import logger
-from spool.system.redaction import without_secrets
 
 # LiteLLM imports it with a call's first span: at exit, where a program ends after its call. By then
 # it starts no thread any more, and fails. Older versions do not have it; some cannot import it.
@@ -49,26 +50,35 @@ with contextlib.suppress(Exception):
     importlib.import_module("litellm.integrations.otel.emitter")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
+    from types import ModuleType
 
+    from litellm.integrations.custom_logger import CustomLogger
     from litellm.integrations.opentelemetry import OpenTelemetryConfig
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
+
+    from spool.settings.target import Target
 
 _NAME: Final = "langfuse_otel"
 _OTLP_HTTP: Final = ("otlp_http", "http/protobuf", "http/json")  # LiteLLM sends protobuf for all.
 _MOST_MARKERS: Final = 2000
 
-handler: SpooledLangfuseOtelLogger
-"""The callback of this process, made when it is first asked for, as by `install()`."""
+handler: CustomLogger
+"""The callback of this process, made when it is first asked for, as by `install()`.
+
+It is ours, and where `LITELLM_OTEL_V2` is set LiteLLM's own v2 callback, with the spool behind it.
+"""
 
 
 def install() -> None:
-    """Make LiteLLM's callback name `langfuse_otel` mean our `handler`, everywhere.
+    """Put the spool behind LiteLLM's callback name `langfuse_otel`, everywhere.
 
     The settings of a proxy's keys and teams say this name too. Call it before LiteLLM's first call;
     calling it again is harmless. Raises SettingsError or SpoolFileError.
     """
+    if (v2 := _v2()) is not None:
+        v2.install()
+        return
     # Two threads at once may both make one; the first stays. A lock could be held across a fork.
     ours = globals().get("handler") or globals().setdefault("handler", SpooledLangfuseOtelLogger())
     # LiteLLM takes the first LangfuseOtelLogger of this list, and makes its own if there is none.
@@ -76,16 +86,10 @@ def install() -> None:
     if ours in loggers[:1]:
         return
     if any(other is not ours and getattr(other, "callback_name", "") == _NAME for other in loggers):
-        _warn(
+        warn(
             "LiteLLM has already made its own langfuse_otel callback, which goes on sending spans "
             "from memory, where they can be lost. Call spool.litellm.install() before LiteLLM's "
             "first call."
-        )
-    if os.environ.get("LITELLM_OTEL_V2", "").lower() in ("1", "on", "t", "true", "y", "yes"):
-        _warn(
-            "LITELLM_OTEL_V2 is set: the name langfuse_otel then means LiteLLM's v2 callback, "
-            "which is not spooled, and its spans can be lost. Unset it, or put "
-            "spool.litellm.handler itself into the callbacks."
         )
     loggers.insert(0, ours)
 
@@ -94,11 +98,27 @@ def __getattr__(name: str) -> Any:
     if name != "handler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     install()
+    if name not in globals():
+        globals()[name] = cast("ModuleType", _v2()).callback()
     return globals()[name]
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+@functools.cache
+def _v2() -> ModuleType | None:
+    """Give what spools LiteLLM's v2 where that is on; it can be LiteLLM's that it cannot start."""
+    try:
+        from litellm.integrations.otel.model.config import is_otel_v2_enabled  # noqa: PLC0415 - >= 1.83
+
+        if is_otel_v2_enabled():
+            return importlib.import_module("spool.litellm_v2")
+    except Exception as error:  # noqa: BLE001 - LiteLLM's modules raise whatever they like
+        if os.environ.get("LITELLM_OTEL_V2"):
+            warn(
+                "LITELLM_OTEL_V2 is set, but LiteLLM's v2 cannot be had here, or not be spooled "
+                f"({error}). Unset it, or take litellm >= 1.88 with an OpenTelemetry that it works "
+                "with. Until then only spool.litellm.handler is spooled, with the spans of its v1."
+            )
+    return None
 
 
 class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
@@ -110,13 +130,9 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
     def __init__(self) -> None:
         """Read the environment as LiteLLM does. Raises SettingsError or SpoolFileError."""
         config = self._create_open_telemetry_config_from_langfuse_env()
-        target = self._target(config)
-        if not any(os.environ.get(host) for host in ("LANGFUSE_OTEL_HOST", "LANGFUSE_HOST")):
-            keys = (os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
-            target = replace(target, named=Named.BY_LITELLM) if all(keys) else target
-        self._own_target = target
-        self._settings = Settings.from_env(target=target)
-        self._exporter = _Exporter(settings=self._settings)
+        self._own_target = as_named(self._target(config))
+        self._settings = Settings.from_env(target=self._own_target)
+        self._exporter = LiteLLMExporter(settings=self._settings)
         # Made here, not at the first span: LiteLLM ends spans during exit too, and cannot then.
         self._resource: Resource = super()._get_litellm_resource(config)
         provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
@@ -126,9 +142,8 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         )
         # Without headers LiteLLM takes that provider; and has no secret to log, as 1.82 does.
         self.config, self.OTEL_HEADERS = replace(config, headers=None), None
-        if verbose_logger.isEnabledFor(logging.DEBUG):
-            _show_what_is_sent()
-        atexit.register(self._close)
+        show_what_is_sent()
+        atexit.register(end, self._exporter)
 
     def _get_span_processor(
         self,
@@ -144,10 +159,10 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
 
         @functools.cache
         def find() -> Target:
-            target = self._own_route(self._target(config, dynamic_headers))
+            target = own_route(self._target(config, dynamic_headers), self._own_target)
             return self._settings.with_extra_headers(target)
 
-        return SimpleSpanProcessor(_ProjectExporter(find, self._exporter))
+        return SimpleSpanProcessor(ProjectExporter(find, self._exporter))
 
     # LiteLLM's is static, and it calls it on the instance.
     def _get_litellm_resource(self, _config: OpenTelemetryConfig) -> Resource:  # type: ignore[override]
@@ -186,74 +201,4 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
                 f"OTEL_EXPORTER_OTLP_PROTOCOL={config.exporter}: must be http/protobuf"
             )
         headers = headers or parse_env_headers(config.headers or "", liberal=True)
-        target = Target.otlp(endpoint, headers)
-        made = "made" if "authorization" in target.headers else "none"
-        verbose_logger.debug(
-            "spool: spans of %s go to %s; authorization header: %s",
-            target.route,
-            without_secrets(target.endpoint),
-            made,
-        )
-        return target
-
-    def _own_route(self, target: Target) -> Target:
-        """Give a key's or team's target a route that nobody else can have.
-
-        Requests may bring credentials (in 1.82 any client of a proxy can): whoever names the
-        public key of another, with a secret or host of his own, must not get the other's spans.
-        """
-        default = self._own_target
-        if replace(target, named=default.named) == default:
-            return default
-        return target if target.public_key is None else target.marked()  # it is by its headers
-
-    def _close(self) -> None:
-        """Let LiteLLM end the spans it still holds, then shut down.
-
-        LiteLLM's own exit hook for that was registered before ours, and so would come after it.
-        """
-        try:
-            GLOBAL_LOGGING_WORKER._flush_on_exit()  # type: ignore[no-untyped-call]  # noqa: SLF001
-        finally:
-            self._exporter.shutdown()
-
-
-class _Exporter(SpoolSpanExporter):
-    """Says on LiteLLM's logger what was spooled."""
-
-    def export_to(self, target: Target, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export_to(target, spans)
-        verbose_logger.debug(
-            "spool: %s of %s: %s",
-            [span.name for span in spans],
-            target.route,
-            "spooled" if result is SpanExportResult.SUCCESS else "refused",
-        )
-        return result
-
-
-class _ProjectExporter(SpanExporter):
-    """Spools for a key's or team's own project through the one exporter, or refuses.
-
-    Its spans must go to no other project; so a host that is no URL is no reason to take the
-    default. They are counted as refused, and it is said in the log.
-
-    Its shutdown does nothing: LiteLLM shuts a key's provider down when there are many keys.
-    """
-
-    def __init__(self, find: Callable[[], Target], exporter: SpoolSpanExporter) -> None:
-        self._find = find
-        self._exporter = exporter
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        try:
-            target = self._find()
-        except SpoolError as error:
-            return self._exporter.refuse(spans, error)
-        return self._exporter.export_to(target, spans)
-
-
-def _show_what_is_sent() -> None:
-    logger.setLevel(logging.DEBUG)
-    for output in verbose_logger.handlers:
-        logger.addHandler(output)
+        return target_of(endpoint, headers)
