@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from instrumented import needs_distro
+from instrumented import needs_configuration, needs_distro
 from pages import README, ROOT, TESTS, block, blocks, drain, quoted, run, run_python, run_shell
 from spool import SpoolSpanExporter
 from standin import StandIn
@@ -46,6 +46,8 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("", "python"),
         ("Quick start", "python"),
         ("Quick start", "sh"),
+        ("The roads in", "yaml"),
+        ("The roads in", "sh"),
         ("The roads in", "yaml"),
         ("The roads in", "sh"),
         ("The roads in", "python"),
@@ -258,6 +260,18 @@ def test_without_code_opentelemetry_finds_the_exporter(
     run_python(textwrap.dedent(configure) + WITHOUT_CODE, **named)
     drain()
     assert langfuse.names() == {"without code": 1}
+
+
+@needs_configuration
+def test_by_a_configuration_file_a_span_is_durable_at_its_end(
+    environment: None, tmp_path: Path, langfuse: StandIn
+) -> None:
+    (tmp_path / "otel.yaml").write_text(block("The roads in", "yaml", 1))
+    (tmp_path / "app.py").write_text(WITHOUT_CODE + "import os\nos.kill(os.getpid(), 9)")
+    run("bash", "-ec", block("The roads in", "sh", 1), code=-9, OTEL_SERVICE_NAME="shop")
+    drain()
+    assert langfuse.names() == {"without code": 1}
+    assert "shop" in str(langfuse.resource_spans)
 
 
 @needs_langfuse

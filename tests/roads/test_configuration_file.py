@@ -8,14 +8,21 @@ import os
 import signal
 from collections.abc import Callable
 from http.client import HTTPConnection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from instrumented import KILLED, PROGRAM, ask, gunicorn, instrument, needs_distro
+from instrumented import (
+    KILLED,
+    PROGRAM,
+    ask,
+    gunicorn,
+    instrument,
+    needs_configuration,
+    needs_distro,
+)
 from ledgers import ledger_of
 from manners import MANNERS
 from spool import SettingsError, SpoolSpanExporter
@@ -24,13 +31,7 @@ from standin import KEYS, StandIn
 from users import spool
 from waits import wait_until
 
-pytestmark = [
-    needs_distro,
-    pytest.mark.skipif(
-        find_spec("opentelemetry.configuration") is None,
-        reason="opentelemetry-configuration is not installed here",
-    ),
-]
+pytestmark = [needs_distro, needs_configuration]
 
 FILE: Final = """\
 file_format: "1.0"

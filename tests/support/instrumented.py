@@ -47,6 +47,11 @@ needs_distro = pytest.mark.skipif(
     find_spec("opentelemetry.distro") is None, reason="opentelemetry-distro is not installed here"
 )
 
+needs_configuration = pytest.mark.skipif(
+    find_spec("opentelemetry.configuration") is None,
+    reason="opentelemetry-configuration is not installed here",
+)
+
 
 def instrument(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a program without a line of ours in it, to its end."""
