@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 
 from drains import NAMES, Clock, drainer_of
 from manners import target_of
+from real_receivers import REAL, Receiver
 from spans import batch
 from spool import SpoolSpanExporter
 from spool.delivery.drainer import Drainer
@@ -105,6 +108,18 @@ def langfuse(manner: Manner) -> Iterator[StandIn]:
     """Serve a healthy stand-in."""
     with StandIn(manner=manner) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def receivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Receiver]]:
+    """Run real receivers, each from its first use on: they take their time to start."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(name: str) -> Receiver:
+            return stack.enter_context(REAL[name](tmp_path_factory.mktemp(name)))
+
+        yield start
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.log.parent,
-                env={**os.environ, **self.environment},
+                env={**os.environ, "PYTHONPATH": "", **self.environment},
                 start_new_session=True,
             )
         is_up = lambda: listens(self.port) or process.poll() is not None  # noqa: E731

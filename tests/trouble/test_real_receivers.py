@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,13 +28,10 @@ pytestmark = [pytest.mark.trust, pytest.mark.timeout(600)]
 PACK_BYTES = 64 << 10
 
 
-@pytest.fixture(scope="module", params=list(REAL))
-def real(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Receiver]:
+@pytest.fixture(params=list(REAL))
+def real(request: pytest.FixtureRequest, receivers: Callable[[str], Receiver]) -> Receiver:
     """Give each real receiver in turn."""
-    with REAL[request.param](tmp_path_factory.mktemp(request.param)) as receiver:
-        yield receiver
+    return receivers(request.param)
 
 
 @pytest.fixture
