@@ -31,6 +31,18 @@ def test_the_file_is_set_up_as_the_invariants_say(store: Store) -> None:
     assert pragma(store.database, "synchronous") == 1
 
 
+def test_an_instrumentation_that_wraps_sqlite3_sees_no_statement_of_ours(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def instrumented(*_: object, **__: object) -> sqlite3.Connection:
+        raise AssertionError("its statements would be spans, to be spooled by further ones")
+
+    monkeypatch.setattr(sqlite3, "connect", instrumented)
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", instrumented)
+    store.append(MINE, batch("a"), now=1.0)
+    assert store.ledger().pending == 1
+
+
 def test_a_file_that_was_removed_is_made_again(store: Store, path: Path) -> None:
     store.append(MINE, batch("a"), now=1.0)
     path.unlink()

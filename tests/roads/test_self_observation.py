@@ -1,0 +1,305 @@
+"""Self-observation in real programs: metrics go where others go, and nothing of ours is traced."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+import standin
+from collector import Collector, collecting
+from instrumented import BIN
+from standin import StandIn
+from users import SHORT_WAITS, spool
+from waits import wait_until
+
+INSTRUMENTED: Final = ("distro", *(
+    f"instrumentation.{name}"
+    for name in ("requests", "urllib", "urllib3", "sqlite3", "logging", "threading")
+))  # fmt: skip
+
+
+def is_here(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):  # of a package above it
+        return find_spec(module) is not None
+    return False
+
+
+needs_instrumentations = pytest.mark.skipif(
+    not all(is_here(f"opentelemetry.{name}") for name in INSTRUMENTED),
+    reason=f"opentelemetry's {', '.join(INSTRUMENTED)} are not all installed here",
+)
+EXPORTED: Final = "otel.sdk.exporter.span.exported"
+DURATION: Final = "otel.sdk.exporter.operation.duration"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@contextlib.contextmanager
+def running(*command: str | Path, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that does what it is told by lines; it ends when there are no more."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env={**os.environ, **more}, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        try:
+            yield process
+            process.communicate(timeout=120)
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> Any:
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+def tell(process: subprocess.Popen[str], what: str) -> Any:
+    assert process.stdin is not None
+    process.stdin.write(f"{what}\n")
+    process.stdin.flush()
+    return line_of(process)
+
+
+# Under opentelemetry-instrument
+
+APP: Final = """
+import json, logging, sqlite3, sys, threading, urllib.request
+import requests, urllib3
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
+
+class Count(SpanProcessor):
+    ended = 0
+    def on_end(self, span):
+        self.ended += 1
+
+count = Count()
+trace.get_tracer_provider().add_span_processor(count)
+logging.getLogger("spool").setLevel(logging.DEBUG)
+url = sys.argv[1]
+with trace.get_tracer("app").start_as_current_span("mine"):
+    requests.get(url)
+    urllib.request.urlopen(url).read()
+    urllib3.PoolManager().request("GET", url)
+    connection = sqlite3.connect(":memory:")
+    connection.cursor().execute("SELECT 1")
+    logging.getLogger("app").warning("hello")
+    thread = threading.Thread(target=print, args=("",), kwargs={"end": ""})
+    thread.start()
+    thread.join()
+    connection.close()
+print(json.dumps(count.ended), flush=True)
+sys.stdin.read()
+trace.get_tracer_provider().force_flush()
+print(json.dumps(count.ended), flush=True)
+"""
+WATCHED: Final = {
+    "OTEL_TRACES_EXPORTER": "spool",
+    "OTEL_METRICS_EXPORTER": "otlp_proto_http",
+    "OTEL_LOGS_EXPORTER": "otlp_proto_http",
+    "OTEL_METRIC_EXPORT_INTERVAL": "100",
+    "OTEL_BSP_SCHEDULE_DELAY": "50",
+    "OTEL_BLRP_SCHEDULE_DELAY": "50",
+    "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
+    **SHORT_WAITS,
+}
+
+
+@contextlib.contextmanager
+def app(collector: Collector, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the program until it has made its spans; give how many these are."""
+    (tmp_path / "app.py").write_text(APP)
+    command = (BIN / "opentelemetry-instrument", sys.executable, tmp_path / "app.py")
+    told = {**WATCHED, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with running(*command, collector.url, **told) as process:
+        made = line_of(process)
+        assert made >= 5  # its own, three requests, a statement
+        yield process, made
+
+
+def rest_of(process: subprocess.Popen[str]) -> int:
+    """Let it end; give how many spans it has made in all."""
+    said: int = json.loads(process.communicate(timeout=120)[0])
+    return said
+
+
+@needs_instrumentations
+def test_what_is_instrumented_makes_no_spans_of_ours_while_the_receiver_is_well(
+    environment: None, langfuse: StandIn, collector: Collector, tmp_path: Path
+) -> None:
+    with app(collector, tmp_path) as (process, made):
+        langfuse.wait_for(lambda server: server.accepted == made)
+        wait_until(lambda: collector.last(EXPORTED) == made)
+        so_far = len(collector.metrics)
+        wait_until(lambda: len(collector.metrics) > so_far + 5)  # what loops would go on
+        assert collector.last("spool.span.pending") == 0
+        assert rest_of(process) == made
+    spool("drain")
+    assert langfuse.accepted == made
+    assert langfuse.names()["mine"] == 1
+
+
+@needs_instrumentations
+def test_what_is_instrumented_makes_no_spans_of_ours_while_the_receiver_is_down(
+    environment: None, langfuse: StandIn, collector: Collector, tmp_path: Path
+) -> None:
+    langfuse.stop()
+    with app(collector, tmp_path) as (process, made):
+        wait_until(lambda: collector.last("spool.span.pending") == made)
+        wait_until(lambda: (collector.last(DURATION) or 0) > 5)  # and failed, each of them
+        assert collector.last(EXPORTED) is None
+        assert (collector.last("spool.span.oldest_age") or 0) > 0
+        wait_until(lambda: any("pk-lf-test waits" in line for line in collector.lines("spool")))
+        assert rest_of(process) == made
+    langfuse.start()
+    spool("drain")
+    assert langfuse.accepted == made
+
+
+# Any MeterProvider
+
+SERVICE: Final = """
+import json, sys
+from opentelemetry import metrics
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from spool import SpoolSpanExporter
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(SpoolSpanExporter()))
+provider.get_tracer("x").start_span("a").end()
+exporter = OTLPMetricExporter(sys.argv[1] + "/v1/metrics")
+metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(exporter, 100)]))
+sys.stdin.read()
+"""
+
+
+def test_a_meter_provider_that_is_set_after_the_exporter_was_made_gets_all_of_it(
+    environment: None, langfuse: StandIn, collector: Collector
+) -> None:
+    langfuse.behave(standin.unavailable())
+    command = (sys.executable, "-c", SERVICE, collector.url)
+    with running(*command, **SHORT_WAITS):
+        wait_until(lambda: collector.last("spool.span.pending") == 1)
+        langfuse.behave(None)
+        wait_until(lambda: collector.last(EXPORTED) == 1)
+        wait_until(lambda: collector.last("spool.span.pending") == 0)
+        assert (collector.last(DURATION) or 0) >= 1
+        assert collector.last("otel.sdk.exporter.span.inflight") == 0
+
+
+# Many processes of one spool
+
+WORKER: Final = """
+import json, sys
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from spool import SpoolSpanExporter
+
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(SpoolSpanExporter()))
+provider.get_tracer("x").start_span("a").end()
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    data = reader.get_metrics_data()
+    found = [
+        point.value
+        for of_resource in (data.resource_metrics if data else [])
+        for of_scope in of_resource.scope_metrics
+        for metric in of_scope.metrics
+        if metric.name == "spool.span.pending"
+        for point in metric.data.data_points
+    ]
+    print(json.dumps(sum(found)), flush=True)
+"""
+
+
+def test_a_sum_over_processes_counts_a_spool_once_and_after_a_kill_another_process_tells(
+    environment: None, langfuse: StandIn
+) -> None:
+    langfuse.stop()
+    with contextlib.ExitStack() as stack:
+        command = (sys.executable, "-c", WORKER)
+        workers = [stack.enter_context(running(*command)) for _ in range(3)]
+        assert [line_of(one) for one in workers] == ["ready"] * 3
+        assert [tell(one, "collect") for one in workers] == [3, 0, 0]
+        workers[0].kill()
+        workers[0].wait()
+        assert sum(tell(one, "collect") for one in workers[1:]) == 3
+
+
+def test_where_no_meter_provider_is_set_nothing_is_asked(
+    environment: None, path: Path, langfuse: StandIn
+) -> None:
+    code = WORKER.replace("metrics.set_meter_provider(MeterProvider([reader]))", "")
+    with running(sys.executable, "-c", code) as process:
+        assert line_of(process) == "ready"
+        langfuse.wait_for(lambda server: server.accepted == 1)
+        assert not path.with_name("spool.db.reporter").exists()
+
+
+# The log
+
+LOGGED: Final = """
+import json, logging, logging.config
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from spool import SpoolSpanExporter
+
+class AsJson(logging.Formatter):
+    def format(self, record):
+        return json.dumps({"logger": record.name, "level": record.levelname,
+                           "said": record.getMessage(), "args": record.args})
+
+logging.config.dictConfig({
+    "version": 1,
+    "disable_existing_loggers": True,
+    "formatters": {"json": {"()": AsJson}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["out"], "level": "INFO"},
+    "loggers": {"spool": {}},
+})
+provider = TracerProvider()
+exporter = SpoolSpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+provider.get_tracer("x").start_span("a").end()
+while exporter.force_flush():
+    pass
+"""
+
+
+def test_what_is_logged_goes_where_the_application_logs_once_a_minute(
+    environment: None, langfuse: StandIn
+) -> None:
+    langfuse.stop()
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGED],
+        env={**os.environ, **SHORT_WAITS},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(one["logger"], one["level"]) for one in said] == [("spool", "WARNING")]
+    assert said[0]["said"].startswith("langfuse-spool: route pk-lf-test waits: Connection")
