@@ -5,6 +5,7 @@ What goes around it (a stand-in in place of Langfuse, a call, a look at what arr
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -17,7 +18,19 @@ from typing import Final
 import pytest
 
 from instrumented import needs_configuration, needs_distro
-from pages import README, ROOT, TESTS, block, blocks, drain, quoted, run, run_python, run_shell
+from pages import (
+    README,
+    ROOT,
+    TESTS,
+    block,
+    blocks,
+    drain,
+    quoted,
+    run,
+    run_python,
+    run_shell,
+    table,
+)
 from spool import SpoolSpanExporter
 from standin import StandIn
 
@@ -52,6 +65,7 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("The roads in", "sh"),
         ("The roads in", "python"),
         ("Commands", "sh"),
+        ("Metrics", "python"),
     ]
 
 
@@ -284,3 +298,34 @@ def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandI
     run_python(block("The roads in", "python") + textwrap.dedent(code))
     drain()
     assert langfuse.names() == {"observed": 1}
+
+
+# Metrics
+
+READER: Final = """
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+"""
+COLLECT: Final = """
+exporter = provider._active_span_processor._span_processors[0].span_exporter
+exporter.force_flush()
+before = reader.get_metrics_data()  # who is shut down tells only what it has refused
+provider.shutdown()
+exporter.export(["too late"])
+print({
+    metric.name
+    for data in (before, reader.get_metrics_data())
+    for of_scope in data.resource_metrics[0].scope_metrics
+    for metric in of_scope.metrics
+})
+"""
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "after the exporter"])
+def test_a_meter_provider_gets_the_metrics_that_the_readme_names(
+    environment: None, is_first: bool
+) -> None:
+    blocks = block("Metrics", "python"), block("Quick start", "python")
+    said = run_python(READER + "\n".join(blocks if is_first else reversed(blocks)) + COLLECT)
+    told = ast.literal_eval(said)
+    assert told == {name for row in table(README, "metric") for name in quoted(row[0])}
