@@ -307,6 +307,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 reader = InMemoryMetricReader()
 """
 COLLECT: Final = """
+trace.get_tracer("x").start_span("later").end()
 exporter = provider._active_span_processor._span_processors[0].span_exporter
 exporter.force_flush()
 before = reader.get_metrics_data()  # who is shut down tells only what it has refused
