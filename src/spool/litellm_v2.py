@@ -6,8 +6,9 @@ Invariants:
   it would speak OTLP over HTTP: Langfuse projects, and any collector of the operator's. gRPC, the
   console, metrics and logs stay LiteLLM's.
 - A tenant costs no thread, socket or file of ours, and LiteLLM waits for nothing when it ends one.
-- A span is in the spool when it has ended, but for those that LiteLLM's fan-out hands to a key's or
-  team's own project: it puts a BatchSpanProcessor in front, whatever it is asked for.
+- A span is in the spool when it has ended, whosever project it is for: where LiteLLM would put a
+  BatchSpanProcessor in front of us, a SimpleSpanProcessor stands. (A SIGTERM, too, would lose a
+  batch: uvicorn lets the signal itself end a proxy's workers, so no exit hook runs.)
 
 It is imported where v2 is on, as it imports v2. What is said here about LiteLLM was read in its
 integrations/otel/{plumbing/providers,plumbing/routing,model/config,presets/langfuse,logger}.py and
@@ -50,6 +51,7 @@ from spool.system.log import logger
 if TYPE_CHECKING:
     from litellm.integrations.custom_logger import CustomLogger
     from litellm.integrations.otel.model.config import ExporterSpec
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from spool.settings.target import Target
@@ -78,6 +80,7 @@ def install() -> None:
     _made.update(own=own, settings=settings)
     for kind in _KINDS:
         providers.register_exporter_factory(kind, make_exporter)
+    _take_spans_as_they_end()
 
 
 def callback() -> CustomLogger:
@@ -98,13 +101,7 @@ def callback() -> CustomLogger:
 
 
 def make_exporter(spec: ExporterSpec) -> SpanExporter:
-    """Make what takes the spans for a destination, as LiteLLM describes it. Raises SettingsError.
-
-    LiteLLM asks the description for `use_simple_processor` after the exporter has been made of it,
-    and copies it for a key or team that brings credentials.
-    """
-    if spec.use_simple_processor is None:
-        spec.use_simple_processor = True
+    """Make what takes the spans for a destination of LiteLLM's. Raises SettingsError."""
     own, settings = _made["own"], _made["settings"]
 
     @functools.cache
@@ -114,6 +111,26 @@ def make_exporter(spec: ExporterSpec) -> SpanExporter:
     if "exporter" not in _made:  # LiteLLM has no project of its own
         _exporter(replace(settings, target=find()))
     return ProjectExporter(find, _made["exporter"])
+
+
+def _take_spans_as_they_end() -> None:
+    """Have LiteLLM put a SimpleSpanProcessor in front of our exporters, and of no others.
+
+    Its fan-out to the projects of keys and teams asks for a batch, and there is no setting for it.
+    """
+    choose = getattr(providers, "_processor_for", None)
+    if choose is None:
+        warn(
+            "this version of LiteLLM puts a BatchSpanProcessor in front of the spool: a kill loses "
+            "what has ended in the last 5 s"
+        )
+        return
+
+    def processor_for(exporter: SpanExporter, use_simple: bool | None) -> SpanProcessor:
+        is_simple = True if isinstance(exporter, ProjectExporter) else use_simple
+        return cast("SpanProcessor", choose(exporter, is_simple))
+
+    providers._processor_for = processor_for  # noqa: SLF001 - the only way in
 
 
 def _exporter(settings: Settings) -> None:
