@@ -79,6 +79,10 @@ IGNORED: Final = {
     "langfuse.observation.completion_start_time": "a time",
     "langfuse.observation.output": "in a tool call it holds the drawn llm.response.id: only that",
     "langfuse.trace.output": "as that",
+    "gen_ai.response.id": "as llm.response.id, in v2",
+    "gen_ai.response.time_to_first_chunk": "a time, in v2",
+    "langfuse.observation.id": "LiteLLM draws it for each call, in v2",
+    "litellm.call_id": "as that",
 }
 
 DRAWN: Final = re.compile(r"chatcmpl-[0-9a-f-]{36}")
