@@ -109,6 +109,19 @@ def test_of_several_processes_one_tells_until_its_end(known: Store, other: Store
     assert second.metrics() == {}
     observed.end(known)
     known.close()
+    assert second.value("spool.span.pending") == 3
+    assert first.metrics() == {}
+
+
+def test_what_is_left_in_the_end_is_told_once_more_and_kept_from_nobody(
+    known: Store, other: Store
+) -> None:
+    first, second = Meters(), Meters()
+    observed = asking(known, first)
+    asking(other, second)
+    observed.end(known)
+    known.close()
+    assert set(first.metrics()) == set(OF_SPOOL)
     assert first.metrics() == {}
     assert second.value("spool.span.pending") == 3
 

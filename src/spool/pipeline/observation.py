@@ -23,6 +23,7 @@ Invariants:
 - Of all processes that have a spool open and are asked, one tells of it: so sums over processes
   count nothing twice. When it ends, another does from its next time on. The totals are the file's,
   and survive all of them: so they are no counters, which begin at 0 with their process.
+- What is left when its exporters have ended is told once more: a MeterProvider collects as it ends.
 - Nothing is read before somebody asks, and then on the thread that does; nobody there waits for
   another process, and no exception comes back.
 """
@@ -100,6 +101,7 @@ class _Spool:
         self._limit = limit
         self._reading: Reading | None = None
         self._served = {*_SUMS, "oldest_age"}
+        self._is_told = False
 
     def value(self, field: str) -> float | None:
         """Give what an instrument tells; None where that is not ours to tell, or not known."""
@@ -109,13 +111,16 @@ class _Spool:
         return None if self._reading is None else getattr(self._reading, field)
 
     def _read(self) -> Reading | None:
+        if self._is_told:
+            return None
+        self._is_told = self.is_over
         try:
             if self._store.exists() and self._store.reporter.is_us():
                 return Reading.of(self._store, self._limit)
         except Exception as error:  # noqa: BLE001 - as the invariants say
             _warning.warn(error)
         finally:
-            if self.is_over:  # it was closed beside this, which has opened it again
+            if self.is_over:  # this has opened it again
                 self._store.close()
         return None
 
@@ -139,8 +144,8 @@ class Observed:
                 _warning.warn(error)
 
     def end(self, store: Store) -> None:
-        """Tell of it no longer, but of what was refused."""
-        if (spool := self._spools.pop(store.database.path, None)) is not None:
+        """Tell of it once more, if that is asked."""
+        if (spool := self._spools.get(store.database.path)) is not None:
             spool.is_over = True
 
     def refuse(self, store: Store, spans: int, reason: object) -> None:
