@@ -18,6 +18,7 @@ from litellm_scenarios import (
     ask_async,
     drain,
     finish,
+    finish_async,
     needs_litellm,
     run,
     say,
@@ -26,7 +27,6 @@ from litellm_scenarios import (
 )
 from ports import HOST, free_port
 from standin import Behaviour, StandIn, mute, unavailable
-from waits import PATIENCE
 
 pytestmark = needs_litellm
 
@@ -111,18 +111,12 @@ def make_all_kinds_of_calls() -> None:
 
 
 async def make_all_kinds_of_async_calls() -> None:
-    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
-
     for kind, more in KINDS.items():
         await ask_async(f"async {kind}", **json.loads(json.dumps(more)))
     assert [chunk async for chunk in await ask_async("async streaming", stream=True)]
     with pytest.raises(Exception, match="boom"):
         await ask_async("async failure", mock_response=Exception("boom"))
-    # LiteLLM logs in tasks of its own, of which its worker's alone goes on.
-    going_on = {asyncio.current_task(), GLOBAL_LOGGING_WORKER._worker_task}
-    if others := asyncio.all_tasks() - going_on:
-        await asyncio.wait(others, timeout=PATIENCE)
-    await GLOBAL_LOGGING_WORKER.flush()
+    await finish_async()
 
 
 def described(langfuse: StandIn) -> list[str]:

@@ -8,7 +8,8 @@ The way of a span:
 
 A line a package; an import only points down this list:
 
-- `__main__`, `litellm`, `litellm_v2`, `litellm_projects`, `exporter`: the roads in.
+- `__main__`, `litellm`, `litellm_v2`, `litellm_projects`, `exporter`, `litellm_worker`:
+  the roads in.
 - `commands`: what a person calls.
 - `pipeline`: what the exporters of one process share for one file.
 - `delivery`: from the spool to a receiver. What was delivered leaves.

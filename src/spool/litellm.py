@@ -41,6 +41,7 @@ from spool.litellm_projects import (
     target_of,
     warn,
 )
+from spool.litellm_worker import hold_until_begun
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.settings import Settings
 
@@ -143,6 +144,7 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         # Without headers LiteLLM takes that provider; and has no secret to log, as 1.82 does.
         self.config, self.OTEL_HEADERS = replace(config, headers=None), None
         show_what_is_sent()
+        hold_until_begun()
         atexit.register(end, self._exporter)
 
     def _get_span_processor(

@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from litellm._logging import verbose_logger
-from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from spool.errors import SpoolError
 from spool.exporter import SpoolSpanExporter
+from spool.litellm_worker import run_what_has_not_begun
 from spool.settings.target import Named, Target
 from spool.system.log import logger
 from spool.system.redaction import without_secrets
@@ -66,10 +66,8 @@ def end(exporter: SpoolSpanExporter) -> None:
 
     LiteLLM's own exit hook for that was registered before ours, and so would come after it.
     """
-    try:
-        GLOBAL_LOGGING_WORKER._flush_on_exit()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    finally:
-        exporter.shutdown()
+    run_what_has_not_begun()
+    exporter.shutdown()
 
 
 def show_what_is_sent() -> None:

@@ -44,6 +44,7 @@ from spool.litellm_projects import (
     target_of,
     warn,
 )
+from spool.litellm_worker import hold_until_begun
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.settings import Settings
 from spool.system.log import logger
@@ -136,6 +137,7 @@ def _take_spans_as_they_end() -> None:
 def _exporter(settings: Settings) -> None:
     made = LiteLLMExporter(settings=settings)
     if _made.setdefault("exporter", made) is made:
+        hold_until_begun()
         atexit.register(end, made)
     else:
         made.shutdown()

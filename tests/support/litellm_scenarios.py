@@ -7,6 +7,7 @@ imports LiteLLM, forks or ends are run afresh: this file as a script, with file 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import importlib.metadata
@@ -25,6 +26,7 @@ from typing import IO, Any, Final
 import pytest
 
 from spool.settings.headers import basic_auth
+from waits import PATIENCE
 
 KEYS: Final = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
 TEAM: Final = {"langfuse_public_key": "pk-lf-team", "langfuse_secret_key": "sk-lf-team"}
@@ -202,6 +204,17 @@ def finish() -> None:
     from litellm.litellm_core_utils.thread_pool_executor import executor
 
     executor.shutdown(wait=True)
+
+
+async def finish_async() -> None:
+    """Wait until LiteLLM has logged all calls of this loop."""
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    # It logs in tasks of its own, of which its worker's alone goes on.
+    going_on = {asyncio.current_task(), GLOBAL_LOGGING_WORKER._worker_task}
+    if others := asyncio.all_tasks() - going_on:
+        await asyncio.wait(others, timeout=PATIENCE)
+    await GLOBAL_LOGGING_WORKER.flush()
 
 
 if __name__ == "__main__":
