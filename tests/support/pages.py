@@ -13,8 +13,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "README.md"
 TESTS: Final = ROOT / "tests" / "README.md"
 SCRIPTS: Final = ROOT / "scripts" / "README.md"
+GATEWAY: Final = ROOT / "scripts" / "gateway" / "README.md"
 CONTRIBUTING: Final = ROOT / ".github" / "CONTRIBUTING.md"
-PAGES: Final = [README, TESTS, SCRIPTS, CONTRIBUTING]
+PAGES: Final = [README, TESTS, SCRIPTS, GATEWAY, CONTRIBUTING]
 
 
 @dataclass(frozen=True)
