@@ -1,4 +1,4 @@
-"""The Collector's configurations of scripts/gateway: not run here, but what they say is documented."""
+"""The Collector's configurations of scripts/gateway: not run here, but what they say is known."""
 
 from __future__ import annotations
 
