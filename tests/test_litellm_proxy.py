@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +52,12 @@ WAYS: Final = {
         environment={"LITELLM_WORKER_STARTUP_HOOKS": "spool.litellm:install"},
     ),
 }
+V2: Final = {"LITELLM_OTEL_V2": "true"}
+V2_WAYS: Final = {
+    name: replace(way, first=(1, 94), environment={**way.environment, **V2})
+    for name, way in WAYS.items()
+    if way.below == Way.below
+}
 
 # Key, model, whether the answer is streamed.
 REQUESTS: Final = [
@@ -64,18 +70,47 @@ REQUESTS: Final = [
 ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_all_spans_of_a_terminated_proxy_arrive_later(
     tmp_path: Path, path: Path, langfuse: StandIn, way: Way
 ) -> None:
+    needs_version(way)
+    terminate_amid_an_outage(way, tmp_path, path, langfuse)
+    assert names_by_key(langfuse) == {
+        OWN_KEY: {"litellm_request": 7, "raw_gen_ai_request": 6},  # one is that of the health check
+        TEAM_KEY: {"litellm_request": 4, "raw_gen_ai_request": 3},
+    }
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("way", V2_WAYS.values(), ids=V2_WAYS.keys())
+def test_all_spans_of_a_terminated_proxy_with_litellms_v2_arrive_later(
+    tmp_path: Path, path: Path, langfuse: StandIn, way: Way
+) -> None:
+    needs_version(way)
+    terminate_amid_an_outage(way, tmp_path, path, langfuse)
+    names = names_by_key(langfuse)
+    assert calls(names[OWN_KEY]) == {
+        "chat mock": 5,
+        "chat broken": 1,
+        "chat litellm-mock-response-model": 1,  # that of the health check
+    }
+    assert calls(names[TEAM_KEY]) == {"chat mock": 3, "chat broken": 1}
+
+
+def needs_version(way: Way) -> None:
     if not way.first <= litellm_version() < way.below:
         pytest.skip(f"not for litellm {'.'.join(map(str, litellm_version()))}")
+
+
+def terminate_amid_an_outage(way: Way, directory: Path, path: Path, langfuse: StandIn) -> None:
+    """Ask a proxy all there is to ask, terminate it at once, end the outage, and drain."""
     langfuse.keys.update(PROJECTS)
     langfuse.behave(unavailable())
-    ended = tmp_path / "ended"
+    ended = directory / "ended"
     environment = {**way.environment, "LANGFUSE_HOST": langfuse.url, "SPOOL_PATH": str(path)}
-    proxy = Proxy(tmp_path, way.settings, **environment, **{span_witness.FILE: str(ended)})
+    proxy = Proxy(directory, way.settings, **environment, **{span_witness.FILE: str(ended)})
     with contextlib.closing(proxy):
         proxy.wait_until_up()
         is_well(proxy)
@@ -83,13 +118,9 @@ def test_all_spans_of_a_terminated_proxy_arrive_later(
         proxy.terminate()
     assert langfuse.accepted == 0
     langfuse.behave(None)
-    credentials = credentials_file(tmp_path / "credentials")
+    credentials = credentials_file(directory / "credentials")
     drain(path, langfuse.url, SPOOL_CREDENTIALS_FILE=credentials)
     assert langfuse.span_ids() == Counter(span_witness.noted(ended).keys()), proxy.log()
-    assert names_by_key(langfuse) == {
-        OWN_KEY: {"litellm_request": 7, "raw_gen_ai_request": 6},  # one is that of the health check
-        TEAM_KEY: {"litellm_request": 4, "raw_gen_ai_request": 3},
-    }
 
 
 def is_well(proxy: Proxy) -> None:
@@ -118,3 +149,8 @@ def names_by_key(langfuse: StandIn) -> dict[str, Counter[str]]:
                 span.name for span in spans_of(parse(request))
             )
     return names
+
+
+def calls(names: Counter[str]) -> Counter[str]:
+    """Count the spans that are calls of a model, in v2."""
+    return Counter({name: count for name, count in names.items() if name.startswith("chat ")})

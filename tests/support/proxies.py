@@ -22,10 +22,11 @@ from litellm_scenarios import KEYS
 from ports import HOST, free_port
 
 # What the command `litellm` does. But uvicorn kills a worker that does not answer for 5 s, as one
-# that imports on a busy machine: there none would ever start.
+# that imports on a busy machine: there none would ever start. It may wait as long for the answer of
+# one that was killed, before it starts another.
 PATIENT_PROXY: Final = """
 import sys, uvicorn
-uvicorn.run.__kwdefaults__["timeout_worker_healthcheck"] = 240
+uvicorn.run.__kwdefaults__["timeout_worker_healthcheck"] = 60
 from litellm import run_server
 sys.exit(run_server())
 """
@@ -112,7 +113,7 @@ class Proxy:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.2)
 
-    def ask(self, key: str, model: str = "mock", *, is_streamed: bool = False) -> tuple[int, str]:
+    def ask(self, key: str, model: str = "mock", is_streamed: bool = False) -> tuple[int, str]:
         """Give the status and the text of an answer."""
         message = {"role": "user", "content": "hello"}
         body = {"model": model, "messages": [message], "stream": is_streamed}
