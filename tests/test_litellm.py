@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from litellm_scenarios import (
     TEAM,
     ask,
+    ask_async,
     drain,
     finish,
+    finish_async,
     needs_litellm,
     run,
     say,
@@ -178,6 +184,48 @@ def test_install_warns_when_the_stock_callback_was_made_before(
 ) -> None:
     [warning] = run(scenario_too_late, path, langfuse.url).said
     assert "LiteLLM has already made its own langfuse_otel callback" in warning
+
+
+def scenario_late_install() -> None:
+    stock_callback()
+    ask("early")
+    asyncio.run(ask_early_async())
+    import spool.litellm
+
+    spool.litellm.install()
+    make_late_calls()
+
+
+def scenario_late_handler() -> None:
+    stock_callback()
+    ask("early")
+    asyncio.run(ask_early_async())
+    spool_handler()
+    make_late_calls()
+
+
+async def ask_early_async() -> None:
+    await ask_async("early")
+    await finish_async()
+
+
+def make_late_calls() -> None:
+    ask("late")
+    with pytest.raises(Exception, match="boom"):
+        ask("late", mock_response=Exception("boom"))
+    asyncio.run(ask_async("late"))
+    finish()
+    say(None)
+
+
+@pytest.mark.parametrize("scenario", [scenario_late_install, scenario_late_handler])
+def test_after_a_late_install_each_call_is_spooled_and_only_that(
+    path: Path, langfuse: StandIn, scenario: Callable[[], None]
+) -> None:
+    run(scenario, path, langfuse.url)
+    assert langfuse.accepted == 4  # LiteLLM's own sent the early ones
+    assert drain(path, langfuse.url) == 5
+    assert len(langfuse.span_ids()) == 9
 
 
 def scenario_debug() -> None:

@@ -24,6 +24,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import litellm
 from litellm.integrations.langfuse.langfuse_otel import LangfuseOtelLogger
 from litellm.litellm_core_utils import litellm_logging
 from opentelemetry.sdk.trace import TracerProvider
@@ -63,6 +64,16 @@ if TYPE_CHECKING:
 _NAME: Final = "langfuse_otel"
 _OTLP_HTTP: Final = ("otlp_http", "http/protobuf", "http/json")  # LiteLLM sends protobuf for all.
 _MOST_MARKERS: Final = 2000
+_CALLBACKS: Final = (  # LiteLLM puts the callback that a name stands for into most of its lists
+    "callbacks",
+    "input_callback",
+    "success_callback",
+    "failure_callback",
+    "service_callback",
+    "_async_input_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
 
 handler: CustomLogger
 """The callback of this process, made when it is first asked for, as by `install()`.
@@ -86,13 +97,25 @@ def install() -> None:
     loggers: list[Any] = litellm_logging._in_memory_loggers  # noqa: SLF001 - the only way in
     if ours in loggers[:1]:
         return
-    if any(other is not ours and getattr(other, "callback_name", "") == _NAME for other in loggers):
-        warn(
-            "LiteLLM has already made its own langfuse_otel callback, which goes on sending spans "
-            "from memory, where they can be lost. Call spool.litellm.install() before LiteLLM's "
-            "first call."
-        )
+    named = [one for one in loggers if getattr(one, "callback_name", "") == _NAME]
     loggers.insert(0, ours)
+    stock = [one for one in named if one is not ours]
+    for one in stock:
+        _replace(one, ours)
+    if stock:
+        warn(
+            "LiteLLM has already made its own langfuse_otel callback. From now on ours is in its "
+            "place; what that one has not sent yet is only in memory, and can be lost. Call "
+            "spool.litellm.install() before LiteLLM's first call."
+        )
+
+
+def _replace(stock: Any, ours: CustomLogger) -> None:
+    """Put our callback where LiteLLM calls its own, which sends what it holds, and no more."""
+    for name in _CALLBACKS:
+        callbacks = getattr(litellm, name, [])
+        for place in reversed([n for n, one in enumerate(callbacks) if one is stock]):
+            callbacks[place : place + 1] = [] if ours in callbacks else [ours]
 
 
 def __getattr__(name: str) -> Any:
@@ -123,7 +146,11 @@ def _v2() -> ModuleType | None:
 
 
 class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
-    """LiteLLM's `langfuse_otel` callback; a span is in the spool when it has ended."""
+    """LiteLLM's `langfuse_otel` callback; a span is in the spool when it has ended.
+
+    `tracer_provider` makes the spans of LiteLLM's own project, and takes further span processors,
+    for another destination. What keys and teams send to projects of their own is not among them.
+    """
 
     # It decides on langfuse.* attributes; LiteLLM reads it before its __init__ has set it, too.
     callback_name = _NAME
@@ -136,16 +163,16 @@ class SpooledLangfuseOtelLogger(LangfuseOtelLogger):
         self._exporter = LiteLLMExporter(settings=self._settings)
         # Made here, not at the first span: LiteLLM ends spans during exit too, and cannot then.
         self._resource: Resource = super()._get_litellm_resource(config)
-        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer_provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         super().__init__(  # type: ignore[no-untyped-call]  # LiteLLM's is untyped
-            config=config, callback_name=_NAME, tracer_provider=provider
+            config=config, callback_name=_NAME, tracer_provider=self.tracer_provider
         )
         # Without headers LiteLLM takes that provider; and has no secret to log, as 1.82 does.
         self.config, self.OTEL_HEADERS = replace(config, headers=None), None
         show_what_is_sent()
         hold_until_begun()
-        atexit.register(end, self._exporter)
+        atexit.register(end, self.tracer_provider)
 
     def _get_span_processor(
         self,

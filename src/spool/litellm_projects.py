@@ -27,7 +27,7 @@ from spool.system.redaction import without_secrets
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 
 def target_of(endpoint: str, headers: Mapping[str, str]) -> Target:
@@ -61,13 +61,13 @@ def own_route(target: Target, default: Target | None) -> Target:
     return target if target.public_key is None else target.marked()  # it is by its headers
 
 
-def end(exporter: SpoolSpanExporter) -> None:
+def end(spans: SpoolSpanExporter | TracerProvider) -> None:
     """Let LiteLLM end the spans it still holds, then shut down.
 
     LiteLLM's own exit hook for that was registered before ours, and so would come after it.
     """
     run_what_has_not_begun()
-    exporter.shutdown()
+    spans.shutdown()
 
 
 def show_what_is_sent() -> None:

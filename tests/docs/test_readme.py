@@ -111,6 +111,22 @@ def installing() -> str:
     return "\n".join(["import litellm, spool.litellm", *statements, ""])
 
 
+def python_with(words: str) -> str:
+    """Give the README's program that has these words."""
+    (found,) = [b.text for b in blocks(README) if b.kind == "python" and words in b.text]
+    return found
+
+
+@needs_litellm
+@pytest.mark.once
+def test_a_litellm_call_arrives_at_two_projects(environment: None, langfuse: StandIn) -> None:
+    langfuse.keys["pk-lf-other"] = "sk-lf-other"
+    program = block("", "python").splitlines()
+    run_python("\n".join([*program[:-1], python_with("pk-lf-other"), program[-1], LOGGED]))
+    drain()
+    assert langfuse.accepted == 2 * len(langfuse.span_ids()) == 4
+
+
 @needs_litellm
 @pytest.mark.once
 def test_a_litellm_call_arrives(environment: None, langfuse: StandIn) -> None:
@@ -293,7 +309,7 @@ def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandI
         pass
     langfuse.shutdown()
     """
-    run_python(block("The roads in", "python") + textwrap.dedent(code))
+    run_python(python_with("import Langfuse") + textwrap.dedent(code))
     drain()
     assert langfuse.names() == {"observed": 1}
 
