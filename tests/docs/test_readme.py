@@ -64,6 +64,7 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("The roads in", "yaml"),
         ("The roads in", "sh"),
         ("The roads in", "python"),
+        ("The roads in", "sh"),
         ("Commands", "sh"),
         ("Metrics", "python"),
     ]

@@ -1,0 +1,31 @@
+"""The README's lines for other receivers: the quick start's program, sent to the real ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pages import block, run
+from real_receivers import Receiver
+
+# What runs does not depend on the Python; a small machine needs its time to start it.
+pytestmark = [pytest.mark.trust, pytest.mark.timeout(900)]
+
+LINES = {"phoenix": (0, "http://localhost:6006"), "mlflow": (1, "http://localhost:5000")}
+
+
+@pytest.mark.parametrize("name", list(LINES))
+def test_the_quick_starts_span_goes_where_the_line_says(
+    receivers: Callable[[str], Receiver], name: str, tmp_path: Path, path: Path
+) -> None:
+    number, written = LINES[name]
+    line = block("The roads in", "sh", 2).splitlines()[number]
+    assert written in line
+    real = receivers(name)
+    (tmp_path / "hello.py").write_text(block("Quick start", "python"))
+    hello = f"{sys.executable} {tmp_path / 'hello.py'}"
+    run("bash", "-ec", f"{line.replace(written, real.url)}\n{hello}", SPOOL_PATH=str(path))
+    real.wait_for(["hello"])
