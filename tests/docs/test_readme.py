@@ -59,6 +59,7 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("", "python"),
         ("Quick start", "python"),
         ("Quick start", "sh"),
+        ("The roads in", "python"),
         ("The roads in", "yaml"),
         ("The roads in", "sh"),
         ("The roads in", "yaml"),
