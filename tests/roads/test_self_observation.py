@@ -17,6 +17,9 @@ import pytest
 import standin
 from collector import Collector, collecting
 from instrumented import BIN
+from spans import batch
+from spool.settings.target import Target
+from spool.store.store import Store
 from standin import StandIn
 from users import SHORT_WAITS, spool
 from waits import wait_until
@@ -167,6 +170,27 @@ def test_what_is_instrumented_makes_no_spans_of_ours_while_the_receiver_is_down(
     langfuse.start()
     spool("drain")
     assert langfuse.accepted == made
+
+
+# A sidecar
+
+
+@needs_instrumentations
+def test_a_sidecar_under_the_command_tells_of_what_others_have_written_and_ends_in_order(
+    environment: None, store: Store, target: Target, langfuse: StandIn, collector: Collector
+) -> None:
+    langfuse.stop()
+    store.append(target, batch("a", "b"), 1.0)
+    command = (BIN / "opentelemetry-instrument", sys.executable, "-m", "spool", "run")
+    told = {**WATCHED, "OTEL_TRACES_EXPORTER": "none"}
+    told["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+    with running(*command, **told) as process:
+        wait_until(lambda: collector.last("spool.span.pending") == 2)
+        langfuse.start()
+        wait_until(lambda: collector.last(EXPORTED) == 2)
+        wait_until(lambda: collector.last("spool.span.pending") == 0)
+        process.terminate()
+        assert process.wait(120) == 0
 
 
 # Any MeterProvider
