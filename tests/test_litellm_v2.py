@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import importlib.util
 import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ from litellm_scenarios import (
     credentials_file,
     drain,
     needs_litellm,
+    needs_v2,
     run,
     say,
     spool,
@@ -51,27 +50,9 @@ def run_v2(
     return run(scenario, path, host, is_fresh=is_fresh, **{**ON, **more})
 
 
-def scenario_start() -> None:
-    try:
-        importlib.import_module("litellm.integrations.otel.logger")
-        plumbing = importlib.import_module("litellm.integrations.otel.plumbing.providers")
-        assert hasattr(plumbing, "register_exporter_factory"), "it takes no exporters"
-    except Exception as error:  # noqa: BLE001 - it may be any
-        say(f"{type(error).__name__}: {error}")
-    else:
-        say("")
-
-
-@functools.cache
-def trouble() -> str:
-    with tempfile.TemporaryDirectory() as directory:
-        return str(run_v2(scenario_start, Path(directory) / "spool.db", "").said)
-
-
 @pytest.fixture
 def v2() -> None:
-    if reason := trouble():
-        pytest.skip(f"v2 of this litellm does not start here: {reason}")
+    needs_v2()
 
 
 pytestmark = [needs_litellm, pytest.mark.usefixtures("v2")]
@@ -335,7 +316,7 @@ def scenario_collector() -> None:
 
 def test_the_operators_own_collector_is_spooled_as_a_route_beside_langfuse(path: Path) -> None:
     with StandIn() as langfuse, StandIn({"pk-lf-other": "sk-lf-other"}) as collector:
-        other = basic_auth("pk-lf-other", "sk-lf-other").replace(" ", "%20")
+        other = basic_auth("pk-lf-other", "sk-lf-other")
         run_v2(
             scenario_collector,
             path,

@@ -44,7 +44,7 @@ from spool.litellm_projects import (
     target_of,
     warn,
 )
-from spool.litellm_worker import hold_until_begun
+from spool.litellm_worker import hold_until_begun, run_what_has_not_begun
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.settings import Settings
 from spool.system.log import logger
@@ -111,6 +111,9 @@ def make_exporter(spec: ExporterSpec) -> SpanExporter:
 
     if "exporter" not in _made:  # LiteLLM has no project of its own
         _exporter(replace(settings, target=find()))
+    # At exit, before the provider ends that LiteLLM has just made: it takes no spans then.
+    atexit.unregister(run_what_has_not_begun)
+    atexit.register(run_what_has_not_begun)
     return ProjectExporter(find, _made["exporter"])
 
 

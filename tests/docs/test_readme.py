@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 
 from instrumented import needs_configuration, needs_distro
+from litellm_scenarios import needs_v2
 from pages import (
     README,
     ROOT,
@@ -169,12 +170,19 @@ def test_an_async_program_that_ends_after_its_calls_leaves_every_span(
 
 
 @needs_litellm
-@pytest.mark.once
-def test_with_litellms_v2_install_warns(environment: None) -> None:
-    code = installing() + "print('went on')"
-    done = run("python", "-W", "always", "-c", code, LITELLM_OTEL_V2="true")
-    assert "LITELLM_OTEL_V2 is set" in done.stderr
-    assert "went on" in done.stdout
+@pytest.mark.parametrize("is_installed", [True, False], ids=["by install()", "by the handler"])
+def test_async_calls_arrive_by_litellms_v2(
+    environment: None, langfuse: StandIn, is_installed: bool
+) -> None:
+    needs_v2()
+    said = "LITELLM_OTEL_V2=true"
+    assert said in quoted(README.read_text())
+    given, _, _ = block("", "python").partition("litellm.completion(")
+    code = installing() if is_installed else given
+    code = f"{code}{ASYNC_CALLS}\n\nasyncio.run(main())\n"
+    run_python(code, **dict([said.split("=")]))
+    drain()
+    assert langfuse.names() == {"chat gpt-4o-mini": 5}
 
 
 @needs_litellm

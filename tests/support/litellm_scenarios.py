@@ -161,6 +161,29 @@ def credentials_file(path: Path, host: str = "") -> str:
     return str(path)
 
 
+def needs_v2() -> None:
+    """Skip where LiteLLM's v2 cannot start, or takes no exporters."""
+    if reason := v2_trouble():
+        pytest.skip(f"v2 of this litellm does not start here: {reason}")
+
+
+@functools.cache
+def v2_trouble() -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        return str(run(scenario_v2, Path(directory) / "spool.db", "", LITELLM_OTEL_V2="true").said)
+
+
+def scenario_v2() -> None:
+    try:
+        importlib.import_module("litellm.integrations.otel.logger")
+        plumbing = importlib.import_module("litellm.integrations.otel.plumbing.providers")
+        assert hasattr(plumbing, "register_exporter_factory"), "it takes no exporters"
+    except Exception as error:  # noqa: BLE001 - it may be any
+        say(f"{type(error).__name__}: {error}")
+    else:
+        say("")
+
+
 def say(value: object) -> None:
     print(SAID + json.dumps(value), flush=True)
 
