@@ -319,9 +319,18 @@ def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandI
         pass
     langfuse.shutdown()
     """
-    run_python(python_with("import Langfuse") + textwrap.dedent(code))
+    (given,) = [
+        s for s in quoted(README.read_text()) if s.startswith("SpoolSpanExporter(endpoint=")
+    ]
+    keys = given.replace("pk-lf-…:sk-lf-…", "pk-lf-test:sk-lf-test")
+    keys = keys.replace("https://", "http://").replace(
+        "cloud.langfuse.com", langfuse.url.removeprefix("http://")
+    )
+    program = python_with("import Langfuse") + textwrap.dedent(code)
+    for exporter in ("SpoolSpanExporter()", keys):
+        run_python(program.replace("SpoolSpanExporter()", exporter), LANGFUSE_FLUSH_AT="1")
     drain()
-    assert langfuse.names() == {"observed": 1}
+    assert langfuse.names() == {"observed": 2}
 
 
 # Metrics

@@ -209,6 +209,12 @@ def test_given_headers_leave_the_route_to_the_keys_whatever_these_look_like() ->
     assert found.headers == {**target(environ).headers, "x-team": "t"}
 
 
+def test_a_user_in_a_given_endpoint_goes_before_the_langfuse_keys() -> None:
+    given = f"https://pk-lf-9:sk-lf-9@langfuse.example{TRACES}"
+    found = Settings.from_env(endpoint=given, environ=KEYS).require_target()
+    assert found == Target.langfuse("pk-lf-9", "sk-lf-9", "https://langfuse.example")
+
+
 EXTRA: Final = {"OTEL_EXPORTER_OTLP_HEADERS": "x-gateway=in"}
 HOST: Final = {"LANGFUSE_HOST": "https://langfuse.example"}
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from spool.errors import SettingsError
 from spool.settings import environment, spool_path
 from spool.settings.durability import Durability
-from spool.settings.endpoints import is_same_host, langfuse_endpoint
+from spool.settings.endpoints import LANGFUSE_PATH, is_same_host, langfuse_endpoint
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.given import checked
 from spool.settings.target import Named, Target
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spool.settings.given import Headers
+
+
+# For who has the keys in code, as the Langfuse SDK's constructor takes them.
+_GIVEN_KEYS: Final = (
+    "Where they are not in the environment: SpoolSpanExporter("
+    f'endpoint="https://PUBLIC_KEY:SECRET_KEY@HOST{LANGFUSE_PATH}")'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +145,7 @@ class Settings:
     def require_target(self) -> Target:
         """Give the target; raise SettingsError, in the words LiteLLM's users know, without one."""
         if self.target is None:
-            raise SettingsError(MISSING_KEYS)
+            raise SettingsError(f"{MISSING_KEYS} {_GIVEN_KEYS}")
         return self.target
 
 

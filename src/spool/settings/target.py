@@ -69,15 +69,14 @@ class Target:
     def redirected(self, endpoint: str | None, headers: Mapping[str, str]) -> Target:
         """Give a Langfuse project's target with another endpoint, and further headers.
 
-        It stays that project's, unless there is another Authorization among them. Raises
-        SettingsError.
+        It stays that project's, unless there is another Authorization among them, or a user in the
+        endpoint. Raises SettingsError.
         """
-        headers = clean_headers("headers", headers)
-        found = Target.otlp(endpoint or self.endpoint, {**self.headers, **headers})
-        named = found.named if endpoint else self.named
-        if "authorization" in headers:
-            return replace(found, named=named)
-        return replace(self, endpoint=found.endpoint, headers=found.headers, named=named)
+        named = Named.BY_OWNER if endpoint else self.named
+        endpoint, more = _checked(endpoint or self.endpoint, headers)
+        if "authorization" in more:
+            return replace(Target.otlp(endpoint, more), named=named)
+        return replace(self, endpoint=endpoint, headers={**self.headers, **more}, named=named)
 
     def with_extra(self, headers: Mapping[str, str]) -> Target:
         """Add headers; those that it has already stay, and so does its route."""
