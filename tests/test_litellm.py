@@ -176,7 +176,7 @@ def warnings_of_install() -> list[str]:
         warnings.simplefilter("always")
         spool.litellm.install()
         spool.litellm.install()
-    return [str(warning.message) for warning in caught if "langfuse_otel" in str(warning.message)]
+    return [str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)]
 
 
 def test_install_warns_when_the_stock_callback_was_made_before(
@@ -226,6 +226,26 @@ def test_after_a_late_install_each_call_is_spooled_and_only_that(
     assert langfuse.accepted == 4  # LiteLLM's own sent the early ones
     assert drain(path, langfuse.url) == 5
     assert len(langfuse.span_ids()) == 9
+
+
+def scenario_no_version_2() -> None:
+    sys.modules["litellm.integrations.otel.plumbing.providers"] = None  # type: ignore[assignment]
+    sys.modules.pop("litellm.integrations.otel.logger", None)
+    heard = warnings_of_install()
+    spool_handler()
+    ask()
+    finish()
+    say(heard)
+
+
+def test_where_litellms_v2_cannot_start_it_is_said_and_the_handler_is_v1s(
+    path: Path, langfuse: StandIn
+) -> None:
+    ran = run(scenario_no_version_2, path, langfuse.url, LITELLM_OTEL_V2="true")
+    [warning] = ran.said
+    assert "LITELLM_OTEL_V2 is set, but LiteLLM's v2 cannot be had here" in warning
+    assert warning in ran.log  # a proxy's operator reads that
+    assert drain(path, langfuse.url) == 2
 
 
 def scenario_debug() -> None:
