@@ -17,8 +17,9 @@ from typing import Final
 
 import pytest
 
-from instrumented import needs_configuration, needs_distro
+from instrumented import is_here, needs_configuration, needs_distro
 from litellm_scenarios import needs_v2
+from model_server import model_server
 from pages import (
     README,
     ROOT,
@@ -44,7 +45,10 @@ needs_litellm = pytest.mark.skipif(
 needs_langfuse = pytest.mark.skipif(
     importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
 )
-
+needs_openinference = pytest.mark.skipif(
+    not is_here("openinference.instrumentation.openai") or not is_here("openai"),
+    reason="openinference-instrumentation-openai and openai are not both installed here",
+)
 
 # The page as a whole
 
@@ -62,6 +66,7 @@ def test_every_block_of_the_readme_has_its_test() -> None:
         ("Quick start", "sh"),
         ("The roads in", "python"),
         ("The roads in", "yaml"),
+        ("The roads in", "python"),
         ("The roads in", "sh"),
         ("The roads in", "yaml"),
         ("The roads in", "sh"),
@@ -248,6 +253,22 @@ def test_where_no_langfuse_is_at_hand_the_stand_in_plays_one(
         run("python", "hello.py", LANGFUSE_HOST=url, **named)
         served.terminate()
     assert "delivered 1" in run("python", "-m", "spool", "status").stdout
+
+
+@needs_openinference
+def test_an_instrumentation_is_turned_on_once_the_provider_is_set(
+    environment: None, langfuse: StandIn
+) -> None:
+    call = """
+    import openai
+    client = openai.OpenAI(base_url="{address}/v1", api_key="none")
+    client.chat.completions.create(model="gpt-4o", messages=[{{"role": "user", "content": "hi"}}])
+    """
+    code = block("Quick start", "python") + python_with("OpenAIInstrumentor")
+    with model_server() as address:
+        run_python(code + textwrap.dedent(call.format(address=address)))
+    drain()
+    assert langfuse.names() == {"hello": 1, "ChatCompletion": 1}
 
 
 def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:

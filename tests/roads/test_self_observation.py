@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import pytest
 
 import standin
 from collector import Collector, collecting
-from instrumented import BIN
+from instrumented import BIN, is_here
 from spans import batch
 from spool.settings.target import Target
 from spool.store.store import Store
@@ -28,12 +27,6 @@ INSTRUMENTED: Final = ("distro", *(
     f"instrumentation.{name}"
     for name in ("requests", "urllib", "urllib3", "sqlite3", "logging", "threading")
 ))  # fmt: skip
-
-
-def is_here(module: str) -> bool:
-    with contextlib.suppress(ModuleNotFoundError):  # of a package above it
-        return find_spec(module) is not None
-    return False
 
 
 needs_instrumentations = pytest.mark.skipif(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 import spool
-from instrumented import PROGRAM, ZERO_CODE, ask, gunicorn, instrument, needs_distro
+from instrumented import PROGRAM, ZERO_CODE, ask, gunicorn, instrument, is_here, needs_distro
 from ledgers import ledger_of
 from manners import MANNERS
 from programs import run
@@ -99,7 +98,7 @@ def test_a_wrong_setting_is_said_and_the_program_goes_on(environment: None, case
 
 @needs_distro
 @pytest.mark.skipif(
-    find_spec("opentelemetry.exporter.otlp.proto.grpc") is not None,
+    is_here("opentelemetry.exporter.otlp.proto.grpc"),
     reason="what the distro exports metrics with is installed here",
 )
 def test_the_exporters_of_metrics_and_logs_that_the_distro_assumes_are_said_to_be_missing(
@@ -178,7 +177,7 @@ def without_distro(tmp_path: Path) -> str:
 
 
 @pytest.mark.skipif(
-    find_spec("opentelemetry.instrumentation") is None,
+    not is_here("opentelemetry.instrumentation"),
     reason="opentelemetry-instrumentation is not installed here",
 )
 def test_without_a_distro_nothing_is_traced_and_status_says_why(
