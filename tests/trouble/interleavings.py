@@ -443,7 +443,7 @@ def _shim_descriptors(replace: _Replace) -> None:
     replace(os, "close", close)
     replace(builtins, "open", given(builtins.open))
     replace(os, "fdopen", given(os.fdopen))
-    real_connect = replace(sqlite3, "connect", connect)
+    real_connect = replace(sqlite3, "Connection", connect)
     replace(migrations, "migrate", migrate)
 
 
