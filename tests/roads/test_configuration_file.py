@@ -117,6 +117,8 @@ def test_workers_that_are_killed_leave_what_they_have_ended(
     spool("drain")
     names = langfuse.names()
     assert names.pop("/next")
+    # Not all that took over need have loaded it.
+    assert names.pop("loaded") in ({1} if options else {3, 4})
     assert names == {f"/{number}": 1 for number in range(paths)}
 
 

@@ -32,10 +32,12 @@ trace.get_tracer("app").start_span("ended").end()
 print("went on")
 """
 KILLED: Final = f"{PROGRAM}\nimport os; os.kill(os.getpid(), 9)"
-# It says which process has answered: a worker, that was forked.
+# It ends a span before a preloading server forks, and says which process has answered.
 _SERVED: Final = """
 import os
 from opentelemetry import trace
+
+trace.get_tracer("app").start_span("loaded").end()
 
 def application(environ, start_response):
     with trace.get_tracer("app").start_as_current_span(environ["PATH_INFO"]):
