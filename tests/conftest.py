@@ -60,16 +60,26 @@ def is_full(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture
-def report(pytestconfig: pytest.Config) -> Callable[[Trial], None]:
-    """Check what came of a trouble, and print it with the others at the end of the run."""
+def show(pytestconfig: pytest.Config) -> Callable[[Trial], None]:
+    """Print what came of a trouble, with the others at the end of the run."""
 
-    def check_and_print(trial: Trial) -> None:
+    def note(trial: Trial) -> None:
         known = pytestconfig.stash[_trials]
         same = known.get(trial.name)
         known[trial.name] = trial if same is None else same + trial
+
+    return note
+
+
+@pytest.fixture
+def report(show: Callable[[Trial], None]) -> Callable[[Trial], None]:
+    """Print what came of a trouble, and check it."""
+
+    def print_and_check(trial: Trial) -> None:
+        show(trial)
         trial.check()
 
-    return check_and_print
+    return print_and_check
 
 
 @pytest.fixture(autouse=True)
