@@ -136,7 +136,7 @@ def append_for(path: str, endpoint: str, seconds: float, rate: float) -> dict[st
     """
     target = Target.otlp(endpoint, {})
     settings = Settings(path=Path(path), target=target, drain=False, max_bytes=_NO_LIMIT)
-    spool = registry.open_pipeline(settings, target)
+    spool, _ = registry.open_pipeline(settings, target)
     batches = itertools.cycle([Batch(each, 1, len(each)) for each in workload.payloads()])
     times: list[float] = []
     refused = 0

@@ -139,7 +139,7 @@ class Ours:
             sync_seconds=sync_seconds,
             compression="none",
         )
-        self._pipeline = registry.open_pipeline(self._settings, self._target)
+        self._pipeline, _ = registry.open_pipeline(self._settings, self._target)
 
     def put(self, payload: bytes) -> None:
         if not self._pipeline.append(self._target, Batch(payload, 1, len(payload))):

@@ -59,8 +59,7 @@ class SpoolSpanExporter(SpanExporter):
             settings = Settings.from_env(path=path, endpoint=endpoint, headers=headers, drain=drain)
         if not isinstance(settings, Settings):
             raise SettingsError("settings: must be a spool.Settings, which no file can give")
-        self._target = settings.require_target()
-        self._pipeline = open_pipeline(settings, self._target)
+        self._pipeline, self._target = open_pipeline(settings, settings.require_target())
         self._refusal = LimitedWarning("spans were refused and are lost")
         self._trouble = LimitedWarning("the spool cannot be waited for")
         self._is_shut_down = False

@@ -290,6 +290,24 @@ def test_extra_headers_are_sent_either_way(environment: None, langfuse: StandIn)
     assert langfuse.names() == {"hello": 2}
 
 
+def second_exporter(server: StandIn, keys: str = "") -> str:
+    """Give the README's second exporter, for this server in place of a Langfuse."""
+    said = quoted(README.read_text())
+    (second,) = [one for one in said if one.startswith("SpoolSpanExporter(endpoint=")]
+    host = server.url.removeprefix("http://")
+    second = second.replace("https://", "http://").replace("langfuse.example", host)
+    return second.replace("pk-lf-2:sk-lf-2", keys) if keys else second
+
+
+def test_two_exporters_are_two_destinations(environment: None, langfuse: StandIn) -> None:
+    first = block("Quick start", "python")
+    (adds,) = [line for line in first.splitlines(True) if "add_span_processor" in line]
+    with StandIn({"pk-lf-2": "sk-lf-2"}) as other:
+        second = adds.replace("SpoolSpanExporter()", second_exporter(other))
+        run_python(first.replace(adds, adds + second))
+        assert langfuse.names() == other.names() == {"hello": 1}
+
+
 WITHOUT_CODE: Final = """
 from opentelemetry import trace
 
@@ -340,15 +358,8 @@ def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandI
         pass
     langfuse.shutdown()
     """
-    (given,) = [
-        s for s in quoted(README.read_text()) if s.startswith("SpoolSpanExporter(endpoint=")
-    ]
-    keys = given.replace("pk-lf-…:sk-lf-…", "pk-lf-test:sk-lf-test")
-    keys = keys.replace("https://", "http://").replace(
-        "cloud.langfuse.com", langfuse.url.removeprefix("http://")
-    )
     program = python_with("import Langfuse") + textwrap.dedent(code)
-    for exporter in ("SpoolSpanExporter()", keys):
+    for exporter in ("SpoolSpanExporter()", second_exporter(langfuse, "pk-lf-test:sk-lf-test")):
         run_python(program.replace("SpoolSpanExporter()", exporter), LANGFUSE_FLUSH_AT="1")
     drain()
     assert langfuse.names() == {"observed": 2}

@@ -75,3 +75,15 @@ def test_a_target_is_not_forgotten_while_its_spans_are_in_the_journal_or_wait_as
     for _ in range(2):
         drainer._forget_targets()
     assert {one.route for one in known.values()} == {"pk-lf-lasting", "pk-lf-5"}
+
+
+def test_a_route_of_two_hosts_that_owners_named_is_two() -> None:
+    known = KnownTargets()
+    elsewhere = Target.langfuse("pk-lf-lasting", "sk", "https://other.example")
+    rotated = Target.langfuse("pk-lf-lasting", "new", "https://langfuse.example")
+    by_default = Target.langfuse("pk-lf-lasting", "sk")
+    assert known.add(LASTING) == LASTING
+    assert known.add(elsewhere) == known.add(elsewhere) == elsewhere.marked()
+    assert known.add(rotated) == rotated
+    assert known.add(by_default) == by_default
+    assert len(known) == 2

@@ -96,11 +96,14 @@ class Pipeline:
         if self._pid != os.getpid():
             self._start_over_in_child()
 
-    def join(self, settings: Settings, target: Target) -> None:
-        """Add a user, its target, and its wish for a drainer; say what is not heeded."""
+    def join(self, settings: Settings, target: Target) -> Target:
+        """Add a user, its target, and its wish for a drainer; say what is not heeded.
+
+        Gives the target as it is to be named from now on.
+        """
         self._notice_fork()
         self._users += 1
-        self._targets.add(target)
+        target = self._targets.add(target)
         if settings.drain and not self._settings.drain:
             self._settings = replace(self._settings, drain=True)
             self.start_threads()
@@ -116,6 +119,7 @@ class Pipeline:
                     shown(ours),
                     shown(others),
                 )
+        return target
 
     def leave(self) -> bool:
         """Take a user off; say whether it was the last."""

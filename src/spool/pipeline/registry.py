@@ -29,8 +29,10 @@ _open_pipelines: Final[dict[Path, Pipeline]] = {}
 _lock: Final = PerProcess(threading.RLock, lambda _: None)
 
 
-def open_pipeline(settings: Settings, target: Target) -> Pipeline:
+def open_pipeline(settings: Settings, target: Target) -> tuple[Pipeline, Target]:
     """Join the spool that this process has open at the path, or open it; end with `release`.
+
+    Gives the target as it is named there.
 
     Raises SpoolFileError where it is not ours, or not for us. What the disk refuses for now is no
     reason: then what ends is held in memory, and sent from there.
@@ -41,7 +43,7 @@ def open_pipeline(settings: Settings, target: Target) -> Pipeline:
         is_first = opened is None
         if opened is None:
             opened = _open_pipelines[path] = Pipeline(path, settings)
-        opened.join(settings, target)
+        target = opened.join(settings, target)
     if is_first:
         try:
             opened.prepare(target)
@@ -49,7 +51,7 @@ def open_pipeline(settings: Settings, target: Target) -> Pipeline:
         except BaseException:
             release(opened)
             raise
-    return opened
+    return opened, target
 
 
 def release(opened: Pipeline) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from spool.settings.target import Named
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -45,10 +47,17 @@ class KnownTargets:
         """Give every target."""
         return list(self._known.values())
 
-    def add(self, target: Target) -> None:
-        """Send this target's route from now on, for good."""
+    def add(self, target: Target) -> Target:
+        """Send this target's route from now on, for good; give it as it is known.
+
+        Where its route is taken by another endpoint that the owner named, it gets one of its own.
+        """
+        known = self._known.get(target.route) if target.route in self._lasting else None
+        if known and known.named is target.named is Named.BY_OWNER:
+            target = target if known.endpoint == target.endpoint else target.marked()
         self._lasting.add(target.route)
         self._known[target.route] = target
+        return target
 
     def use(self, target: Target) -> None:
         """Note that spans of this target come: its route is sent as long as any of them wait."""
