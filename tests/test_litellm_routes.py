@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import threading
 import time
@@ -32,12 +33,14 @@ from litellm_scenarios import (
     spool_handler,
     stock_callback,
 )
+from ports import HOST, free_port
 from spool.pipeline import registry
 from spool.settings import known_targets
 from spool.settings.endpoints import LANGFUSE_PATH
 from spool.settings.headers import basic_auth
 from spool.settings.target import Target
 from standin import Request, StandIn, parse, spans_of
+from waits import wait_until
 
 pytestmark = needs_litellm
 
@@ -185,6 +188,32 @@ def test_many_keys_cost_no_exporter_each_and_are_forgotten_when_their_spans_are_
         assert langfuse.accepted == 600
     assert left <= known_targets.MANY
     assert (spools, users) == (1, 1)
+
+
+def scenario_tenants() -> None:
+    handler = spool_handler()
+    ask_as(0)
+    wait_until(lambda: handler._exporter._pipeline.ledger().accepted == 2)
+    one = threads_and_descriptors()
+    for number in range(1, 40):
+        ask_as(number)
+    finish()
+    wait_until(lambda: all(map(operator.le, threads_and_descriptors(), one)))
+    say(handler._exporter._pipeline.ledger().accepted)
+
+
+def ask_as(tenant: int) -> None:
+    ask("hello", langfuse_public_key=f"pk-lf-{tenant}", langfuse_secret_key=f"sk-lf-{tenant}")
+
+
+def threads_and_descriptors() -> tuple[int, int]:
+    others = [one for one in threading.enumerate() if not one.name.startswith("litellm-")]
+    return len(others), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as many as there are
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system has no /proc")
+def test_forty_tenants_have_no_thread_and_no_descriptor_more_than_one(path: Path) -> None:
+    assert run(scenario_tenants, path, f"http://{HOST}:{free_port()}", SPOOL_DRAIN="on").said == 80
 
 
 def scenario_dropped() -> None:
