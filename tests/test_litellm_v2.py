@@ -138,16 +138,20 @@ def test_what_has_ended_survives_an_outage_a_kill_and_a_restart(
     assert langfuse.names() == {SPAN: 5}
 
 
-def scenario_last_call() -> None:
+def scenario_last_calls() -> None:
     spooled_callback()
-    asyncio.run(answers({}))
+
+    async def call() -> None:
+        await asyncio.gather(*(ask_async() for _ in range(3)))
+
+    asyncio.run(call())
     say(None)
 
 
-def test_a_program_that_ends_right_after_its_call_delivers(path: Path, langfuse: StandIn) -> None:
-    ran = run_v2(scenario_last_call, path, langfuse.url, is_fresh=True, SPOOL_DRAIN="on")
+def test_a_program_that_ends_right_after_its_calls_delivers(path: Path, langfuse: StandIn) -> None:
+    ran = run_v2(scenario_last_calls, path, langfuse.url, is_fresh=True, SPOOL_DRAIN="on")
     assert "Traceback" not in ran.log
-    assert langfuse.names() == {SPAN: 1}
+    assert langfuse.names() == {SPAN: 3}
 
 
 def scenario_teams() -> None:
@@ -415,6 +419,12 @@ def test_wrong_settings_are_said_at_setup(path: Path) -> None:
     ran = run_v2(scenario_wrong, path, "http://127.0.0.1:9", SPOOL_DRAIN="maybe")
     assert ran.said == ["SPOOL_DRAIN=maybe: must be on or off"] * 2
     assert not path.exists()
+    ran = run_v2(
+        scenario_wrong, path, "http://127.0.0.1:9", LITELLM_OTEL_LANGFUSE_SPAN_SCOPE="half"
+    )
+    for error in ran.said:
+        assert "LiteLLM's v2 does not take its settings" in error
+        assert "'half'" in error
 
 
 def test_without_langfuse_keys_there_is_no_handler_and_the_log_says_what_is_not_spooled(

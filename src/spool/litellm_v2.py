@@ -148,14 +148,17 @@ def _exporter(settings: Settings) -> None:
 
 def _own_target() -> Target | None:
     """Name LiteLLM's own project, by its Langfuse keys, else by its OTLP variables."""
-    if _has_keys():
-        return as_named(_target(langfuse_preset().exporters[-1]))
-    logger.warning(
-        "langfuse-spool: LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not both set: where "
-        "LiteLLM then takes its v1 callback for the name langfuse_otel, that one is not spooled"
-    )
-    spec = OpenTelemetryV2Config().exporters[-1]
-    return _target(spec) if spec.kind.lower() in _KINDS else None
+    if not _has_keys():
+        logger.warning(
+            "langfuse-spool: LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not both set: where "
+            "LiteLLM then takes its v1 callback for the name langfuse_otel, that one is not spooled"
+        )
+    try:
+        config = langfuse_preset() if _has_keys() else OpenTelemetryV2Config()
+    except ValueError as error:  # pydantic's, which names the setting
+        raise SettingsError(f"LiteLLM's v2 does not take its settings: {error}") from error
+    spec = config.exporters[-1]
+    return as_named(_target(spec)) if spec.kind.lower() in _KINDS else None
 
 
 def _has_keys() -> bool:
