@@ -148,6 +148,20 @@ def test_a_dead_destination_delays_the_other_by_nothing(
         assert {r.headers["authorization"] for r in server.requests} == {key}
 
 
+def test_while_a_request_hangs_spans_arrive_at_the_other_destination(
+    environment: None, langfuse: StandIn, other: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPOOL_TIMEOUT_SECONDS", "3600")  # longer than the test waits
+    other.behave(standin.mute())
+    with Program(endpoint_of(other)) as program:
+        program.end("0")
+        other.wait_for(lambda server: len(server.requests) == 1)
+        program.end("1", "2", "3")
+        langfuse.wait_for(lambda server: server.accepted == 4)
+        assert {request.status for request in other.requests} == {0}
+        other.stop()
+
+
 def spool_drain(other: StandIn, code: int = 0) -> None:
     """Drain with both secrets: one from the environment, one from the credentials file."""
     with pytest.MonkeyPatch.context() as patch:

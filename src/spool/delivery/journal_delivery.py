@@ -7,6 +7,8 @@ Invariants:
 - Only the holder of the drain lock claims: one request's spans of one route. What is claimed does
   not become rows until it is released.
 - Anything but a clean delivery releases it: maintenance makes rows of it, and those are sent again.
+- A route that was never delivered has only a short time for its first request, where spans may
+  go to another host, too.
 - What was delivered and cannot be settled, because the file refuses, stays claimed: it is not sent
   again.
 """
@@ -20,10 +22,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Outcome, Verdict
+from spool.delivery.routes import FIRST_SECONDS
 from spool.errors import SpoolBusyError, SpoolError
 from spool.journal.identity import Identity
 from spool.journal.reader import CHUNK
 from spool.otlp.batch import ROW_BYTES
+from spool.settings.endpoints import is_same_host
 from spool.store import ingest, journal_chunks
 from spool.system.log import LimitedWarnings
 
@@ -124,8 +128,14 @@ class JournalDelivery:
         """Send what was claimed; give the outcome if it was delivered."""
         chunk, size = claim.chunk, self._client.request_size(route.name)
         timeout = self._client.timeout
+        longest = timeout
+        if self._may_delay_others(route, target):
+            longest = min(FIRST_SECONDS, longest)
         started = time.monotonic()
-        outcome = self._client.post(target, [frame.batch for frame in chunk.frames], timeout)
+        outcome = self._client.post(target, [frame.batch for frame in chunk.frames], longest)
+        if outcome.is_timeout and longest < timeout:
+            self._routes.cut_short(route, target, started, longest)
+            return None
         size.learn(chunk, outcome, time.monotonic() - started, timeout)
         if outcome.verdict is Verdict.HOLD:
             self._routes.hold(route, target, outcome)
@@ -133,6 +143,13 @@ class JournalDelivery:
             self._routes.wait(route, outcome)
         # Where it is to be split, what is to blame is searched for among the rows.
         return outcome if outcome.is_delivered else None
+
+    def _may_delay_others(self, route: Route, target: Target) -> bool:
+        """Say whether a route may be of a dead host, and there is another one to send to."""
+        return route.last_success_at is None and any(
+            not is_same_host(other.endpoint, target.endpoint)
+            for other in self._routes.targets.values()
+        )
 
     def _settle(self, claim: Claim, outcome: Outcome) -> bool:
         """Settle what was sent; say whether that is done."""

@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Verdict
-from spool.delivery.silent_hosts import Silence
+from spool.delivery.routes import FIRST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from spool.delivery.client import Client
     from spool.delivery.routes import Routes
+    from spool.delivery.silent_hosts import Silence
     from spool.settings.target import Target
     from spool.store.records import Route
     from spool.system.drain_lock import DrainLock
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 _LONG: Final = 0.5
 # A failure that took so long may have delayed others.
 _SLOW: Final = 0.25
-# So long others wait for one that was never delivered yet.
-_PROBE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,9 @@ class Lane:
             route, target = left.pop(0)
             asked_at = time.monotonic()
             is_unknown = route.last_success_at is None and bool(left) and not self._is_troubled
-            longest = min(_PROBE, self._client.timeout) if is_unknown else self._client.timeout
+            longest = self._client.timeout
+            if is_unknown:
+                longest = min(FIRST_SECONDS, longest)
             verdict = self._send_in_turn(route, target, longest)
             is_more = is_more or verdict in (Verdict.DELIVERED, Verdict.SPLIT)
             if verdict is not Verdict.WAIT:
@@ -149,7 +150,5 @@ class Lane:
         now = time.monotonic()
         if verdict is not None or longest == self._client.timeout or now - asked_at < longest:
             return verdict
-        reason = f"no complete answer within {longest:g} s, while others waited"
-        self._client.silent_hosts.mute(target.endpoint, asked_at, longest, reason)
-        self._routes.put_off([route], Silence(now, now, reason))
+        self._routes.cut_short(route, target, asked_at, longest)
         return Verdict.WAIT

@@ -14,11 +14,12 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from spool.delivery import backoff
 from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.route_state import probe_wait_of, wait_of, waits_of
+from spool.delivery.silent_hosts import Silence
 from spool.errors import SettingsError
 from spool.settings.credentials import Credentials
 from spool.settings.known_targets import KnownTargets
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 
     from spool.delivery.client import Client
     from spool.delivery.http.classification import Outcome
-    from spool.delivery.silent_hosts import Silence
     from spool.settings.settings import Settings
     from spool.store.records import Route
     from spool.store.store import Store
+
+
+# So long other routes wait for one that was never delivered yet.
+FIRST_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,16 @@ class Routes:
             for route in routes
         ]
         route_waits.put_off(self._store.database, waits, self.now(), silence.reason)
+
+    def cut_short(self, route: Route, target: Target, asked_at: float, seconds: float) -> None:
+        """Leave a route to the lane of the troubled: its request took too long for the others.
+
+        It is tried there at once, with all the time that a request has. Raises SpoolError.
+        """
+        now = time.monotonic()
+        reason = f"no complete answer within {seconds:g} s, while others waited"
+        self._client.silent_hosts.mute(target.endpoint, asked_at, seconds, reason)
+        self.put_off([route], Silence(now, now, reason))
 
     def wait_without_file(self, route: str, outcome: Outcome) -> None:
         """Remember that a route waits: the file takes nothing."""
