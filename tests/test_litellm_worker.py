@@ -111,6 +111,22 @@ def test_other_callbacks_are_called_once_for_each_call(path: Path, langfuse: Sta
     assert run(scenario_other_callback, path, langfuse.url).said == [1] * 5
 
 
+def scenario_no_loop() -> None:
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    spool_handler()
+    asyncio.run(ask_five())
+    GLOBAL_LOGGING_WORKER.enqueue(asyncio.sleep(0))
+    say(None)
+
+
+def test_what_a_thread_without_a_loop_has_to_log_raises_nothing(
+    path: Path, langfuse: StandIn
+) -> None:
+    run(scenario_no_loop, path, langfuse.url)
+    assert drain(path, langfuse.url) == 10
+
+
 def scenario_fork() -> None:
     spool_handler()
     asyncio.run(ask_five())

@@ -44,7 +44,11 @@ def hold_until_begun() -> None:
         return
 
     def hold(coroutine: _Logging) -> None:
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a thread that has none; LiteLLM takes it while its worker runs
+            enqueue(coroutine)
+            return
         for other in list(_waiting):
             if other.is_closed():
                 for left in _waiting.pop(other):
