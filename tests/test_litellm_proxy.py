@@ -126,6 +126,8 @@ def terminate_amid_an_outage(way: Way, directory: Path, path: Path, langfuse: St
 
 def check_health(proxy: Proxy) -> int:
     """See the proxy's own checks go on working; give how many calls they have made."""
+    if litellm_version() < (1, 94):  # there who comes by a custom auth may only make calls
+        return 0
     status, said = proxy.get("/health/readiness")
     assert (status, said["status"]) == (200, "healthy"), said
     if litellm_version() < (1, 108):  # there it knows no callback before a worker's first call
