@@ -132,8 +132,10 @@ def test_a_litellm_call_arrives_at_two_projects(environment: None, langfuse: Sta
     """
     *given, call = block("", "python").splitlines()
     with StandIn({"pk-lf-2": "sk-lf-2"}) as other:
-        second, _, of_litellm = two_destinations(other)
-        run_python("\n".join([*given, textwrap.dedent(imports), second, of_litellm, call, LOGGED]))
+        url, second, _, of_litellm = two_destinations(other)
+        run_python(
+            "\n".join([*given, textwrap.dedent(imports), url, second, of_litellm, call, LOGGED])
+        )
         drain()
         assert langfuse.names() == other.names() == {"litellm_request": 1, "raw_gen_ai_request": 1}
 
@@ -306,8 +308,8 @@ def test_two_exporters_are_two_destinations(environment: None, langfuse: StandIn
     program = block("Quick start", "python")
     (first,) = [line for line in program.splitlines() if "add_span_processor" in line]
     with StandIn({"pk-lf-2": "sk-lf-2"}) as other:
-        second, of_opentelemetry, _ = two_destinations(other)
-        run_python(program.replace(first, f"{first}\n{second}\n{of_opentelemetry}"))
+        url, second, of_opentelemetry, _ = two_destinations(other)
+        run_python(program.replace(first, f"{first}\n{url}\n{second}\n{of_opentelemetry}"))
         assert langfuse.names() == other.names() == {"hello": 1}
 
 
@@ -362,9 +364,12 @@ def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandI
     langfuse.shutdown()
     """
     program = python_with("import Langfuse") + textwrap.dedent(code)
-    second, *_ = two_destinations(langfuse, "pk-lf-test:sk-lf-test")
-    for exporter in ("SpoolSpanExporter()", second.removeprefix("second = ")):
-        run_python(program.replace("SpoolSpanExporter()", exporter), LANGFUSE_FLUSH_AT="1")
+    url, *_ = two_destinations(langfuse, "pk-lf-test:sk-lf-test")
+    own_keys = f"{url}\n" + program.replace(
+        "SpoolSpanExporter()", "SpoolSpanExporter(endpoint=url)"
+    )
+    for code in (program, own_keys):
+        run_python(code, LANGFUSE_FLUSH_AT="1")
     drain()
     assert langfuse.names() == {"observed": 2}
 
