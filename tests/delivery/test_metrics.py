@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import NoOpMeter
+from opentelemetry.metrics._internal import _ProxyMeter  # what there is before a MeterProvider
 
 import standin
 from drains import NAMES, Clock, drain_all
@@ -166,6 +169,24 @@ def test_what_goes_out_of_the_journal_is_told_too(fresh: Drainer, meters: Meters
 def test_a_request_under_way_is_in_flight(
     observed: Drainer, meters: Meters, langfuse: StandIn
 ) -> None:
+    with a_request_under_way(observed, langfuse):
+        assert meters.value(INFLIGHT) >= 1
+    assert meters.value(INFLIGHT) == 0
+
+
+def test_a_meter_provider_that_comes_while_a_request_is_under_way_counts_it_rightly(
+    drainer: Drainer, meters: Meters, langfuse: StandIn
+) -> None:
+    proxy = _ProxyMeter("tests")
+    drainer.client._metrics = RequestMetrics(drainer.store.database.path, Instruments(proxy))
+    with a_request_under_way(drainer, langfuse):
+        proxy.on_set_meter_provider(meters.provider)
+        assert meters.value(INFLIGHT) >= 1
+    assert meters.value(INFLIGHT) == 0
+
+
+@contextlib.contextmanager
+def a_request_under_way(drainer: Drainer, langfuse: StandIn) -> Iterator[None]:
     is_asked, may_answer = threading.Event(), threading.Event()
 
     def answer_later(exchange: standin.Exchange) -> None:
@@ -175,14 +196,14 @@ def test_a_request_under_way_is_in_flight(
         exchange.reset()
 
     langfuse.behave(answer_later)
-    sending = threading.Thread(target=observed.send_due)
+    sending = threading.Thread(target=drainer.send_due)
     sending.start()
     assert is_asked.wait(60)
-    under_way = meters.value(INFLIGHT)
-    may_answer.set()
-    sending.join()
-    assert under_way >= 1
-    assert meters.value(INFLIGHT) == 0
+    try:
+        yield
+    finally:
+        may_answer.set()
+        sending.join()
 
 
 # What a MeterProvider may do
@@ -201,7 +222,6 @@ def test_a_meter_provider_that_raises_hinders_no_delivery(
 ) -> None:
     instruments = Instruments(NoOpMeter("raising"))
     monkeypatch.setattr(instruments.exported, "add", fail)
-    monkeypatch.setattr(instruments.inflight, "add", fail)
     monkeypatch.setattr(instruments.duration, "record", fail)
     monkeypatch.setattr(metrics, "_trouble", LimitedWarning("the MeterProvider raises"))
     drainer.client._metrics = RequestMetrics(store.database.path, instruments)

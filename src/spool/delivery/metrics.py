@@ -6,7 +6,7 @@ self-observability"), and OpenTelemetry's OTLP exporter 1.45 counts:
 | name | instrument, unit | what it counts |
 |---|---|---|
 | otel.sdk.exporter.span.exported | counter, {span} | spans that are done: delivered, or dead |
-| otel.sdk.exporter.span.inflight | up-down counter, {span} | spans of requests under way |
+| otel.sdk.exporter.span.inflight | observable up-down counter, {span} | of requests under way |
 | otel.sdk.exporter.operation.duration | histogram, s | requests, delivered or not |
 
 | attribute | value |
@@ -25,7 +25,8 @@ Invariants:
 
 - Each is told by the process that sent, once: so they can be added up.
 - They are told by the threads that send. Nothing that a MeterProvider does reaches the delivery.
-- Where none is set, OpenTelemetry's proxies pass them over; they find one that is set later.
+- Where none is set, OpenTelemetry's proxies pass them over; they find one that is set later, even
+  while a request is under way: so what is in flight is not added up, but looked at.
 """
 
 from __future__ import annotations
@@ -37,15 +38,18 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.metrics import Meter, NoOpMeter, get_meter
+from opentelemetry.metrics import Meter, NoOpMeter, Observation, get_meter
 
 from spool.__about__ import __version__
+from spool.system.forks import PerProcess
 from spool.system.importing import importing
 from spool.system.log import LimitedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from opentelemetry.metrics import CallbackOptions
 
     from spool.delivery.http.classification import Outcome
     from spool.settings.target import Target
@@ -73,7 +77,11 @@ def meter() -> Meter:
 
 @functools.cache
 def _of_process() -> Instruments:
-    return Instruments(meter())
+    try:
+        return Instruments(meter())
+    except Exception as error:  # noqa: BLE001 - as the invariants say
+        _trouble.warn(error)
+        return Instruments(NoOpMeter("langfuse-spool"))
 
 
 class Instruments:
@@ -85,8 +93,9 @@ class Instruments:
             "{span}",
             "The number of spans for which the export has finished, either successful or failed.",
         )
-        self.inflight = meter.create_up_down_counter(
+        meter.create_observable_up_down_counter(
             "otel.sdk.exporter.span.inflight",
+            [self._inflight],
             "{span}",
             "The number of spans which were passed to the exporter, but that have not been "
             "exported yet (neither successful, nor failed).",
@@ -97,13 +106,38 @@ class Instruments:
             "The duration of exporting a batch of telemetry records.",
             explicit_bucket_boundaries_advisory=_BOUNDARIES,
         )
+        # A child of a fork has none of its parent's requests under way.
+        self._under_way: PerProcess[set[Operation]] = PerProcess(set, lambda _: None)
+        self._known: dict[tuple[tuple[str, str | int], ...], None] = {}
+
+    def begin(self, operation: Operation) -> None:
+        """Note that a request is under way."""
+        self._known[operation.key] = None
+        self._under_way.get().add(operation)
+
+    def end(self, operation: Operation) -> None:
+        """Note that it is no longer."""
+        self._under_way.get().discard(operation)
+
+    def _inflight(self, _: CallbackOptions) -> list[Observation]:
+        spans = dict.fromkeys(list(self._known), 0)
+        for operation in list(self._under_way.get()):
+            spans[operation.key] = spans.get(operation.key, 0) + operation.spans
+        return [Observation(total, dict(key)) for key, total in spans.items()]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Operation:
-    """One request; its `outcome` is None while it is under way."""
+    """One request of so many `spans`; its `outcome` is None while it is under way."""
 
+    attributes: Attributes
+    spans: int
     outcome: Outcome | None = None
+
+    @property
+    def key(self) -> tuple[tuple[str, str | int], ...]:
+        """Its attributes, hashable."""
+        return tuple(self.attributes.items())
 
 
 class RequestMetrics:
@@ -120,16 +154,16 @@ class RequestMetrics:
     @contextlib.contextmanager
     def operation(self, target: Target, spans: int) -> Iterator[Operation]:
         """Tell of a request while it is under way, and when it has ended."""
-        attributes = self._component | _server(target)
-        operation, started = Operation(), time.perf_counter()
-        _safely(lambda: self._instruments.inflight.add(spans, attributes))
+        operation = Operation(self._component | _server(target), spans)
+        started = time.perf_counter()
+        self._instruments.begin(operation)
         try:
             yield operation
         finally:
             seconds = time.perf_counter() - started
-            _safely(lambda: self._instruments.inflight.add(-spans, attributes))
+            self._instruments.end(operation)
             if (outcome := operation.outcome) is not None:
-                of_it = attributes | _errors(outcome)
+                of_it = operation.attributes | _errors(outcome)
                 _safely(lambda: self._instruments.duration.record(seconds, of_it))
 
     def ended(self, target: Target | None, delivered: int, dead: int) -> None:
