@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Final
 
 import pytest
@@ -14,9 +11,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 import model_calls
 from instrumented import is_here
 from model_server import model_server
+from programs import run_python
 from standin import StandIn
 from users import spool
-from waits import PATIENCE
 
 INSTRUMENTORS: Final = {
     "openinference": "openinference.instrumentation.openai:OpenAIInstrumentor",
@@ -62,16 +59,9 @@ def test_the_spans_of_an_instrumentation_arrive_unchanged(
     if not (is_here(module) and is_here(client)):
         pytest.skip(f"{module} or the client of {client} is not installed here")
     with model_server() as address:
-        done = subprocess.run(
-            [sys.executable, model_calls.__file__, INSTRUMENTORS[name], client, address],
-            env={**os.environ, **CONTENT},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    requests = [ExportTraceServiceRequest.FromString(bytes.fromhex(x)) for x in done.stdout.split()]
+        called = (model_calls.__file__, INSTRUMENTORS[name], client, address)
+        said = run_python(*called, **CONTENT).stdout
+    requests = [ExportTraceServiceRequest.FromString(bytes.fromhex(x)) for x in said.split()]
     wanted = one_by_one([resource for one in requests for resource in one.resource_spans])
     spool("drain")
     assert one_by_one(langfuse.resource_spans) == wanted

@@ -16,6 +16,7 @@ import pytest
 import standin
 from collector import Collector, collecting
 from instrumented import BIN, is_here
+from programs import run
 from spans import batch
 from spool.settings.target import Target
 from spool.store.store import Store
@@ -310,13 +311,6 @@ def test_what_is_logged_goes_where_the_application_logs_once_a_minute(
     environment: None, langfuse: StandIn
 ) -> None:
     langfuse.stop()
-    done = subprocess.run(
-        [sys.executable, "-c", LOGGED],
-        env={**os.environ, **SHORT_WAITS},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = [json.loads(line) for line in done.stderr.splitlines()]
+    said = [json.loads(line) for line in run(LOGGED, **SHORT_WAITS).stderr.splitlines()]
     assert [(one["logger"], one["level"]) for one in said] == [("spool", "WARNING")]
     assert said[0]["said"].startswith("langfuse-spool: route pk-lf-test waits: Connection")

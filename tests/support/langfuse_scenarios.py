@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import pytest
+
+from programs import run_python
 
 needs_langfuse: Final = pytest.mark.skipif(
     importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
@@ -24,17 +25,7 @@ needs_langfuse: Final = pytest.mark.skipif(
 
 def run(scenario: str, exporter: str = "spool", **more: str) -> str:
     """Run a program to its end, and give what it printed."""
-    done = subprocess.run(
-        [sys.executable, __file__, scenario, exporter],
-        env={**os.environ, **more},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout
+    return run_python(__file__, scenario, exporter, **more).stdout
 
 
 def client(**more: Any) -> Any:

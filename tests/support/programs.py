@@ -9,8 +9,13 @@ import sys
 
 def run(code: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and give what it said."""
+    return run_python(*options, "-c", code, **more)
+
+
+def run_python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end, which is a good one, and give what it said."""
     done = subprocess.run(
-        [sys.executable, *options, "-c", code],
+        [sys.executable, *arguments],
         env={**os.environ, **more},
         capture_output=True,
         text=True,
