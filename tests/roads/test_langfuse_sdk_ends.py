@@ -5,7 +5,6 @@ Its BatchSpanProcessor is in front of the exporter: what that holds in memory is
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +15,14 @@ import langfuse_scenarios
 from langfuse_scenarios import needs_langfuse, run
 from litellm_scenarios import OWN_KEY, PROJECTS, TEAM_KEY
 from standin import PATH, StandIn, parse, spans_of
-from users import spool
+from users import spool, status
 from waits import wait_until
 
 pytestmark = needs_langfuse
 
 
 def pending() -> int:
-    status = [sys.executable, "-m", "spool", "status", "--json"]
-    said = subprocess.run(status, capture_output=True, text=True, check=False).stdout
-    spans = json.loads(said)["pending"]["spans"]
-    assert isinstance(spans, int)
+    spans: int = status()["pending"]["spans"]
     return spans
 
 

@@ -16,7 +16,7 @@ from forwarding import Proxy
 from manners import OTLP_OK, receiver
 from programs import SIMPLE, run
 from standin import StandIn, partial_success
-from users import spool
+from users import spool, status
 
 pytestmark = pytest.mark.once
 
@@ -53,7 +53,7 @@ def plain() -> Iterator[StandIn]:
 
 
 def waits_because() -> str:
-    (route,) = json.loads(spool("status", "--json", code=1).stdout)["routes"]
+    (route,) = status()["routes"]
     assert route["state"] == "waiting"
     return str(route["last_error"])
 
@@ -119,7 +119,7 @@ def test_what_a_proxy_refuses_waits_until_it_lets_it_through(
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     with Proxy(refusal) as proxy:
         run(TWO_SPANS, OTEL_EXPORTER_OTLP_ENDPOINT=plain.url, HTTP_PROXY=proxy.url)
-    (route,) = json.loads(spool("status", "--json", code=1).stdout)["routes"]
+    (route,) = status()["routes"]
     assert (route["state"], route["pending_spans"]) == ("held", 2)
     assert "407" in route["last_error"]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", plain.url)

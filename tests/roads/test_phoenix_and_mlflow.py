@@ -12,7 +12,7 @@ import pytest
 
 from programs import SIMPLE, run
 from real_receivers import Receiver
-from users import spool
+from users import spool, status
 
 # What runs does not depend on the Python; a small machine needs its time to start it.
 pytestmark = [pytest.mark.trust, pytest.mark.timeout(900)]
@@ -75,7 +75,7 @@ def test_what_ends_while_the_receiver_is_dead_arrives_once_it_lives_again(
         real.server.kill()
         program.communicate(b"go on\n", timeout=60)
     assert program.returncode == 0
-    assert json.loads(spool("status", "--json", code=1).stdout)["pending"]["spans"] == 25
+    assert status()["pending"]["spans"] == 25
     real.server.start()
     done = json.loads(spool("drain", "--timeout", "120", "--json").stdout)
     assert (done["delivered"], done["pending"], done["dead"]) == (25, 0, 0)
@@ -101,7 +101,7 @@ def test_an_experiment_that_is_not_there_holds_its_spans_until_it_is_named_right
     with monkeypatch.context() as wrong:
         wrong.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-mlflow-experiment-id=999")
         run(SIMPLE + "tracer.start_span('held').end(); provider.shutdown()")
-    (route,) = json.loads(spool("status", "--json", code=1).stdout)["routes"]
+    (route,) = status()["routes"]
     assert (route["state"], route["pending_spans"]) == ("held", 1)
     assert "No Experiment with id=999 exists" in route["last_error"]
     spool("adopt", route["route"])

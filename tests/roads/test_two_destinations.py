@@ -5,7 +5,6 @@ Whatever becomes of one destination, the other gets what it is to get, before an
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing_extensions import Self
 import standin
 from litellm_scenarios import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from standin import PATH, StandIn
-from users import SHORT_WAITS, environment_of, spool
+from users import SHORT_WAITS, environment_of, spool, status
 from waits import wait_until
 
 PROGRAM: Final = """
@@ -97,9 +96,7 @@ def endpoint_of(server: StandIn, user: str = TEAM) -> str:
 
 
 def routes() -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-m", "spool", "status", "--json"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return {route["route"]: route for route in json.loads(said)["routes"]}
+    return {route["route"]: route for route in status()["routes"]}
 
 
 def has_accepted(spans: int, server: StandIn) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from spool import SpoolSpanExporter
 
@@ -33,6 +34,14 @@ def spool(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, (done.stdout, done.stderr)
     return done
+
+
+def status() -> dict[str, Any]:
+    """Give what `status` says, whatever it minds."""
+    command = [sys.executable, "-m", "spool", "status", "--json"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
+    found: dict[str, Any] = json.loads(said)
+    return found
 
 
 @contextlib.contextmanager
