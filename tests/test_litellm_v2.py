@@ -28,6 +28,7 @@ from litellm_scenarios import (
     ask_async,
     credentials_file,
     drain,
+    finish_async,
     needs_litellm,
     needs_v2,
     run,
@@ -74,14 +75,9 @@ def loggers() -> list[Any]:
 
 async def answers(*calls: dict[str, Any]) -> None:
     """Make calls, and wait until LiteLLM has logged them."""
-    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
-
     for call in calls:
         await ask_async(**call)
-    going_on = {asyncio.current_task(), GLOBAL_LOGGING_WORKER._worker_task}
-    if others := asyncio.all_tasks() - going_on:
-        await asyncio.wait(others)
-    await GLOBAL_LOGGING_WORKER.flush()
+    await finish_async()
 
 
 def scenario_stock() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from litellm_scenarios import OWN_KEY
 from pages import GATEWAY, ROOT, block
 from ports import HOST, free_port
 from programs import SIMPLE, run
@@ -50,14 +51,21 @@ provider.shutdown()
 )
 
 
+def rotel_here() -> dict[str, str]:
+    """Let the page's command find rotel, and that a port of its own."""
+    return {
+        "PATH": f"{installed('rotel') / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "ROTEL_OTLP_GRPC_ENDPOINT": f"{HOST}:{free_port()}",
+    }
+
+
 @contextlib.contextmanager
 def gateway(directory: Path, **destination: str) -> Iterator[Server]:
     """Run `scripts/gateway/rotel` to a destination."""
     port = free_port()
     environment = {
-        "PATH": f"{installed('rotel') / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "GATEWAY_LISTEN": f"{HOST}:{port}",
-        "ROTEL_OTLP_GRPC_ENDPOINT": f"{HOST}:{free_port()}",
+        **rotel_here(),
         **destination,
     }
     command = [str(ROOT / "scripts" / "gateway" / "rotel")]
@@ -105,11 +113,7 @@ def test_the_commands_of_its_page(tmp_path: Path, path: Path, langfuse: StandIn)
     }.items():
         assert written in text
         text = text.replace(written, here)
-    environment = {
-        "PATH": f"{installed('rotel') / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "ROTEL_OTLP_GRPC_ENDPOINT": f"{HOST}:{free_port()}",
-    }
-    with running(Server(["bash", "-ec", text], tmp_path / "log", port, environment)) as server:
+    with running(Server(["bash", "-ec", text], tmp_path / "log", port, rotel_here())) as server:
         run(FIVE_SPANS, **program_of(path, server, "page"))
         wait_until(lambda: langfuse.accepted == 5)
 
@@ -177,9 +181,7 @@ def test_every_program_behind_one_rotel_is_of_the_project_whose_keys_rotel_has(
         keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-other", "LANGFUSE_SECRET_KEY": "sk-lf-other"}
         run(FIVE_SPANS, **{**program_of(path, server, "other"), **keys})
         wait_until(lambda: langfuse.accepted == 5)
-    assert {request.headers["authorization"] for request in langfuse.requests} == {
-        "Basic cGstbGYtdGVzdDpzay1sZi10ZXN0"  # pk-lf-test:sk-lf-test
-    }
+    assert {request.headers["authorization"] for request in langfuse.requests} == {OWN_KEY}
 
 
 @pytest.mark.parametrize("name", ["phoenix", "mlflow"])
