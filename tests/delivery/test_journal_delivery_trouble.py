@@ -23,6 +23,7 @@ from drains import (
     spans_in_rows,
 )
 from manners import each_manner, each_manner_with_gzip
+from ports import HOST, free_port
 from spans import batch
 from spool.delivery import drain_once
 from spool.delivery.client import Tally
@@ -71,6 +72,19 @@ def test_a_route_that_another_process_has_put_off_meanwhile_is_not_sent(
     monkeypatch.setattr(store.drain_lock, "take", take_behind_another)
     fresh.send_due()
     assert not langfuse.requests
+
+
+def test_a_first_request_that_hangs_is_left_soon_where_others_go_to_another_host(
+    fresh: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.mute())
+    fresh.routes.add(Target.langfuse("pk-lf-other", "sk-lf-other", f"http://{HOST}:{free_port()}"))
+    fresh.send_due()
+    assert "while others waited" in route_of(store).last_error
+    langfuse.behave(None)
+    ingest.ingest(store, compress=False)
+    drain_all(fresh)
+    assert_delivered(store, langfuse, "a", "b", "c")
 
 
 @each_manner

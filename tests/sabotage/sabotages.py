@@ -15,7 +15,10 @@ SOURCE = TESTS.parent / "src"
 
 @dataclass(frozen=True)
 class Sabotage:
-    """What is broken: in a module `code` becomes `broken`; and the tests that must find it out."""
+    """What is broken: in a module `code` becomes `broken`; and the tests that must find it out.
+
+    Those are files, or `file::test` where a file has many that take long.
+    """
 
     name: str
     module: str
@@ -483,5 +486,200 @@ SABOTAGES = [
         "held.target.route != route or held.number in self._sending:",
         "held.target.route != route:",
         "journal/test_overflow.py",
+    ),
+    Sabotage(
+        "LiteLLM's v2 puts a batch in front of the projects of keys and teams",
+        "litellm_v2.py",
+        "(kind, make_exporter)\n    _take_spans_as_they_end()\n",
+        "(kind, make_exporter)\n",
+        "test_litellm_v2.py::test_a_teams_destination_is_a_route_beside_or_instead_of_the_operators",
+    ),
+    Sabotage(
+        "a kind of LiteLLM's v2 exporters is not spooled",
+        "litellm_v2.py",
+        '"http/protobuf", "http/json")  # we',
+        '"http/protobuf")  # we',
+        "test_litellm_v2.py::test_a_destination_is_read_as_the_stock_exporters_read_it"
+        "_and_only_for_spans_over_http",
+    ),
+    Sabotage(
+        "LiteLLM's v2 ends before its worker has begun all it was given",
+        "litellm_v2.py",
+        "    atexit.register(run_what_has_not_begun)\n",
+        "",
+        "test_litellm_v2.py::test_a_program_that_ends_right_after_its_calls_delivers",
+    ),
+    Sabotage(
+        "whoever names the public key of another is sent for with its secret",
+        "litellm_projects.py",
+        "return target if target.public_key is None else target.marked()",
+        "return target",
+        "test_litellm_v2.py::test_a_call_that_names_a_public_key_not_its_own_gets_none_of_its_spans",
+    ),
+    Sabotage(
+        "a tenant that LiteLLM evicts ends the exporter of all",
+        "litellm_projects.py",
+        "        self._exporter = exporter\n\n",
+        "        self._exporter = exporter\n\n"
+        "    def shutdown(self) -> None:\n        self._exporter.shutdown()\n\n",
+        "test_litellm_routes.py::test_a_keys_provider_that_litellm_drops_takes_nothing_down_with_it",
+    ),
+    Sabotage(
+        "what LiteLLM's worker had not begun is dropped",
+        "litellm_worker.py",
+        "    left = [each for here in _waiting.values() for each in here.items()]\n",
+        "    left: list[Any] = []\n",
+        "test_litellm_worker.py"
+        "::test_calls_at_once_right_before_asyncio_run_returns_are_all_there_once",
+    ),
+    Sabotage(
+        "a child makes the spans of its parent's calls again",
+        "litellm_worker.py",
+        "os.register_at_fork(after_in_child=_waiting.clear)",
+        "",
+        "test_litellm_worker.py::test_a_child_makes_no_spans_of_its_parents_calls",
+    ),
+    Sabotage(
+        "what a thread without a loop has to log is not taken",
+        "litellm_worker.py",
+        "            enqueue(coroutine)\n            return\n",
+        "            raise\n",
+        "test_litellm_worker.py::test_what_a_thread_without_a_loop_has_to_log_raises_nothing",
+    ),
+    Sabotage(
+        "a late install() leaves LiteLLM's own callback where it is called",
+        "litellm.py",
+        "        _replace(one, ours)\n",
+        "        pass\n",
+        "test_litellm.py::test_after_a_late_install_each_call_is_spooled_and_only_that",
+    ),
+    Sabotage(
+        "extra headers go to another host, too",
+        "settings/settings.py",
+        "or not theirs or not is_same_host(target.endpoint, theirs):",
+        "or not theirs:",
+        "settings/test_environment.py",
+    ),
+    Sabotage(
+        "routes of the credentials file go without the extra headers",
+        "delivery/routes.py",
+        'return self._settings.with_extra_headers(found), ""',
+        'return found, ""',
+        "roads/test_extra_headers.py"
+        "::test_routes_of_the_credentials_file_get_them_on_their_host_only",
+    ),
+    Sabotage(
+        "the headers of another receiver go to Langfuse",
+        "settings/environment.py",
+        "    if all(is_same_host(receiver, endpoint) for receiver in receivers if receiver):\n",
+        "    if receivers:\n",
+        "settings/test_environment.py",
+    ),
+    Sabotage(
+        "extra headers replace the Authorization",
+        "settings/target.py",
+        "headers={**headers, **self.headers}",
+        "headers={**self.headers, **headers}",
+        "settings/test_environment.py",
+    ),
+    Sabotage(
+        "an error shows the value of a bad header",
+        "settings/headers.py",
+        """header '{printable(name)}' has a character \"""",
+        """header '{printable(name)}', {value}, has a character \"""",
+        "settings/test_headers.py",
+    ),
+    Sabotage(
+        "a header that cannot be read is passed over, and logged",
+        "settings/headers.py",
+        "        if not re.fullmatch(rf",
+        "        if not pair and not re.fullmatch(rf",
+        "settings/test_headers.py",
+    ),
+    Sabotage(
+        "one key on two hosts is one route",
+        "settings/known_targets.py",
+        "target = target if known.endpoint == target.endpoint else target.marked()",
+        "target = known",
+        "settings/test_known_targets.py",
+    ),
+    Sabotage(
+        "a destination that hangs from the first holds up what the journal has for another",
+        "delivery/journal_delivery.py",
+        "        if self._may_delay_others(route, target):\n",
+        "        if False:\n",
+        "delivery/test_journal_delivery_trouble.py",
+    ),
+    Sabotage(
+        "a route that hangs from the first holds up those whose rows wait",
+        "delivery/lane.py",
+        "        if is_unknown:\n",
+        "        if False:\n",
+        "delivery/test_lane.py",
+    ),
+    Sabotage(
+        "what hung at its first request stays among those that are well",
+        "delivery/routes.py",
+        "        self.put_off([route], Silence(now, now, reason))\n",
+        "",
+        "delivery/test_lane.py",
+    ),
+    Sabotage(
+        "a MeterProvider that raises breaks the delivery",
+        "delivery/metrics.py",
+        "            tell()\n    except Exception as error:",
+        "            tell()\n    except ImportError as error:",
+        "delivery/test_metrics.py",
+    ),
+    Sabotage(
+        "spans count as exported when a request of theirs has failed",
+        "delivery/client.py",
+        "        return operation.outcome\n",
+        "        self._metrics.ended(target, sum(batch.spans for batch in batches), 0)\n"
+        "        return operation.outcome\n",
+        "delivery/test_metrics.py",
+    ),
+    Sabotage(
+        "each process tells a MeterProvider of the spool that all share",
+        "pipeline/observation.py",
+        " and self._store.reporter.is_us():",
+        ":",
+        "pipeline/test_observation.py",
+    ),
+    Sabotage(
+        "what is left when its exporters have ended is not told",
+        "pipeline/observation.py",
+        "            spool.is_over = True\n",
+        "            del self._spools[store.database.path]\n",
+        "pipeline/test_observation.py",
+    ),
+    Sabotage(
+        "a child of a fork ends its parent's turn",
+        "system/first_comer.py",
+        "            os.close(fd)\n\n\nclass",
+        "            import fcntl\n\n            fcntl.flock(fd, fcntl.LOCK_UN)\n"
+        "            os.close(fd)\n\n\nclass",
+        "system/test_first_comer.py",
+    ),
+    Sabotage(
+        "our own statements are spans where sqlite3 is instrumented",
+        "store/sqlite.py",
+        "    sqlite = sqlite3.Connection(\n",
+        "    sqlite = sqlite3.connect(\n",
+        "store/test_connections.py",
+    ),
+    Sabotage(
+        "a YAML value of a wrong type is taken",
+        "settings/given.py",
+        "        if key in found and not isinstance(found[key], types):\n",
+        "        if False:\n",
+        "settings/test_given.py",
+    ),
+    Sabotage(
+        "where a distro is missing nobody says so",
+        "commands/zero_code.py",
+        '    if importlib.metadata.entry_points(group="opentelemetry_configurator"):\n',
+        "    if asked:\n",
+        "roads/test_zero_code.py",
     ),
 ]
