@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable
 from typing import Any, Final
 
-from ports import HOST
+from web_servers import Handler, serving
 
 BROKEN: Final = "broken"  # the model that is answered with an error
 _USAGE: Final = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -21,29 +19,20 @@ _TOOL_CALL: Final = {
 }
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+class _Handler(Handler):
+    def respond(self, body: bytes) -> None:
+        asked = json.loads(body)
         if asked["model"] == BROKEN:
-            self._answer(400, json.dumps(_ERROR).encode())
+            self._answer(400, _ERROR)
             return
         reply = _REPLIES[self.path](asked)
         if isinstance(reply, list):
-            self._answer(200, b"".join(map(_event, reply)), "text/event-stream")
+            self.answer(200, b"".join(map(_event, reply)), "text/event-stream")
         else:
-            self._answer(200, json.dumps(reply).encode())
+            self._answer(200, reply)
 
-    def _answer(self, status: int, body: bytes, content_type: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def _answer(self, status: int, reply: Any) -> None:
+        self.answer(status, json.dumps(reply).encode(), "application/json")
 
 
 def _event(data: Any) -> bytes:
@@ -114,13 +103,6 @@ _REPLIES: Final = {
 }
 
 
-@contextlib.contextmanager
-def model_server() -> Iterator[str]:
+def model_server() -> contextlib.AbstractContextManager[str]:
     """Serve, and give the address."""
-    with ThreadingHTTPServer((HOST, 0), _Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
-        try:
-            yield f"http://{HOST}:{server.server_address[1]}"
-        finally:
-            server.shutdown()
+    return serving(_Handler)
