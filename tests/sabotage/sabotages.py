@@ -615,14 +615,16 @@ SABOTAGES = [
         "delivery/lane.py",
         "        if is_unknown:\n",
         "        if False:\n",
-        "delivery/test_lane.py",
+        "delivery/test_lane.py"
+        "::test_while_others_wait_an_unknown_host_has_only_a_short_time_at_first",
     ),
     Sabotage(
         "what hung at its first request stays among those that are well",
         "delivery/routes.py",
         "        self.put_off([route], Silence(now, now, reason))\n",
         "",
-        "delivery/test_lane.py",
+        "delivery/test_lane.py"
+        "::test_while_others_wait_an_unknown_host_has_only_a_short_time_at_first",
     ),
     Sabotage(
         "a MeterProvider that raises breaks the delivery",
