@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 
 import standin
+from langfuse_scenarios import needs_langfuse
 from standin import StandIn
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
-)
+pytestmark = needs_langfuse
 
 SCRIPT = """
 import sys

@@ -11,15 +11,9 @@ from typing import Final
 import pytest
 
 import span_witness
-from litellm_scenarios import (
-    OWN_KEY,
-    PROJECTS,
-    TEAM_KEY,
-    credentials_file,
-    drain,
-    litellm_version,
-)
+from litellm_scenarios import drain, litellm_version
 from pages import block
+from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from proxies import Proxy, needs_proxy
 from standin import StandIn, parse, spans_of, unavailable
 

@@ -17,12 +17,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from litellm_scenarios import (
     KEYS,
-    OWN_KEY,
-    PROJECTS,
     TEAM,
-    TEAM_KEY,
     ask,
-    credentials_file,
     drain,
     finish,
     needs,
@@ -34,6 +30,7 @@ from litellm_scenarios import (
     stock_callback,
 )
 from ports import HOST, free_port
+from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from spool.pipeline import registry
 from spool.settings import known_targets
 from spool.settings.endpoints import LANGFUSE_PATH

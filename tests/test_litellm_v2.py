@@ -20,13 +20,9 @@ from test_litellm_routes import end_span, names_by_key
 from test_litellm_spans import described, make_all_kinds_of_async_calls
 
 from litellm_scenarios import (
-    OWN_KEY,
-    PROJECTS,
     TEAM,
-    TEAM_KEY,
     Ran,
     ask_async,
-    credentials_file,
     drain,
     finish_async,
     needs_litellm,
@@ -37,6 +33,7 @@ from litellm_scenarios import (
     stock_callback,
 )
 from ports import HOST, free_port
+from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.headers import basic_auth
 from standin import StandIn

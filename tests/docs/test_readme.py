@@ -6,7 +6,6 @@ What goes around it (a stand-in in place of Langfuse, a call, a look at what arr
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import os
 import re
@@ -18,7 +17,8 @@ from typing import Final
 import pytest
 
 from instrumented import is_here, needs_configuration, needs_distro
-from litellm_scenarios import needs_v2
+from langfuse_scenarios import needs_langfuse
+from litellm_scenarios import needs_litellm, needs_v2
 from model_server import model_server
 from pages import (
     README,
@@ -38,13 +38,6 @@ from standin import StandIn
 
 MOST_LINES: Final = 320
 
-needs_litellm = pytest.mark.skipif(
-    importlib.util.find_spec("litellm") is None,
-    reason="litellm is not installed; pip install 'langfuse-spool[litellm]'",
-)
-needs_langfuse = pytest.mark.skipif(
-    importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
-)
 needs_openinference = pytest.mark.skipif(
     not is_here("openinference.instrumentation.openai") or not is_here("openai"),
     reason="openinference-instrumentation-openai and openai are not both installed here",

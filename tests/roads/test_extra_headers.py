@@ -13,12 +13,8 @@ from typing import Final
 import pytest
 
 from litellm_scenarios import (
-    OWN_KEY,
-    PROJECTS,
     TEAM,
-    TEAM_KEY,
     ask,
-    credentials_file,
     finish,
     needs,
     needs_litellm,
@@ -29,6 +25,7 @@ from litellm_scenarios import (
 from litellm_scenarios import run as run_scenario
 from litellm_scenarios import spool as spool_of
 from programs import SIMPLE, run
+from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from standin import Exchange, Reply, StandIn, healthy
 from users import environment_of, spool
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from litellm_scenarios import OWN_KEY
 from pages import GATEWAY, ROOT, block
 from ports import HOST, free_port
 from programs import SIMPLE, run
+from projects import OWN_KEY
 from real_receivers import Receiver, Server, installed, running
 from spans import names_in
 from standin import KEYS, StandIn

@@ -13,7 +13,7 @@ import pytest
 
 import langfuse_scenarios
 from langfuse_scenarios import needs_langfuse, run
-from litellm_scenarios import OWN_KEY, PROJECTS, TEAM_KEY
+from projects import OWN_KEY, PROJECTS, TEAM_KEY
 from standin import PATH, StandIn, parse, spans_of
 from users import spool, status
 from waits import wait_until

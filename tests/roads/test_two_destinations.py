@@ -17,7 +17,7 @@ import pytest
 from typing_extensions import Self
 
 import standin
-from litellm_scenarios import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
+from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from standin import PATH, StandIn
 from users import SHORT_WAITS, environment_of, spool, status
 from waits import wait_until

@@ -25,14 +25,10 @@ from typing import IO, Any, Final
 
 import pytest
 
-from spool.settings.headers import basic_auth
 from waits import PATIENCE
 
 KEYS: Final = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
 TEAM: Final = {"langfuse_public_key": "pk-lf-team", "langfuse_secret_key": "sk-lf-team"}
-PROJECTS: Final = {"pk-lf-test": "sk-lf-test", "pk-lf-team": "sk-lf-team"}
-OWN_KEY: Final = basic_auth("pk-lf-test", "sk-lf-test")
-TEAM_KEY: Final = basic_auth("pk-lf-team", "sk-lf-team")
 SAID: Final = "The scenario says: "
 
 
@@ -153,12 +149,6 @@ def drain(path: Path, host: str, **more: str) -> int:
     delivered = result["delivered"]
     assert isinstance(delivered, int)
     return delivered
-
-
-def credentials_file(path: Path, host: str = "") -> str:
-    path.write_text(f"pk-lf-team: sk-lf-team {host}\n")
-    path.chmod(0o600)
-    return str(path)
 
 
 def needs_v2() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import span_witness
 from ledgers import ledger_of
-from litellm_scenarios import PROJECTS
+from projects import PROJECTS
 from proxies import Proxy, needs_proxy
 from standin import StandIn
 from trials import Trial
