@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 import standin
 from langfuse_scenarios import needs_langfuse
+from programs import line_of, talking
 from standin import StandIn
 
 pytestmark = needs_langfuse
@@ -37,15 +37,11 @@ def test_observations_of_the_langfuse_sdk_survive_an_outage(
     monkeypatch.delenv("LANGFUSE_HOST")
     monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
     langfuse.behave(standin.server_error())
-    command = [sys.executable, "-c", SCRIPT]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "flushed\n"
+    with talking(sys.executable, "-c", SCRIPT) as process:
+        assert line_of(process) == "flushed"
         langfuse.wait_for(lambda server: len(server.requests) > 0)
         assert langfuse.accepted == 0
         langfuse.behave(None)
         langfuse.wait_for(lambda server: server.accepted == 2)
-        process.communicate()
     assert process.returncode == 0
     assert set(langfuse.names()) == {"outer", "inner"}

@@ -5,7 +5,6 @@ Its BatchSpanProcessor is in front of the exporter: what that holds in memory is
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 import langfuse_scenarios
 from langfuse_scenarios import needs_langfuse, run
+from programs import line_of, talking
 from projects import OWN_KEY, PROJECTS, TEAM_KEY
 from standin import PATH, StandIn, parse, spans_of
 from users import spool, status
@@ -28,11 +28,8 @@ def pending() -> int:
 
 def killed(scenario: str, spooled: int = 0) -> None:
     """Run a program until it says that it waits, and so many spans are on disk; kill it."""
-    command = [sys.executable, langfuse_scenarios.__file__, scenario, "spool"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == f"{scenario}\n"
+    with talking(sys.executable, langfuse_scenarios.__file__, scenario, "spool") as program:
+        assert line_of(program) == scenario
         wait_until(lambda: pending() >= spooled, every=0.2)
         program.kill()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from programs import SIMPLE, run
+from programs import SIMPLE, line_of, run, talking
 from real_receivers import Receiver
 from users import spool, status
 
@@ -65,15 +64,10 @@ def test_what_ends_while_the_receiver_is_dead_arrives_once_it_lives_again(
 ) -> None:
     real = use(name)
     names = [f"outage {number}" for number in range(50)]
-    with subprocess.Popen(
-        [sys.executable, "-c", TWO_HALVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as program:
-        assert program.stdin
-        assert program.stdout
-        assert program.stdout.readline() == b"half\n"
+    with talking(sys.executable, "-c", TWO_HALVES) as program:
+        assert line_of(program) == "half"
         real.wait_for(names[:25])
         real.server.kill()
-        program.communicate(b"go on\n", timeout=60)
     assert program.returncode == 0
     assert status()["pending"]["spans"] == 25
     real.server.start()

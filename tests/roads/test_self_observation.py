@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 import standin
 from collector import Collector, collecting
 from instrumented import BIN, is_here
-from programs import run
+from programs import Program, line_of, run, talking, tell
 from spans import batch
 from spool.settings.target import Target
 from spool.store.store import Store
@@ -44,36 +42,10 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@contextlib.contextmanager
-def running(*command: str | Path, **more: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a program that does what it is told by lines; it ends when there are no more."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, env={**os.environ, **more}, stdin=pipe, stdout=pipe, text=True
-    ) as process:
-        try:
-            yield process
-            process.communicate(timeout=120)
-        finally:
-            process.kill()
-
-
-def line_of(process: subprocess.Popen[str]) -> Any:
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
-
-
-def tell(process: subprocess.Popen[str], what: str) -> Any:
-    assert process.stdin is not None
-    process.stdin.write(f"{what}\n")
-    process.stdin.flush()
-    return line_of(process)
-
-
 # Under opentelemetry-instrument
 
 APP: Final = """
-import json, logging, sqlite3, sys, threading, urllib.request
+import logging, sqlite3, sys, threading, urllib.request
 import requests, urllib3
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
@@ -98,10 +70,10 @@ with trace.get_tracer("app").start_as_current_span("mine"):
     thread.start()
     thread.join()
     connection.close()
-print(json.dumps(count.ended), flush=True)
+print(count.ended, flush=True)
 sys.stdin.read()
 trace.get_tracer_provider().force_flush()
-print(json.dumps(count.ended), flush=True)
+print(count.ended, flush=True)
 """
 WATCHED: Final = {
     "OTEL_TRACES_EXPORTER": "spool",
@@ -116,21 +88,20 @@ WATCHED: Final = {
 
 
 @contextlib.contextmanager
-def app(collector: Collector, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def app(collector: Collector, tmp_path: Path) -> Iterator[tuple[Program, int]]:
     """Run the program until it has made its spans; give how many these are."""
     (tmp_path / "app.py").write_text(APP)
     command = (BIN / "opentelemetry-instrument", sys.executable, tmp_path / "app.py")
     told = {**WATCHED, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    with running(*command, collector.url, **told) as process:
-        made = line_of(process)
+    with talking(*command, collector.url, **told) as process:
+        made = int(line_of(process))
         assert made >= 5  # its own, three requests, a statement
         yield process, made
 
 
-def rest_of(process: subprocess.Popen[str]) -> int:
+def rest_of(process: Program) -> int:
     """Let it end; give how many spans it has made in all."""
-    said: int = json.loads(process.communicate(timeout=120)[0])
-    return said
+    return int(process.communicate(timeout=120)[0])
 
 
 @needs_instrumentations
@@ -178,7 +149,7 @@ def test_a_sidecar_under_the_command_tells_of_what_others_have_written_and_ends_
     command = (BIN / "opentelemetry-instrument", sys.executable, "-m", "spool", "run")
     told = {**WATCHED, "OTEL_TRACES_EXPORTER": "none"}
     told["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
-    with running(*command, **told) as process:
+    with talking(*command, **told) as process:
         wait_until(lambda: collector.last("spool.span.pending") == 2)
         langfuse.start()
         wait_until(lambda: collector.last(EXPORTED) == 2)
@@ -190,7 +161,7 @@ def test_a_sidecar_under_the_command_tells_of_what_others_have_written_and_ends_
 # Any MeterProvider
 
 SERVICE: Final = """
-import json, sys
+import sys
 from opentelemetry import metrics
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
@@ -213,7 +184,7 @@ def test_a_meter_provider_that_is_set_after_the_exporter_was_made_gets_all_of_it
 ) -> None:
     langfuse.behave(standin.unavailable())
     command = (sys.executable, "-c", SERVICE, collector.url)
-    with running(*command, **SHORT_WAITS):
+    with talking(*command, **SHORT_WAITS):
         wait_until(lambda: collector.last("spool.span.pending") == 1)
         langfuse.behave(None)
         wait_until(lambda: collector.last(EXPORTED) == 1)
@@ -225,7 +196,7 @@ def test_a_meter_provider_that_is_set_after_the_exporter_was_made_gets_all_of_it
 # Many processes of one spool
 
 WORKER: Final = """
-import json, sys
+import sys
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -238,7 +209,7 @@ metrics.set_meter_provider(MeterProvider([reader]))
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(SpoolSpanExporter()))
 provider.get_tracer("x").start_span("a").end()
-print(json.dumps("ready"), flush=True)
+print("ready", flush=True)
 for line in sys.stdin:
     data = reader.get_metrics_data()
     found = [
@@ -249,7 +220,7 @@ for line in sys.stdin:
         if metric.name == "spool.span.pending"
         for point in metric.data.data_points
     ]
-    print(json.dumps(sum(found)), flush=True)
+    print(sum(found), flush=True)
 """
 
 
@@ -259,19 +230,19 @@ def test_a_sum_over_processes_counts_a_spool_once_and_after_a_kill_another_proce
     langfuse.stop()
     with contextlib.ExitStack() as stack:
         command = (sys.executable, "-c", WORKER)
-        workers = [stack.enter_context(running(*command)) for _ in range(3)]
+        workers = [stack.enter_context(talking(*command)) for _ in range(3)]
         assert [line_of(one) for one in workers] == ["ready"] * 3
-        assert [tell(one, "collect") for one in workers] == [3, 0, 0]
+        assert [tell(one, "collect") for one in workers] == ["3", "0", "0"]
         workers[0].kill()
         workers[0].wait()
-        assert sum(tell(one, "collect") for one in workers[1:]) == 3
+        assert sum(int(tell(one, "collect")) for one in workers[1:]) == 3
 
 
 def test_where_no_meter_provider_is_set_nothing_is_asked(
     environment: None, path: Path, langfuse: StandIn
 ) -> None:
     code = WORKER.replace("metrics.set_meter_provider(MeterProvider([reader]))", "")
-    with running(sys.executable, "-c", code) as process:
+    with talking(sys.executable, "-c", code) as process:
         assert line_of(process) == "ready"
         langfuse.wait_for(lambda server: server.accepted == 1)
         assert not path.with_name("spool.db.reporter").exists()

@@ -17,6 +17,7 @@ import pytest
 from typing_extensions import Self
 
 import standin
+from programs import tell
 from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
 from standin import PATH, StandIn
 from users import SHORT_WAITS, environment_of, spool, status
@@ -71,12 +72,8 @@ class Program:
             )
 
     def end(self, *names: str) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         for name in names:
-            self.process.stdin.write(f"{name}\n")
-            self.process.stdin.flush()
-            assert self.process.stdout.readline() == "ended\n"
+            assert tell(self.process, name) == "ended"
 
     def __enter__(self) -> Self:
         return self
