@@ -108,3 +108,14 @@ def test_an_exporter_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> 
         with pytest.raises(SpoolFileError):
             SpoolSpanExporter(settings=settings)
     assert not registry._open_pipelines
+
+
+def test_a_further_exporters_endpoint_is_the_one_that_is_remembered(
+    settings: Settings, store: Store, langfuse: StandIn
+) -> None:
+    for host in ("http://127.0.0.1:9", langfuse.url):
+        second = replace(settings, target=Target.langfuse("pk-lf-2", "sk-lf-2", host))
+        for exporter in [SpoolSpanExporter(settings=one) for one in (settings, second)]:
+            exporter.shutdown()
+    (remembered,) = [route for route in store.routes() if route.name == "pk-lf-2"]
+    assert remembered.endpoint == second.require_target().endpoint

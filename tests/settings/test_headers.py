@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from spool.errors import SettingsError
-from spool.settings.headers import read_headers
+from spool.settings.headers import basic_user, read_headers
 from spool.settings.target import Target
 
 
@@ -67,3 +67,7 @@ def test_what_http_forbids_is_refused_also_where_it_was_percent_encoded(value: s
 def test_what_each_request_says_for_itself_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^headers: header '{name.lower()}' must be left out"):
         Target.otlp("http://collector", {name: "1"})
+
+
+def test_a_basic_authorization_that_is_no_ascii_has_no_user() -> None:
+    assert basic_user({"authorization": "Basic \xe9"}) is None

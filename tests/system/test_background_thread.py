@@ -76,3 +76,16 @@ def test_what_it_does_safely_is_said_and_does_not_end_it(
     assert worker.safely(fail, otherwise=7) == 7
     assert worker.safely(lambda: 8, otherwise=7) == 8
     assert str(trouble) in caplog.text
+
+
+def test_after_a_defect_it_rests(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float | None] = []
+
+    def rest(timeout: float | None = None) -> bool:
+        rests.append(timeout)
+        return False
+
+    monkeypatch.setattr(worker.stopping, "wait", rest)
+    worker.safely(lambda: 1 // 0, otherwise=0)
+    worker.safely(lambda: 1, otherwise=0)
+    assert rests == [1.0]

@@ -144,6 +144,11 @@ class Pipeline:
             self.store.probe_lock.close()  # it is opened when there is trouble
         observed.begin(self.store, self._settings.max_bytes)
 
+    def record(self, target: Target) -> None:
+        """Record the endpoint of a further target, if that can be done at once."""
+        with contextlib.suppress(SpoolError):  # the file's trouble is said by who writes spans
+            self.store.register(target, BRIEFLY)
+
     def _check_version(self) -> None:
         with contextlib.suppress(SpoolUnavailableError):
             self.store.salt()

@@ -51,6 +51,8 @@ def open_pipeline(settings: Settings, target: Target) -> tuple[Pipeline, Target]
         except BaseException:
             release(opened)
             raise
+    else:
+        opened.record(target)
     return opened, target
 
 

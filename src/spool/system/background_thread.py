@@ -4,14 +4,15 @@ Invariants:
 
 - Before it has begun it does nothing, and where it never does, it ends at once.
 - `begin`, and what wakes it, wait for nothing: a signal handler may call them.
-- What it does `safely` never ends it: one that died would be a silent stall.
+- What it does `safely` never ends it: one that died would be a silent stall. After a defect it
+  rests: that may come again at once, and each time after a request.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from spool.errors import SpoolError
 from spool.system.event import SignalSafeEvent
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _Result = TypeVar("_Result")
+
+_REST_SECONDS: Final = 1.0
 
 
 class BackgroundThread(ABC):
@@ -72,6 +75,7 @@ class BackgroundThread(ABC):
             self.warning.warn(error)
         except Exception:  # noqa: BLE001 - as the invariants say
             logger.exception("langfuse-spool: a defect in %s; it goes on", self._thread.name)
+            self.stopping.wait(_REST_SECONDS)
         return otherwise
 
     def _run(self) -> None:

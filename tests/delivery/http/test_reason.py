@@ -112,6 +112,17 @@ def test_the_secrets_of_any_header_and_of_the_query_are_not_in_a_reason(
     assert "s3cret" not in outcome.reason
 
 
+def test_a_secret_with_a_letter_that_is_not_ascii_breaks_nothing(
+    langfuse: StandIn, sender_to: MakeSender
+) -> None:
+    langfuse.keys.clear()
+    target = Target.otlp(langfuse.url + "/v1/traces?team=caf%C3%A9", {"x-team": "caf\xe9-s3cret"})
+    langfuse.behave(standin.status(500, body="caf\xe9-s3cret"))
+    reason = sender_to(target).send(BODY, 10).reason
+    assert reason.startswith("500 ")
+    assert "s3cret" not in reason
+
+
 @pytest.mark.parametrize(
     "behaviour",
     [

@@ -7,7 +7,6 @@ quote the request.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import html
 import json
@@ -60,7 +59,7 @@ def _secrets(target: Target) -> set[str]:
     for name, value in urllib.parse.parse_qsl(query):
         found.update((value, urllib.parse.quote(value), urllib.parse.urlencode({name: value})))
     for token in list(found):
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+        with contextlib.suppress(ValueError):  # no Base64, or not of text
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
             found.update((password, f"{user}:{password}"))
     return found
