@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from typing import Final
 import pytest
 
 import ports
-from waits import PATIENCE, wait_until
+from programs import serving_app
+from waits import PATIENCE
 
 BIN: Final = Path(sys.executable).parent
 ZERO_CODE: Final = {
@@ -82,22 +82,12 @@ def gunicorn(directory: Path, *options: str, **more: str) -> Iterator[HTTPConnec
     port = ports.free_port()
     command = [str(BIN / "opentelemetry-instrument"), str(BIN / "gunicorn"), *options]
     command += ["--workers=2", f"--bind={ports.HOST}:{port}", "app:application"]
-    with (directory / "log").open("wb") as log, subprocess.Popen(
-        command, cwd=directory, env={**os.environ, **more}, stdout=log, stderr=log
-    ) as process:  # fmt: skip
-        try:
-            connection = HTTPConnection(ports.HOST, port, timeout=PATIENCE)
-            wait_until(lambda: is_served(connection, process), every=0.1)
-            yield connection
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-    assert "Traceback" not in (directory / "log").read_text()
+    connection = HTTPConnection(ports.HOST, port, timeout=PATIENCE)
+    with serving_app(command, directory, lambda: is_served(connection), **more):
+        yield connection
 
 
-def is_served(connection: HTTPConnection, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "the server has ended"
+def is_served(connection: HTTPConnection) -> bool:
     with contextlib.suppress(ConnectionError):
         connection.connect()
         return True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from waits import wait_until
 
 Program = subprocess.Popen[str]
 
@@ -58,6 +61,29 @@ def tell(program: Program, line: str) -> str:
     program.stdin.write(f"{line}\n")
     program.stdin.flush()
     return line_of(program)
+
+
+@contextlib.contextmanager
+def serving_app(
+    command: Sequence[str], directory: Path, is_up: Callable[[], bool], **more: str
+) -> Iterator[None]:
+    """Run a server there, and end it as SIGTERM does; then its log has no traceback."""
+
+    def is_served() -> bool:
+        assert process.poll() is None, "the server has ended"
+        return is_up()
+
+    with (directory / "log").open("wb") as log, subprocess.Popen(
+        command, cwd=directory, env={**os.environ, **more}, stdout=log, stderr=log
+    ) as process:  # fmt: skip
+        try:
+            wait_until(is_served, every=0.1)
+            yield
+            process.send_signal(signal.SIGTERM)
+            process.wait(300)  # it may send much, on a machine that is busy
+        finally:
+            process.kill()
+    assert "Traceback" not in (directory / "log").read_text()
 
 
 BATCH = """

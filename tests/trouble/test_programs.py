@@ -8,9 +8,9 @@ that cannot be started, outages, forks in C) is `test_program_ends`' and `test_t
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 import spool
+from programs import serving_app
 from spool.store.store import Store
 from standin import StandIn
 from trials import Trial
@@ -311,17 +312,9 @@ def served(server: str, directory: Path, environment: dict[str, str]) -> Iterato
     command = command_of(server, address)
     (directory / "app.py").write_text(SERVED)
     paths = os.pathsep.join([str(directory), *filter(None, sys.path)])
-    with (directory / "log").open("wb") as log, subprocess.Popen(
-        command, cwd=directory, env={**environment, "PYTHONPATH": paths}, stdout=log, stderr=log
-    ) as process:  # fmt: skip
-        try:
-            wait_until(lambda: answers(address, ""))
-            yield address
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-    assert "Traceback" not in (directory / "log").read_text()
+    is_up = functools.partial(answers, address, "")
+    with serving_app(command, directory, is_up, **{**environment, "PYTHONPATH": paths}):
+        yield address
 
 
 def answers(address: str, path: str) -> bool:
