@@ -684,4 +684,47 @@ SABOTAGES = [
         "    if asked:\n",
         "roads/test_zero_code.py",
     ),
+    Sabotage(
+        "an endpoint that a destination of LiteLLM's v2 has in full gets another path",
+        "litellm_v2.py",
+        '    endpoint = getattr(spec, "traces_endpoint", None)  # newer than 1.94\n',
+        "    endpoint = None\n",
+        "test_litellm_v2.py::test_a_destination_is_read_as_the_stock_exporters_read_it"
+        "_and_only_for_spans_over_http",
+    ),
+    Sabotage(
+        "nobody says that install() comes too late for LiteLLM's v2",
+        "litellm_v2.py",
+        "    _warn_if_late()\n    _made",
+        "    _made",
+        "test_litellm_v2.py::test_install_is_quiet_but_says_loudly_when_it_comes_too_late",
+    ),
+    Sabotage(
+        "a header that is no ASCII ends its request with an exception",
+        "delivery/http/reason.py",
+        "contextlib.suppress(ValueError):  # no Base64",
+        "contextlib.suppress(UnicodeDecodeError, base64.binascii.Error):  # no Base64",
+        "delivery/http/test_reason.py",
+    ),
+    Sabotage(
+        "a content type that is given stands for that of the body",
+        "delivery/http/sender.py",
+        '        headers["content-type"] = "application/x-protobuf"\n',
+        '        headers.setdefault("content-type", "application/x-protobuf")\n',
+        "delivery/http/test_sender.py",
+    ),
+    Sabotage(
+        "the endpoint of a further exporter is not remembered",
+        "pipeline/registry.py",
+        "        opened.record(target)\n",
+        "        pass\n",
+        "pipeline/test_registry.py",
+    ),
+    Sabotage(
+        "a thread does not rest after a defect",
+        "system/background_thread.py",
+        "            self.stopping.wait(_REST_SECONDS)\n",
+        "            pass\n",
+        "system/test_background_thread.py",
+    ),
 ]

@@ -92,6 +92,15 @@ def test_another_otlp_receiver_gets_its_own_headers_and_query_and_nothing_of_lan
     assert "authorization" not in request.headers
 
 
+def test_a_content_type_that_is_given_is_not_heeded(
+    langfuse: StandIn, sender_to: MakeSender
+) -> None:
+    sender = sender_to(Target.otlp(langfuse.endpoint, {"Content-Type": "application/json"}))
+    sender.send(BODY, 10)
+    (request,) = langfuse.requests
+    assert request.headers["content-type"] == "application/x-protobuf"
+
+
 def test_a_redirect_is_not_followed(langfuse: StandIn, sender: Sender) -> None:
     with StandIn() as portal:
         langfuse.behave(standin.redirect_302(f"{portal.url}/login?token=s3cret"))
