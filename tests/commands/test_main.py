@@ -57,6 +57,12 @@ def test_a_wrong_value_is_one_line_that_names_it_and_the_way_out(
     assert allowed in line
 
 
+def test_a_mistyped_variable_is_one_line(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPOOL_SYNC_SECOND", "0")
+    (line,) = spool("drain").stderr.splitlines()
+    assert "SPOOL_SYNC_SECOND is no setting of the spool; SPOOL_SYNC_SECONDS is" in line
+
+
 def test_one_key_without_the_other_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LANGFUSE_SECRET_KEY")
     (line,) = spool("drain", code=2).stderr.splitlines()

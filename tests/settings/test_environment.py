@@ -56,6 +56,28 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert read(dict.fromkeys(names, "")) == read(dict.fromkeys(names, "  ")) == read()
 
 
+def test_a_mistyped_name_is_warned_of_once_and_who_shares_the_prefix_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = {"SPOOL_DIR": "/var/spool", "SPOOL_PORT": "1", "SPOOL_USER": "lp", "SPOOL_": "x"}
+    settings = read({"SPOOL_MAX_BYTES": "2MiB", "SPOOL_TIMEOUT_SECONDS": "3", **others})
+    assert (settings, caplog.messages) == (
+        read({"SPOOL_MAX_BYTES": "2MiB", "SPOOL_TIMEOUT_SECONDS": "3"}),
+        [],
+    )
+    mistyped = {"SPOOL_SYNC_SECOND": "0", "SPOOL_MAX_AGE": "60", "SPOOL_CREDENTIAL_FILE": "/secret"}
+    for _ in range(2):
+        read({**mistyped, **others})
+    assert caplog.messages == [
+        f"langfuse-spool: {wrong} is no setting of the spool; {right} is"
+        for wrong, right in (
+            ("SPOOL_SYNC_SECOND", "SPOOL_SYNC_SECONDS"),
+            ("SPOOL_MAX_AGE", "SPOOL_MAX_AGE_SECONDS"),
+            ("SPOOL_CREDENTIAL_FILE", "SPOOL_CREDENTIALS_FILE"),
+        )
+    ]
+
+
 def test_langfuse_keys_alone_mean_the_eu_cloud_which_nobody_named() -> None:
     found = target(KEYS)
     assert found.endpoint == "https://cloud.langfuse.com" + TRACES

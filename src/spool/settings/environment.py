@@ -5,11 +5,13 @@
   Exporter") and its Python exporter say: the one for traces goes before the general one.
 - Proxies and bundles of certificates are those of curl and requests.
 
-A variable that is empty counts as unset.
+A variable that is empty counts as unset. A `SPOOL_*` that is nearly one of ours is warned of, once.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +21,7 @@ from spool.settings.endpoints import check_url, is_same_host, langfuse_endpoint
 from spool.settings.headers import read_headers
 from spool.settings.target import Target
 from spool.settings.values import OTLP_RULES, SPOOL_RULES, refuse
+from spool.system.log import logger
 
 Variables = Mapping[str, str]
 
@@ -91,7 +94,21 @@ def _spool_settings(env: Variables) -> dict[str, Any]:
         variable = f"SPOOL_{name.upper()}"
         if variable in env:
             found[name] = rule.read(variable, env[variable])
+    for variable in env:
+        if variable.startswith("SPOOL_"):
+            _warn_if_mistyped(variable)
     return found
+
+
+@functools.cache  # once in a process
+def _warn_if_mistyped(variable: str) -> None:
+    """Warn of a name that is close to a setting's; others may use the prefix, too."""
+    name = variable.removeprefix("SPOOL_").lower()
+    close = difflib.get_close_matches(name, SPOOL_RULES, n=1)
+    if close and name not in SPOOL_RULES:
+        logger.warning(
+            "langfuse-spool: %s is no setting of the spool; SPOOL_%s is", variable, close[0].upper()
+        )
 
 
 def _otlp_settings(env: Variables) -> dict[str, Any]:
