@@ -12,7 +12,8 @@ A request counts as accepted just before the end of its whole 2xx answer is sent
 believes to be delivered without having read such an answer is missing from `spans`.
 Only `reset_after_accept` accepts without an answer.
 
-`python tests/support/standin.py --port 4000` serves until it is killed.
+`python tests/support/standin.py --port 3000` serves until it is killed: any project, whose spans it
+prints as they arrive.
 """
 
 from __future__ import annotations
@@ -125,12 +126,21 @@ def refuse_key(request: Request, keys: Mapping[str, str]) -> Reply | None:
     if scheme == "Bearer" and credentials in keys:
         message = "Access denied: Bearer auth and org api keys are not allowed to access"
         return Reply.json(403, {"message": message})
-    with contextlib.suppress(ValueError):
-        public_key, _, secret_key = base64.b64decode(credentials).decode().partition(":")
-        if scheme == "Basic" and public_key and secret_key in keys.values():
-            return None
+    public_key, secret_key = key_pair(request)
+    if public_key and secret_key in keys.values():
+        return None
     message = "Invalid credentials. Confirm that you've configured the correct host."
     return Reply.json(401, {"message": message})
+
+
+def key_pair(request: Request) -> tuple[str, str]:
+    """Give the public and the secret key of a Basic authorization; empty ones for any other."""
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    with contextlib.suppress(ValueError):
+        public_key, _, secret_key = base64.b64decode(credentials).decode().partition(":")
+        if scheme == "Basic":
+            return public_key, secret_key
+    return "", ""
 
 
 def judge_spans(request: Request) -> Reply:
@@ -235,7 +245,15 @@ class Manner:
     judge: Callable[[Request, Mapping[str, str]], Reply]
 
 
+def judge_for_any_project(request: Request, _: Mapping[str, str]) -> Reply:
+    """Take any `pk-lf-…` with any `sk-lf-…` for a project's keys."""
+    public_key, secret_key = key_pair(request)
+    is_project = public_key.startswith("pk-lf-") and secret_key.startswith("sk-lf-")
+    return judge(request, {public_key: secret_key} if is_project else {})
+
+
 LANGFUSE = Manner("Langfuse", PATH, judge)
+LANGFUSE_OF_ANY_PROJECT = Manner("Langfuse", PATH, judge_for_any_project)
 
 
 # The server
@@ -564,6 +582,16 @@ class StandIn:
             self._changed.notify_all()
 
 
+class PrintingStandIn(StandIn):
+    """Prints each span that it accepts, after the public key that brought it."""
+
+    def settle(self, index: int, reply: Reply, connection: Connection) -> None:
+        super().settle(index, reply, connection)
+        public_key, _ = key_pair(self.requests[index])
+        lines = [f"{public_key}: {span.name}\n" for span in spans_of(reply.accepted)]
+        print("".join(lines), end="", flush=True)
+
+
 # Behaviours: what servers answer
 
 
@@ -814,7 +842,8 @@ def sequence(behaviours: Iterable[Behaviour | None]) -> Behaviour:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for Langfuse's OTLP endpoint.")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
-    with StandIn(port=parser.parse_args().port) as langfuse:
+    port = parser.parse_args().port
+    with PrintingStandIn(port=port, manner=LANGFUSE_OF_ANY_PROJECT) as langfuse:
         print(langfuse.url, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

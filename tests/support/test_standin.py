@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -8,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import zlib
 from base64 import b64encode
@@ -373,13 +375,22 @@ def https(langfuse: StandIn, context: ssl.SSLContext) -> Answer:
         return exchange(connection, export("a"))
 
 
-def test_it_runs_as_a_program_that_prints_its_url() -> None:
+def test_it_runs_as_a_program_that_prints_its_url_and_the_spans_of_any_project() -> None:
     command = [sys.executable, standin.__file__, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         url = program.stdout.readline().strip()
-        request = urllib.request.Request(url + PATH, export("a"), {"Authorization": basic()})
-        request.add_header("Content-Type", "application/x-protobuf")
-        with urllib.request.urlopen(request, timeout=60) as response:
-            assert response.status == 200
+        for keys, said in {
+            ("pk-lf-one", "sk-lf-one"): ["pk-lf-one: a\n", "pk-lf-one: b\n"],
+            ("pk-lf-one", "one"): [],
+            ("pk-lf-two", "sk-lf-2"): ["pk-lf-two: a\n", "pk-lf-two: b\n"],
+        }.items():
+            headers = {"Authorization": basic(*keys), "Content-Type": "application/x-protobuf"}
+            request = urllib.request.Request(url + PATH, export("a", "b"), headers)
+            with contextlib.ExitStack() as stack:
+                if not said:
+                    stack.enter_context(pytest.raises(urllib.error.HTTPError, match="401"))
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    assert response.status == 200
+            assert [program.stdout.readline() for _ in said] == said
         program.terminate()
