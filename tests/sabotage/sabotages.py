@@ -727,4 +727,11 @@ SABOTAGES = [
         "            pass\n",
         "system/test_background_thread.py",
     ),
+    Sabotage(
+        "a variable whose name is mistyped is passed over in silence",
+        "settings/environment.py",
+        "            _warn_if_mistyped(variable)\n",
+        "            pass\n",
+        "settings/test_environment.py",
+    ),
 ]
