@@ -141,6 +141,71 @@ def test_a_child_makes_no_spans_of_its_parents_calls(path: Path, langfuse: Stand
     assert drain(path, langfuse.url) == 10
 
 
+def scenario_contexts() -> None:
+    import contextvars
+
+    import litellm
+    from litellm.integrations.custom_logger import CustomLogger
+
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant")
+    seen: list[tuple[str, str]] = []
+
+    class Other(CustomLogger):
+        async def async_log_success_event(self, *_: Any, **given: Any) -> None:
+            seen.append((given["kwargs"]["messages"][0]["content"], tenant.get()))
+
+    async def ask_for(name: str) -> None:
+        tenant.set(name)
+        await asyncio.gather(*(ask_async(name) for _ in range(5)))
+
+    async def ask_and_wait(name: str) -> None:
+        await ask_for(name)
+        await finish_async()
+
+    spool_handler()
+    litellm.callbacks.append(Other())
+    asyncio.run(ask_for("one"))
+    asyncio.run(ask_and_wait("two"))
+    say(sorted(seen))
+
+
+def test_what_one_loop_left_is_logged_in_the_context_of_its_own_call(
+    path: Path, langfuse: StandIn
+) -> None:
+    said = run(scenario_contexts, path, langfuse.url).said
+    assert [tuple(pair) for pair in said] == [("one", "one")] * 5 + [("two", "two")] * 5
+
+
+def in_a_child() -> None:
+    asyncio.run(ask_five())
+
+
+def scenario_multiprocessing() -> None:
+    import multiprocessing
+
+    spool_handler()
+    child = multiprocessing.get_context("fork").Process(target=in_a_child)
+    child.start()
+    child.join()
+    say(child.exitcode)
+
+
+def test_a_child_of_multiprocessing_makes_the_spans_of_its_calls_as_it_ends(
+    path: Path, langfuse: StandIn
+) -> None:
+    assert run(scenario_multiprocessing, path, langfuse.url).said == 0
+    assert drain(path, langfuse.url) == 10
+
+
+def test_of_two_threads_that_take_what_is_left_each_gets_its_own() -> None:
+    from spool.litellm_worker import _take
+
+    left: Any = dict.fromkeys(range(1000))
+    taken: list[Any] = _take(left)
+    assert [number for number, _ in taken] == list(range(1000))
+    assert _take(left) == []
+
+
 def scenario_hanging_callback() -> None:
     import litellm
     from litellm.integrations.custom_logger import CustomLogger
@@ -161,5 +226,6 @@ def scenario_hanging_callback() -> None:
 def test_a_callback_of_another_that_hangs_does_not_hold_up_the_end(
     path: Path, langfuse: StandIn
 ) -> None:
-    run(scenario_hanging_callback, path, langfuse.url)
+    ran = run(scenario_hanging_callback, path, langfuse.url)
+    assert "calls were not logged within 0.1 s" in ran.log
     assert spool(path, langfuse.url, "status")[1]["pending"]["spans"] <= 10

@@ -8,8 +8,10 @@ Invariants:
 
 - Python runs a coroutine once, and what has begun is not run again: no span is made twice, and no
   other callback of the same call is called twice.
-- What was not begun as its loop closed is begun with the next call on another loop, or at exit.
-- Exit waits no longer for it than for LiteLLM's own queue.
+- What was not begun as its loop closed is begun with the next call on another loop, or at exit, in
+  the context of its own call.
+- Exit waits no longer for it than for LiteLLM's own queue, and says how much it drops then.
+- Threads that have loops of their own take nothing twice, and wait for no lock.
 
 What is said here was read in LiteLLM's litellm_core_utils/logging_worker.py and utils.py, versions
 1.82.0, 1.94.0, 1.108.7 and 1.110.2.
@@ -21,9 +23,12 @@ import asyncio
 import contextlib
 import contextvars
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+from spool.system import exits
+from spool.system.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -32,9 +37,9 @@ if TYPE_CHECKING:
 
 _MOST_SECONDS: Final = 5.0  # as LiteLLM's MAX_TIME_TO_CLEAR_QUEUE
 
-# What each loop has not begun, with the context that it was given in. No loop is held for nothing.
+# What each loop has not begun, with the context that it was given in. Only that of a closed loop is
+# taken away: another thread may be about to put something there.
 _waiting: Final[dict[asyncio.AbstractEventLoop, dict[_Logging, contextvars.Context]]] = {}
-os.register_at_fork(after_in_child=_waiting.clear)  # it is the parent's to run
 
 
 def hold_until_begun() -> None:
@@ -49,10 +54,10 @@ def hold_until_begun() -> None:
         except RuntimeError:  # a thread that has none; LiteLLM takes it while its worker runs
             enqueue(coroutine)
             return
-        for other in list(_waiting):
-            if other.is_closed():
-                for left in _waiting.pop(other):
-                    enqueue(_begin(left, loop))
+        exits.notice_multiprocessing()
+        for other in [one for one in list(_waiting) if one.is_closed()]:
+            for left, context in _take(_waiting.pop(other, {})):
+                context.run(lambda: enqueue(_begin(left, loop)))  # noqa: B023 - runs at once
         enqueue(_begin(coroutine, loop))
 
     GLOBAL_LOGGING_WORKER.enqueue = hold  # type: ignore[method-assign]
@@ -63,28 +68,60 @@ def _begin(coroutine: _Logging, loop: asyncio.AbstractEventLoop) -> _Logging:
     _waiting.setdefault(loop, {})[coroutine] = contextvars.copy_context()
 
     async def begin() -> None:
-        here = _waiting.get(loop, {})
-        if here.pop(coroutine, None) is None:
-            return
-        if not here:
-            _waiting.pop(loop, None)
-        await coroutine
+        if _waiting.get(loop, {}).pop(coroutine, None) is not None:
+            await coroutine
 
-    return begin()
+    begun: Any = begin()
+    begun.__qualname__ = getattr(coroutine, "__qualname__", "")  # said where one takes too long
+    return cast("_Logging", begun)
+
+
+def _take(
+    here: dict[_Logging, contextvars.Context],
+) -> list[tuple[_Logging, contextvars.Context]]:
+    """Take all out, in the order it came; what another thread takes meanwhile is not in it."""
+    taken = []
+    with contextlib.suppress(KeyError):
+        while True:
+            taken.append(here.popitem())
+    return taken[::-1]
 
 
 def run_what_has_not_begun() -> None:
     """Run at exit what LiteLLM has not, on a loop of its own. Never raises."""
     with contextlib.suppress(Exception):
         GLOBAL_LOGGING_WORKER._flush_on_exit()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    left = [each for here in _waiting.values() for each in here.items()]
-    _waiting.clear()
+    left = [one for here in list(_waiting.values()) for one in _take(here)]
     if not left:
         return
     loop = asyncio.new_event_loop()
     deadline = loop.time() + _MOST_SECONDS
+    dropped = 0
     for coroutine, context in left:
-        with contextlib.suppress(Exception, asyncio.CancelledError):
+        try:
             bounded = asyncio.wait_for(coroutine, deadline - loop.time())
             context.run(loop.run_until_complete, bounded)
+        except asyncio.TimeoutError:  # noqa: PERF203 - each is tried for itself
+            dropped += 1
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of any callback
+            logger.debug("langfuse-spool: LiteLLM's logging of a call: %s", error)
     loop.close()
+    if dropped:
+        logger.warning(
+            "langfuse-spool: %d calls were not logged within %g s of the program's end: LiteLLM "
+            "has made no spans of them",
+            dropped,
+            _MOST_SECONDS,
+        )
+
+
+def _forget() -> None:
+    """Leave to a parent what is the parent's to run."""
+    for here in _waiting.values():
+        for coroutine in here:
+            coroutine.close()
+    _waiting.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+exits.register(run_what_has_not_begun)
