@@ -10,7 +10,8 @@ Invariants:
   other callback of the same call is called twice.
 - What was not begun as its loop closed is begun with the next call on another loop, or at exit, in
   the context of its own call.
-- Exit waits no longer for it than for LiteLLM's own queue, and says how much it drops then.
+- Exit waits for callbacks that hang no longer than LiteLLM does, for all of them together, and says
+  how much it drops then. It runs all that do not hang, however many.
 - Threads that have loops of their own take nothing twice, and wait for no lock.
 
 What is said here was read in LiteLLM's litellm_core_utils/logging_worker.py and utils.py, versions
@@ -95,21 +96,21 @@ def run_what_has_not_begun() -> None:
     if not left:
         return
     loop = asyncio.new_event_loop()
-    deadline = loop.time() + _MOST_SECONDS
-    dropped = 0
+    patience, dropped = _MOST_SECONDS, 0
     for coroutine, context in left:
+        begun_at = loop.time()
         try:
-            bounded = asyncio.wait_for(coroutine, deadline - loop.time())
-            context.run(loop.run_until_complete, bounded)
-        except asyncio.TimeoutError:  # noqa: PERF203 - each is tried for itself
+            context.run(loop.run_until_complete, asyncio.wait_for(coroutine, patience))
+        except asyncio.TimeoutError:
+            patience = max(0.0, patience - (loop.time() - begun_at))
             dropped += 1
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of any callback
             logger.debug("langfuse-spool: LiteLLM's logging of a call: %s", error)
     loop.close()
     if dropped:
         logger.warning(
-            "langfuse-spool: %d calls were not logged within %g s of the program's end: LiteLLM "
-            "has made no spans of them",
+            "langfuse-spool: %d calls were not logged as the program ended, because callbacks hung "
+            "for %g s: LiteLLM has made no spans of them",
             dropped,
             _MOST_SECONDS,
         )
