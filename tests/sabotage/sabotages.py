@@ -527,7 +527,7 @@ SABOTAGES = [
     Sabotage(
         "what LiteLLM's worker had not begun is dropped",
         "litellm_worker.py",
-        "    left = [each for here in _waiting.values() for each in here.items()]\n",
+        "    left = [one for here in list(_waiting.values()) for one in _take(here)]\n",
         "    left: list[Any] = []\n",
         "test_litellm_worker.py"
         "::test_calls_at_once_right_before_asyncio_run_returns_are_all_there_once",
@@ -535,7 +535,7 @@ SABOTAGES = [
     Sabotage(
         "a child makes the spans of its parent's calls again",
         "litellm_worker.py",
-        "os.register_at_fork(after_in_child=_waiting.clear)",
+        "os.register_at_fork(after_in_child=_forget)\n",
         "",
         "test_litellm_worker.py::test_a_child_makes_no_spans_of_its_parents_calls",
     ),
