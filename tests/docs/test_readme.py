@@ -236,7 +236,8 @@ def test_where_no_langfuse_is_at_hand_the_stand_in_plays_one(
 ) -> None:
     text = README.read_text()
     (command,) = [said for said in quoted(text) if said.startswith("python tests/support/standin")]
-    url, public_key, secret_key = re.findall(r"`([^`]+)`", text.partition(f"`{command}`")[2])[:3]
+    url, *keys, shown = re.findall(r"`([^`]+)`", text.partition(f"`{command}`")[2])[:4]
+    public_key, secret_key = [key.replace("…", "test") for key in keys]
     assert command in quoted(TESTS.read_text())
     program = ["bash", "-c", f"cd {ROOT}; exec {command}"]
     pipe, same = subprocess.PIPE, subprocess.STDOUT
@@ -249,6 +250,7 @@ def test_where_no_langfuse_is_at_hand_the_stand_in_plays_one(
         (tmp_path / "hello.py").write_text(block("Quick start", "python"))
         named = {"LANGFUSE_PUBLIC_KEY": public_key, "LANGFUSE_SECRET_KEY": secret_key}
         run("python", "hello.py", LANGFUSE_HOST=url, **named)
+        assert served.stdout.readline() == f"{shown}\n"
         served.terminate()
     assert "delivered 1" in run("python", "-m", "spool", "status").stdout
 
@@ -293,7 +295,7 @@ def test_extra_headers_are_sent_either_way(environment: None, langfuse: StandIn)
 def two_destinations(server: StandIn, keys: str = "pk-lf-2:sk-lf-2") -> list[str]:
     """Give the README's lines, for this server in place of a Langfuse."""
     host = server.url.removeprefix("http://")
-    lines = python_with("pk-lf-2").replace("https://", "http://").replace("langfuse.example", host)
+    lines = python_with("url = ").replace("https://", "http://").replace("langfuse.example", host)
     return lines.replace("pk-lf-2:sk-lf-2", keys).splitlines()
 
 
@@ -350,21 +352,22 @@ def test_by_a_configuration_file_a_span_is_durable_at_its_end(
 
 
 @needs_langfuse
-def test_the_langfuse_sdk_takes_the_exporter(environment: None, langfuse: StandIn) -> None:
+def test_the_langfuse_sdk_takes_an_exporter_for_each_project(
+    environment: None, langfuse: StandIn
+) -> None:
     code = """
-    with langfuse.start_as_current_observation(name="observed"):
-        pass
-    langfuse.shutdown()
+    langfuse.start_observation(name="of the first").end()
+    second.start_observation(name="of the second").end()
+    for one in (langfuse, second):
+        one.shutdown()
     """
-    program = python_with("import Langfuse") + textwrap.dedent(code)
-    url, *_ = two_destinations(langfuse, "pk-lf-test:sk-lf-test")
-    own_keys = f"{url}\n" + program.replace(
-        "SpoolSpanExporter()", "SpoolSpanExporter(endpoint=url)"
-    )
-    for code in (program, own_keys):
-        run_python(code, LANGFUSE_FLUSH_AT="1")
-    drain()
-    assert langfuse.names() == {"observed": 2}
+    with StandIn({"pk-lf-2": "sk-lf-2"}) as other:
+        url, *_ = two_destinations(other)
+        made = python_with("import Langfuse").replace("https://langfuse.example", other.url)
+        run_python(f"{url}\n{made}{textwrap.dedent(code)}", LANGFUSE_FLUSH_AT="1")
+        drain()
+        assert langfuse.names() == {"of the first": 1}
+        assert other.names() == {"of the second": 1}
 
 
 # Metrics

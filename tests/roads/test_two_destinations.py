@@ -210,6 +210,26 @@ def test_one_key_on_two_hosts_is_two_destinations(
     assert langfuse.names() == other.names() == {"a": 1, "b": 1}
 
 
+def test_of_one_key_on_two_hosts_a_drain_sends_for_both_where_the_file_lists_it(
+    environment: None, langfuse: StandIn, other: StandIn, tmp_path: Path
+) -> None:
+    for server in (langfuse, other):
+        server.stop()
+    # The environment's is made first.
+    program = Program(*(endpoint_of(one, "pk-lf-test:sk-lf-test@") for one in (langfuse, other)))
+    program.end("a")
+    program.kill()
+    for server in (langfuse, other):
+        server.start()
+    file = tmp_path / "credentials"
+    file.write_text(f"pk-lf-test: sk-lf-test {other.url}\n")
+    file.chmod(0o600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPOOL_CREDENTIALS_FILE", str(file))
+        spool("drain")
+    assert set(langfuse.names()) == set(other.names()) == {"a"}
+
+
 def test_a_third_destination_is_one_more_route(
     environment: None, langfuse: StandIn, other: StandIn
 ) -> None:
