@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +12,16 @@ from typing import Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.metrics import NoOpMeter
-from opentelemetry.metrics._internal import _ProxyMeter  # what there is before a MeterProvider
 
 import standin
 from drains import NAMES, Clock, drain_all
 from meters import Meters
 from spans import batch, span
-from spool.delivery import metrics
 from spool.delivery.drainer import Drainer
 from spool.delivery.metrics import Instruments, RequestMetrics
 from spool.settings.target import Target
 from spool.store.store import Store
+from spool.system import metering
 from spool.system.log import LimitedWarning
 from standin import StandIn
 
@@ -44,8 +43,14 @@ def observed(drainer: Drainer, meters: Meters) -> Drainer:
 
 def with_meters(drainer: Drainer, meters: Meters) -> Drainer:
     path = drainer.store.database.path
-    drainer.client._metrics = RequestMetrics(path, Instruments(meters.meter))
+    drainer.client._metrics = RequestMetrics(path, instruments_of(meters))
     return drainer
+
+
+def instruments_of(meters: Meters) -> Instruments:
+    instruments = Instruments(lambda: True)
+    meters.give(instruments.makers)
+    return instruments
 
 
 def told(meters: Meters, name: str) -> list[tuple[dict[str, Any], Any]]:
@@ -78,7 +83,7 @@ def test_spans_that_arrive_are_exported_by_a_component_to_a_server(
 
 
 def test_a_port_that_is_not_named_is_that_of_the_scheme(path: Path, meters: Meters) -> None:
-    of_requests = RequestMetrics(path, Instruments(meters.meter))
+    of_requests = RequestMetrics(path, instruments_of(meters))
     for endpoint in (
         "https://a.example/v1/traces",
         "http://b.example",
@@ -93,7 +98,7 @@ def test_a_port_that_is_not_named_is_that_of_the_scheme(path: Path, meters: Mete
 
 
 def test_each_spool_of_a_process_is_a_component_of_its_own(path: Path, meters: Meters) -> None:
-    instruments = Instruments(meters.meter)
+    instruments = instruments_of(meters)
     for spool in (path, path.with_name("other.db"), path):
         RequestMetrics(spool, instruments).ended(None, 1, 0)
     assert sorted(meters.points(EXPORTED).values()) == [1, 2]
@@ -177,10 +182,10 @@ def test_a_request_under_way_is_in_flight(
 def test_a_meter_provider_that_comes_while_a_request_is_under_way_counts_it_rightly(
     drainer: Drainer, meters: Meters, langfuse: StandIn
 ) -> None:
-    proxy = _ProxyMeter("tests")
-    drainer.client._metrics = RequestMetrics(drainer.store.database.path, Instruments(proxy))
+    instruments = Instruments(lambda: True)
+    drainer.client._metrics = RequestMetrics(drainer.store.database.path, instruments)
     with a_request_under_way(drainer, langfuse):
-        proxy.on_set_meter_provider(meters.provider)
+        meters.give(instruments.makers)
         assert meters.value(INFLIGHT) >= 1
     assert meters.value(INFLIGHT) == 0
 
@@ -213,26 +218,59 @@ def fail(*_: object, **__: object) -> None:
     raise RuntimeError("no")
 
 
-def test_a_meter_provider_that_raises_hinders_no_delivery(
+def test_a_meter_provider_that_raises_hinders_no_delivery_and_no_other_instrument(
     drainer: Drainer,
     store: Store,
     langfuse: StandIn,
+    meters: Meters,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    instruments = Instruments(NoOpMeter("raising"))
-    monkeypatch.setattr(instruments.exported, "add", fail)
-    monkeypatch.setattr(instruments.duration, "record", fail)
-    monkeypatch.setattr(metrics, "_trouble", LimitedWarning("the MeterProvider raises"))
-    drainer.client._metrics = RequestMetrics(store.database.path, instruments)
+    with_meters(drainer, meters)
+    monkeypatch.setattr(drainer.client._metrics._instruments._duration, "record", fail)
+    monkeypatch.setattr(metering, "trouble", LimitedWarning("the MeterProvider raises"))
     drain_all(drainer)
     assert (store.ledger().delivered, set(langfuse.names().values())) == (len(NAMES), {1})
+    assert caplog.messages == []
+    assert meters.value(EXPORTED) == len(NAMES)
     assert caplog.messages == ["langfuse-spool: the MeterProvider raises: no"]
 
 
-def test_a_meter_provider_that_cannot_be_had_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "get_meter", fail)
-    assert isinstance(metrics.meter.__wrapped__(), NoOpMeter)
+def test_who_sends_tells_no_meter_provider(
+    observed: Drainer, meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_by = []
+    duration = observed.client._metrics._instruments._duration
+    assert duration is not None
+    record = duration.record
+
+    def note(*told: Any) -> None:
+        told_by.append(threading.current_thread())
+        record(*told)
+
+    monkeypatch.setattr(duration, "record", note)
+    sending = threading.Thread(target=drain_all, args=[observed])
+    sending.start()
+    sending.join()
+    assert told_by == []
+    assert meters.value(DURATION) == len(told_by) > 0
+    assert set(told_by) == {threading.current_thread()}
+
+
+def test_where_no_meter_provider_is_set_no_durations_are_kept(drainer: Drainer) -> None:
+    instruments = Instruments()
+    drainer.client._metrics = RequestMetrics(drainer.store.database.path, instruments)
+    drain_all(drainer)
+    assert not instruments._own.get().durations
+
+
+def test_the_child_of_a_fork_has_exported_nothing_yet(observed: Drainer, meters: Meters) -> None:
+    drain_all(observed)
+    child = os.fork()
+    if child == 0:
+        os._exit(meters.value(EXPORTED) or 0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert meters.value(EXPORTED) == len(NAMES)
 
 
 # Beside OpenTelemetry's own exporter

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+import standin
 from drains import evict
 from meters import Meters, labels
 from spans import batch, span
@@ -19,7 +22,9 @@ from spool.pipeline import observation
 from spool.pipeline.observation import Observed, Reading
 from spool.settings.target import Target
 from spool.store.store import Store
+from standin import StandIn
 from users import spool
+from waits import wait_until
 
 LIMIT = 1 << 30
 OF_SPOOL = {
@@ -35,9 +40,8 @@ OF_SPOOL = {
 def asking(store: Store, meters: Meters) -> Observed:
     """Tell a meter of a spool, as another process would."""
     observed = Observed()
-    observed._is_instrumented = True
     observed.begin(store, LIMIT)
-    observed.instrument(meters.meter)
+    meters.give(observed.makers)
     return observed
 
 
@@ -113,17 +117,72 @@ def test_of_several_processes_one_tells_until_its_end(known: Store, other: Store
     assert first.metrics() == {}
 
 
-def test_what_is_left_in_the_end_is_told_once_more_and_kept_from_nobody(
-    known: Store, other: Store
+def test_what_is_left_in_the_end_is_told_to_each_reader_for_a_moment_and_kept_from_nobody(
+    known: Store, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Meters(), Meters()
     observed = asking(known, first)
     asking(other, second)
     observed.end(known)
     known.close()
+    further = InMemoryMetricReader()
+    provider = MeterProvider([further], shutdown_on_exit=False)
+    for make in observed.makers:
+        make(provider.get_meter("tests"))
     assert set(first.metrics()) == set(OF_SPOOL)
+    assert further.get_metrics_data() is not None
+    monkeypatch.setattr(observation, "_AFTER_SECONDS", -1.0)
     assert first.metrics() == {}
     assert second.value("spool.span.pending") == 3
+
+
+def test_the_end_of_one_that_came_before_ends_no_other(known: Store, meters: Meters) -> None:
+    before = Store(known.database.path)
+    observed = asking(before, Meters())
+    observed.begin(known, LIMIT)
+    meters.give(observed.makers)
+    observed.end(before)
+    assert observed._spools[known.database.path].ended_at is None
+
+
+def test_what_is_past_is_forgotten(
+    known: Store, meters: Meters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = asking(known, meters)
+    observed.end(known)
+    monkeypatch.setattr(observation, "_AFTER_SECONDS", -1.0)
+    another = Store(tmp_path / "another.db")
+    observed.begin(another, LIMIT)
+    assert list(observed._spools) == [another.database.path]
+
+
+def test_a_collection_during_the_shutdown_ends_no_delivery(
+    environment: None, langfuse: StandIn, meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = Observed()
+    monkeypatch.setattr("spool.pipeline.pipeline.observed", observed)
+    meters.give(observed.makers)
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def answer_later(exchange: standin.Exchange) -> None:
+        exchange.read()
+        is_asked.set()
+        assert may_answer.wait(60)
+        exchange.reset()
+
+    langfuse.behave(answer_later)
+    exporter = SpoolSpanExporter()
+    exporter.export([span("a")])
+    assert is_asked.wait(60)
+    ending = threading.Thread(target=exporter.shutdown)
+    ending.start()
+    store = exporter._pipeline.store
+    wait_until(lambda: exporter._pipeline._threads.is_closed)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "close", lambda: pytest.fail("it is in use"))
+        assert meters.value("spool.span.pending") == 1
+    may_answer.set()
+    ending.join()
 
 
 def test_the_child_of_a_fork_does_not_tell_what_its_parent_tells(
@@ -208,7 +267,7 @@ def test_refused_spans_are_told_by_what_was_against_them(
 ) -> None:
     observed = Observed()
     monkeypatch.setattr("spool.pipeline.pipeline.observed", observed)
-    observed.instrument(meters.meter)
+    meters.give(observed.makers)
     exporter._pipeline.store.is_full = True
     assert exporter.export([span("a")]) is SpanExportResult.FAILURE
     exporter._pipeline.store.is_full = False

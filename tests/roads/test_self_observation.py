@@ -193,6 +193,134 @@ def test_a_meter_provider_that_is_set_after_the_exporter_was_made_gets_all_of_it
         assert collector.last("otel.sdk.exporter.span.inflight") == 0
 
 
+# Collections that hold the SDK's locks
+
+COLLECTING: Final = """
+import os, sys, threading
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from spool import SpoolSpanExporter
+
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+
+def send(name):
+    exporter = SpoolSpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.get_tracer("x").start_span(name).end()
+    is_sent = exporter.force_flush(60000)
+    exporter.shutdown()
+    return is_sent
+
+def collect_and(do):
+    done = []
+    def callback(_):
+        if not done:
+            done.append(do())
+        return []
+    metrics.get_meter("app").create_observable_gauge("lazy", [callback])
+    reader.collect()
+    return done == [True]
+"""
+IN_A_CALLBACK: Final = """
+sys.exit(not collect_and(lambda: send("a")))
+"""
+IN_A_CHILD: Final = """
+begun, over = threading.Event(), threading.Event()
+def wait():
+    begun.set()
+    return over.wait(60)
+threading.Thread(target=collect_and, args=[wait]).start()
+begun.wait(60)
+child = os.fork()
+if child == 0:
+    os._exit(not send("a"))
+status = os.waitpid(child, 0)[1]
+over.set()
+sys.exit(status != 0)
+"""
+# As a fork finds it that comes while a reader collects.
+WITH_LOCKS_LOCKED: Final = """
+send("first")
+locks = []
+while not locks:  # until the instruments are made, and told
+    send("more")
+    reader.collect()
+    storages = metrics.get_meter_provider()._measurement_consumer._reader_storages
+    (told,) = [one._instrument_view_instrument_matches for one in storages.values()]
+    locks = [
+        aggregation._lock
+        for instrument, matches in told.items()
+        if instrument.name.startswith("otel.sdk.exporter.")
+        for match in matches
+        for aggregation in match._attributes_aggregation.values()
+    ]
+for lock in locks:
+    lock.acquire()
+child = os.fork()
+if child == 0:
+    os._exit(not send("a"))
+for lock in locks:
+    lock.release()
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [IN_A_CALLBACK, IN_A_CHILD, WITH_LOCKS_LOCKED],
+    ids=["in a callback", "in a child of a fork", "with locks locked for ever"],
+)
+def test_an_exporter_waits_for_no_collection(
+    code: str, environment: None, langfuse: StandIn
+) -> None:
+    run(COLLECTING + code)
+    assert langfuse.names()["a"] == 1
+
+
+RAISING: Final = """
+import os
+from opentelemetry import metrics
+from opentelemetry.metrics import MeterProvider, NoOpMeter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from spool import SpoolSpanExporter
+
+class Raising(NoOpMeter):
+    def create_counter(self, *_, **__):
+        raise RuntimeError("no")
+    create_histogram = create_observable_gauge = create_observable_up_down_counter = create_counter
+
+class RaisingProvider(MeterProvider):
+    def get_meter(self, name, *_, **__):
+        return Raising(name)
+
+if os.environ["WHEN"] == "before":
+    metrics.set_meter_provider(RaisingProvider())
+exporter = SpoolSpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+for number in range(3):
+    provider.get_tracer("x").start_span(f"s{number}").end()
+    assert exporter.force_flush(60000)
+    if (number, os.environ["WHEN"]) == (0, "after"):
+        metrics.set_meter_provider(RaisingProvider())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_meter_provider_that_raises_reaches_neither_the_application_nor_the_delivery(
+    when: str, environment: None, langfuse: StandIn
+) -> None:
+    run(RAISING, WHEN=when)
+    assert set(langfuse.names().values()) == {1}
+    assert langfuse.accepted == 3
+
+
 # Many processes of one spool
 
 WORKER: Final = """

@@ -628,9 +628,24 @@ SABOTAGES = [
     ),
     Sabotage(
         "a MeterProvider that raises breaks the delivery",
+        "system/metering.py",
+        "        except Exception as error:  # noqa: BLE001, PERF203 -",
+        "        except ImportError as error:  # noqa: BLE001, PERF203 -",
+        "roads/test_self_observation.py",
+    ),
+    Sabotage(
+        "the thread that makes an exporter makes its instruments, too",
+        "system/metering.py",
+        "                thread.start()\n",
+        "                _make()\n",
+        "roads/test_self_observation.py",
+    ),
+    Sabotage(
+        "who sends tells the MeterProvider",
         "delivery/metrics.py",
-        "            tell()\n    except Exception as error:",
-        "            tell()\n    except ImportError as error:",
+        "            own.durations.append((seconds, tuple(of_it.items())))\n",
+        "            own.durations.append((seconds, tuple(of_it.items())))\n"
+        "            self._record_durations()\n",
         "delivery/test_metrics.py",
     ),
     Sabotage(
@@ -651,9 +666,23 @@ SABOTAGES = [
     Sabotage(
         "what is left when its exporters have ended is not told",
         "pipeline/observation.py",
-        "            spool.is_over = True\n",
+        "            spool.ended_at = time.monotonic()\n",
         "            del self._spools[store.database.path]\n",
         "pipeline/test_observation.py",
+    ),
+    Sabotage(
+        "a collection during the shutdown closes the file",
+        "pipeline/pipeline.py",
+        "        self._threads.close()\n        is_used",
+        "        self._threads.close()\n        observed.end(self.store)\n        is_used",
+        "pipeline/test_observation.py",
+    ),
+    Sabotage(
+        "a process that is asked no longer keeps others from telling",
+        "system/first_comer.py",
+        "            self.path.unlink(missing_ok=True)\n",
+        "            pass\n",
+        "system/test_first_comer.py",
     ),
     Sabotage(
         "a child of a fork ends its parent's turn",

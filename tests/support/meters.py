@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
@@ -17,6 +19,11 @@ class Meters:
         self.reader = InMemoryMetricReader()
         self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
         self.meter = self.provider.get_meter("tests")
+
+    def give(self, makers: Iterable[Callable[[Meter], object]]) -> None:
+        """Have instruments made."""
+        for make in makers:
+            make(self.meter)
 
     def metrics(self) -> dict[str, Any]:
         """Collect once; give what came, by name."""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from spool.system import spool_files
+from spool.system import first_comer, spool_files
 from spool.system.first_comer import FirstComer
 
 pytestmark = pytest.mark.once
@@ -71,6 +72,20 @@ def test_the_death_of_its_process_lets_the_next_one_be_it(new: Callable[[], Firs
     os.close(over)
     os.waitpid(child, 0)
     assert second.is_us()
+
+
+def test_who_has_not_asked_for_long_is_it_no_longer(new: Callable[[], FirstComer]) -> None:
+    first, second = new(), new()
+    assert first.is_us()
+    long_ago = time.time() - first_comer.LAPSE_SECONDS - 1
+    os.utime(first.path, (long_ago, long_ago))
+    assert first.is_us()  # who asks in time stays it
+    assert not second.is_us()
+    assert not second.is_us()
+    os.utime(first.path, (long_ago, long_ago))
+    assert not second.is_us()
+    assert second.is_us()
+    assert not first.is_us()
 
 
 def test_it_keeps_one_descriptor_and_who_is_not_it_none(new: Callable[[], FirstComer]) -> None:

@@ -28,7 +28,7 @@ def run(path: str | None) -> None:
     observed.begin(spool.store, spool.settings.max_bytes)
     say(f"draining {spool.settings.path}", err=True)
     signal.sigwait(stops)
-    observed.end(spool.store)
     spool.drainer.stop(ENDING_SECONDS)
     maintenance.stop(ENDING_SECONDS)
+    observed.end(spool.store)
     spool.store.close()

@@ -5,7 +5,7 @@ self-observability"), and OpenTelemetry's OTLP exporter 1.45 counts:
 
 | name | instrument, unit | what it counts |
 |---|---|---|
-| otel.sdk.exporter.span.exported | counter, {span} | spans that are done: delivered, or dead |
+| otel.sdk.exporter.span.exported | observable counter, {span} | spans done: delivered, or dead |
 | otel.sdk.exporter.span.inflight | observable up-down counter, {span} | of requests under way |
 | otel.sdk.exporter.operation.duration | histogram, s | requests, delivered or not |
 
@@ -24,32 +24,32 @@ in `exported` before they are done. Dead letters are there with `rejected`.
 Invariants:
 
 - Each is told by the process that sent, once: so they can be added up.
-- They are told by the threads that send. Nothing that a MeterProvider does reaches the delivery.
-- Where none is set, OpenTelemetry's proxies pass them over; they find one that is set later, even
-  while a request is under way: so what is in flight is not added up, but looked at.
+- Nobody who sends tells a MeterProvider: what is counted is looked at by who collects, and so are
+  the durations of the requests since. So nothing that it does reaches the delivery.
+- Where none is set no durations are kept. What is counted is told to one that is set later, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 import urllib.parse
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.metrics import Meter, NoOpMeter, Observation, get_meter
+from opentelemetry.metrics import Observation
 
-from spool.__about__ import __version__
+from spool.system import metering
 from spool.system.forks import PerProcess
-from spool.system.importing import importing
-from spool.system.log import LimitedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from opentelemetry.metrics import CallbackOptions
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter
 
     from spool.delivery.http.classification import Outcome
     from spool.settings.target import Target
@@ -59,40 +59,65 @@ _PORTS: Final = {"http": 80, "https": 443}
 # As the conventions advise for http.client.request.duration: without advice it is 5 s at the least.
 _BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
+# So many durations are kept until somebody collects; then the oldest go.
+_MOST_DURATIONS: Final = 10_000
+
 _numbers: Final[dict[Path, int]] = {}
-_trouble: Final = LimitedWarning("the MeterProvider raises")
 
 Attributes = dict[str, str | int]
+_Key = tuple[tuple[str, str | int], ...]
 
 
-@functools.cache
-def meter() -> Meter:
-    """Give the process's meter of spools: of the MeterProvider that is set, or will be."""
-    try:
-        return get_meter("langfuse-spool", __version__)
-    except Exception as error:  # noqa: BLE001 - what OTEL_PYTHON_METER_PROVIDER names
-        _trouble.warn(error)
-        return NoOpMeter("langfuse-spool")
+@dataclass(slots=True)
+class _Counted:
+    """What one process has to tell, by attributes. The child of a fork has nothing yet."""
 
-
-@functools.cache
-def _of_process() -> Instruments:
-    try:
-        return Instruments(meter())
-    except Exception as error:  # noqa: BLE001 - as the invariants say
-        _trouble.warn(error)
-        return Instruments(NoOpMeter("langfuse-spool"))
+    under_way: set[Operation] = field(default_factory=set)
+    exported: Counter[_Key] = field(default_factory=Counter)
+    durations: deque[tuple[float, _Key]] = field(
+        default_factory=functools.partial(deque, maxlen=_MOST_DURATIONS)
+    )
+    lock: threading.RLock = field(default_factory=threading.RLock)  # several send, and handlers
 
 
 class Instruments:
-    """The instruments of a meter."""
+    """What is counted, and the instruments that tell of it; `is_on`: whether anybody will ask."""
 
-    def __init__(self, meter: Meter) -> None:
-        self.exported = meter.create_counter(
+    def __init__(self, is_on: Callable[[], bool] = metering.look) -> None:
+        self._is_on = is_on
+        self._own = PerProcess(_Counted, lambda _: None)
+        self._known: dict[_Key, None] = {}
+        self._duration: Histogram | None = None
+        self.makers = (self._make_duration, self._make_inflight, self._make_exported)
+
+    def begin(self, operation: Operation) -> None:
+        """Note that a request is under way."""
+        self._known[operation.key] = None
+        self._own.get().under_way.add(operation)
+
+    def end(self, operation: Operation, seconds: float) -> None:
+        """Note that it is no longer, and how long it took if it has an outcome."""
+        own = self._own.get()
+        own.under_way.discard(operation)
+        if self._is_on() and operation.outcome is not None:
+            of_it = operation.attributes | _errors(operation.outcome)
+            own.durations.append((seconds, tuple(of_it.items())))
+
+    def export(self, spans: int, attributes: Attributes) -> None:
+        """Count spans that are done."""
+        own = self._own.get()
+        with own.lock:
+            own.exported[tuple(attributes.items())] += spans
+
+    def _make_exported(self, meter: Meter) -> None:
+        meter.create_observable_counter(
             "otel.sdk.exporter.span.exported",
+            [self._exported],
             "{span}",
             "The number of spans for which the export has finished, either successful or failed.",
         )
+
+    def _make_inflight(self, meter: Meter) -> None:
         meter.create_observable_up_down_counter(
             "otel.sdk.exporter.span.inflight",
             [self._inflight],
@@ -100,30 +125,39 @@ class Instruments:
             "The number of spans which were passed to the exporter, but that have not been "
             "exported yet (neither successful, nor failed).",
         )
-        self.duration = meter.create_histogram(
+
+    def _make_duration(self, meter: Meter) -> None:
+        self._duration = meter.create_histogram(
             "otel.sdk.exporter.operation.duration",
             "s",
             "The duration of exporting a batch of telemetry records.",
             explicit_bucket_boundaries_advisory=_BOUNDARIES,
         )
-        # A child of a fork has none of its parent's requests under way.
-        self._under_way: PerProcess[set[Operation]] = PerProcess(set, lambda _: None)
-        self._known: dict[tuple[tuple[str, str | int], ...], None] = {}
 
-    def begin(self, operation: Operation) -> None:
-        """Note that a request is under way."""
-        self._known[operation.key] = None
-        self._under_way.get().add(operation)
-
-    def end(self, operation: Operation) -> None:
-        """Note that it is no longer."""
-        self._under_way.get().discard(operation)
+    def _exported(self, _: CallbackOptions) -> list[Observation]:
+        try:
+            self._record_durations()
+        except Exception as error:  # noqa: BLE001 - the counter is told all the same
+            metering.trouble.warn(error)
+        exported = list(self._own.get().exported.items())
+        return [Observation(spans, dict(key)) for key, spans in exported]
 
     def _inflight(self, _: CallbackOptions) -> list[Observation]:
         spans = dict.fromkeys(list(self._known), 0)
-        for operation in list(self._under_way.get()):
+        for operation in list(self._own.get().under_way):
             spans[operation.key] = spans.get(operation.key, 0) + operation.spans
         return [Observation(total, dict(key)) for key, total in spans.items()]
+
+    def _record_durations(self) -> None:
+        """Tell of the requests since: no histogram is observable, but it can be told meanwhile."""
+        durations = self._own.get().durations
+        while self._duration is not None and durations:
+            seconds, key = durations.popleft()
+            self._duration.record(seconds, dict(key))
+
+
+_of_process: Final = Instruments()
+metering.want(*_of_process.makers)
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +169,7 @@ class Operation:
     outcome: Outcome | None = None
 
     @property
-    def key(self) -> tuple[tuple[str, str | int], ...]:
+    def key(self) -> _Key:
         """Its attributes, hashable."""
         return tuple(self.attributes.items())
 
@@ -143,8 +177,8 @@ class Operation:
 class RequestMetrics:
     """Tells of the requests of one spool."""
 
-    def __init__(self, spool: Path, instruments: Instruments | None = None) -> None:
-        self._instruments = _of_process() if instruments is None else instruments
+    def __init__(self, spool: Path, instruments: Instruments = _of_process) -> None:
+        self._instruments = instruments
         number = _numbers.setdefault(spool, len(_numbers))
         self._component: Attributes = {
             "otel.component.type": _COMPONENT,
@@ -160,20 +194,15 @@ class RequestMetrics:
         try:
             yield operation
         finally:
-            seconds = time.perf_counter() - started
-            self._instruments.end(operation)
-            if (outcome := operation.outcome) is not None:
-                of_it = operation.attributes | _errors(outcome)
-                _safely(lambda: self._instruments.duration.record(seconds, of_it))
+            self._instruments.end(operation, time.perf_counter() - started)
 
     def ended(self, target: Target | None, delivered: int, dead: int) -> None:
         """Tell of spans that are done; `target` took them, or refused."""
         attributes = self._component | ({} if target is None else _server(target))
         if delivered:
-            _safely(lambda: self._instruments.exported.add(delivered, attributes))
+            self._instruments.export(delivered, attributes)
         if dead:
-            of_dead = attributes | {"error.type": "rejected"}
-            _safely(lambda: self._instruments.exported.add(dead, of_dead))
+            self._instruments.export(dead, attributes | {"error.type": "rejected"})
 
 
 def _server(target: Target) -> Attributes:
@@ -192,11 +221,3 @@ def _errors(outcome: Outcome) -> Attributes:
         return {}
     status: Attributes = {"http.response.status_code": outcome.status} if outcome.status else {}
     return {"error.type": error_type} | status
-
-
-def _safely(tell: Callable[[], None]) -> None:
-    try:
-        with importing():  # a fork waits for it, too: its child would find the SDK's locks locked
-            tell()
-    except Exception as error:  # noqa: BLE001 - as the invariants say
-        _trouble.warn(error)

@@ -21,15 +21,18 @@ limit, with `drop-newest`), or `already_shutdown`.
 Invariants:
 
 - Of all processes that have a spool open and are asked, one tells of it: so sums over processes
-  count nothing twice. When it ends, another does from its next time on. The totals are the file's,
-  and survive all of them: so they are no counters, which begin at 0 with their process.
-- What is left when its exporters have ended is told once more: a MeterProvider collects as it ends.
+  count nothing twice. When it ends, or is no longer asked, another does from its next time on. The
+  totals are the file's, and survive all of them: so they are no counters, which begin at 0 with
+  their process.
+- What is left when its exporters have ended is read once more, and told to each that asks for a
+  moment: a MeterProvider collects as it ends, for each of its readers.
 - Nothing is read before somebody asks, and then on the thread that does; nobody there waits for
   another process, and no exception comes back.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -37,8 +40,8 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import Observation
 
-from spool.delivery.metrics import meter
 from spool.store import journal_chunks
+from spool.system import metering
 from spool.system.forks import PerProcess
 from spool.system.log import LimitedWarning
 
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter
 
     from spool.store.store import Store
+
+# For so long after its end a spool is told of: until the MeterProvider has ended, too.
+_AFTER_SECONDS: Final = 10.0
 
 _warning: Final = LimitedWarning("metrics cannot tell of the spool")
 
@@ -96,32 +102,38 @@ class _Spool:
     """One spool that is open here. A reading serves each instrument once."""
 
     def __init__(self, store: Store, limit: int) -> None:
-        self.is_over = False
-        self._store = store
+        self.store = store
+        self.ended_at: float | None = None
         self._limit = limit
         self._reading: Reading | None = None
         self._served = {*_SUMS, "oldest_age"}
-        self._is_told = False
+        self._is_last = False
+
+    @property
+    def is_past(self) -> bool:
+        """Say whether nothing is told of it any more."""
+        ended_at = self.ended_at
+        return ended_at is not None and time.monotonic() - ended_at > _AFTER_SECONDS
 
     def value(self, field: str) -> float | None:
         """Give what an instrument tells; None where that is not ours to tell, or not known."""
-        if field in self._served:
+        if self.is_past:
+            return None
+        if field in self._served and not self._is_last:
+            self._is_last = self.ended_at is not None
             self._reading, self._served = self._read(), set()
         self._served.add(field)
         return None if self._reading is None else getattr(self._reading, field)
 
     def _read(self) -> Reading | None:
-        if self._is_told:
-            return None
-        self._is_told = self.is_over
         try:
-            if self._store.exists() and self._store.reporter.is_us():
-                return Reading.of(self._store, self._limit)
+            if self.store.exists() and self.store.reporter.is_us():
+                return Reading.of(self.store, self._limit)
         except Exception as error:  # noqa: BLE001 - as the invariants say
             _warning.warn(error)
         finally:
-            if self.is_over:  # this has opened it again
-                self._store.close()
+            if self.ended_at is not None:  # this has opened it again
+                self.store.close()
         return None
 
 
@@ -131,22 +143,25 @@ class Observed:
     def __init__(self) -> None:
         self._spools: dict[Path, _Spool] = {}
         self._refused: PerProcess[Counter[tuple[Path, str]]] = PerProcess(Counter, lambda _: None)
-        self._is_instrumented = False
+        self.makers: tuple[Callable[[Meter], None], ...] = (
+            *(functools.partial(self._make_sum, name) for name in _SUMS),
+            self._make_oldest_age,
+            self._make_refused,
+        )
 
     def begin(self, store: Store, limit: int) -> None:
         """Tell of a spool from now on; `limit` in bytes."""
+        for path, spool in list(self._spools.items()):
+            if spool.is_past:
+                self._spools.pop(path, None)
         self._spools[store.database.path] = _Spool(store, limit)
-        if not self._is_instrumented:
-            self._is_instrumented = True
-            try:
-                self.instrument(meter())
-            except Exception as error:  # noqa: BLE001 - as the invariants say
-                _warning.warn(error)
+        metering.look()
 
     def end(self, store: Store) -> None:
-        """Tell of it once more, if that is asked."""
-        if (spool := self._spools.get(store.database.path)) is not None:
-            spool.is_over = True
+        """Tell of it for a moment more. It is not in use any longer, and closed by who asks."""
+        spool = self._spools.get(store.database.path)
+        if spool is not None and spool.store is store:
+            spool.ended_at = time.monotonic()
 
     def refuse(self, store: Store, spans: int, reason: object) -> None:
         """Count spans that were refused: for an error, or after the end. Waits for nobody."""
@@ -154,13 +169,15 @@ class Observed:
         error_type = type(reason).__qualname__ if is_error else "already_shutdown"
         self._refused.get()[store.database.path, error_type] += spans
 
-    def instrument(self, meter: Meter) -> None:
-        """Let a meter ask."""
-        for field, (name, unit, words) in _SUMS.items():
-            ask = self._callback(field)
-            meter.create_observable_up_down_counter(name, [ask], unit, words)
+    def _make_sum(self, field: str, meter: Meter) -> None:
+        name, unit, words = _SUMS[field]
+        meter.create_observable_up_down_counter(name, [self._callback(field)], unit, words)
+
+    def _make_oldest_age(self, meter: Meter) -> None:
         name, unit, words = _OLDEST_AGE
         meter.create_observable_gauge(name, [self._callback("oldest_age")], unit, words)
+
+    def _make_refused(self, meter: Meter) -> None:
         name, unit, words = _REFUSED
         meter.create_observable_counter(name, [self._refusals], unit, words)
 
@@ -182,3 +199,4 @@ class Observed:
 
 
 observed: Final = Observed()
+metering.want(*observed.makers)

@@ -282,7 +282,6 @@ class Pipeline:
         """
         self._notice_fork()
         self._threads.close()
-        observed.end(self.store)
         is_used, self._is_used, self._is_working = self._is_used, False, False
         overflow, self.overflow = self.overflow, Overflow()
         try:
@@ -291,6 +290,7 @@ class Pipeline:
             else:
                 self._threads.stop(STOP_SECONDS)
         finally:
+            observed.end(self.store)
             self.store.close()
             self._is_ended = True
             if self in late:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.store.connections import LARGE_WAL
 from spool.store.maintenance import Maintenance
+from spool.system import metering
 from spool.system.background_thread import BackgroundThread
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class MaintenanceThread(BackgroundThread):
     def run(self) -> None:
         """Do what is due, until it is stopping."""
         while not self.stopping.is_set():
+            metering.look()
             work = functools.partial(self._do, self._wait())
             if not (self.stopping.is_set() or self.safely(work, otherwise=False)):
                 self.safely(self.maintenance.make_room, otherwise=None)

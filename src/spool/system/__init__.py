@@ -6,7 +6,8 @@ Invariants:
 - What a signal handler may call takes no lock that it can have interrupted.
 - A child of a fork begins anew.
 
-The locks lie beside the spool, whose name comes first (all mode 0600, never removed):
+The locks lie beside the spool, whose name comes first (all mode 0600, never removed but for the
+last, which is taken from a reporter that nobody asks any more):
 
     file                                       locked by                           content
     spool.db.lock                              who writes or checkpoints           none
@@ -28,5 +29,6 @@ In reading order:
 - `event`: what a signal handler may set.
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.
 - `exits`: what a process does last.
+- `metering`: how instruments come to a MeterProvider, and nobody waits for it.
 - `log`, `redaction`: log lines that cannot flood, and what may be shown.
 """

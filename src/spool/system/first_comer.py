@@ -2,7 +2,8 @@
 
 Invariants:
 
-- It does so until it gives that up or dies; then the next one that asks does.
+- It does so until it gives that up, dies, or has not asked for `LAPSE_SECONDS`; then the next one
+  that asks does; the last time the one after that, since the first takes the file away.
 - Nobody waits: neither for another process, nor for another thread.
 - The child of a fork closes what it inherited without unlocking: its parent's turn goes on.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from spool.system.forks import PerProcess
 from spool.system.locks import can_lock
@@ -20,6 +22,9 @@ from spool.system.locks import can_lock
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+# Longer than any reader of metrics rests.
+LAPSE_SECONDS: Final = 300.0
 
 
 @dataclass(slots=True)
@@ -51,12 +56,20 @@ class FirstComer:
         if held.fd is not None and not self._is_at_path(held.fd):
             held.close()
         if held.fd is None:
-            fd = self._create(self.path)
-            if not can_lock(fd) or held.fd is not None:  # another one, or another thread of ours
-                os.close(fd)
-            else:
-                held.fd = fd
-        return held.fd is not None
+            self._try(held)
+        if (fd := held.fd) is None:
+            return False
+        os.utime(fd)  # we have asked
+        return True
+
+    def _try(self, held: _Held) -> None:
+        fd = self._create(self.path)
+        if can_lock(fd) and held.fd is None:  # neither another one's, nor another thread's of ours
+            held.fd = fd
+            return
+        if time.time() - os.fstat(fd).st_mtime > LAPSE_SECONDS and self._is_at_path(fd):
+            self.path.unlink(missing_ok=True)
+        os.close(fd)
 
     def close(self) -> None:
         """Let the next one be it."""
