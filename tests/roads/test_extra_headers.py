@@ -26,12 +26,19 @@ from litellm_scenarios import run as run_scenario
 from litellm_scenarios import spool as spool_of
 from programs import SIMPLE, run
 from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
+from spool.settings.endpoints import LANGFUSE_PATH
 from standin import Exchange, Reply, StandIn, healthy
 from users import environment_of, spool
 
 PASS: Final = "X-Gateway=let%20me%20in,Authorization=Bearer%20x"
 PROGRAM: Final = SIMPLE + 'tracer.start_span("a span").end()'
 GIVEN: Final = PROGRAM.replace("Exporter()", "Exporter(headers={'X-Gateway': 'let me in'})")
+
+# A further exporter, with these arguments.
+TWO: Final = (
+    SIMPLE + "provider.add_span_processor(SimpleSpanProcessor(SpoolSpanExporter({})))\n"
+    'tracer.start_span("a span").end()'
+)
 
 
 def gateway(exchange: Exchange) -> None:
@@ -134,15 +141,50 @@ def test_those_of_a_receiver_on_another_host_do_not_reach_langfuse(
     assert not any("x-gateway" in request.headers for request in langfuse.requests)
 
 
-def test_what_cannot_be_read_is_said_by_the_constructor_and_shows_no_value(
-    environment: None,
+@pytest.mark.once
+def test_what_cannot_be_read_is_passed_over_and_said_without_its_value(
+    environment: None, langfuse: StandIn
 ) -> None:
-    for wrong in ("Authorization: Bearer s3cret", "a=s3cret%0D%0Ab:c"):
-        with pytest.raises(AssertionError, match="SettingsError: OTEL_EXPORTER_OTLP_HEADERS: "):
-            run(PROGRAM, OTEL_EXPORTER_OTLP_HEADERS=wrong)
-        said = drained(code=2, OTEL_EXPORTER_OTLP_HEADERS=wrong)
-        assert "OTEL_EXPORTER_OTLP_HEADERS: " in said
+    for wrong in ("Authorization: Bearer s3cret", "a=s3cret%0D%0Ab:c", 'a="s3cret"', "s3cret"):
+        run(PROGRAM, SPOOL_DRAIN="off", OTEL_EXPORTER_OTLP_HEADERS=wrong)
+        said = drained(OTEL_EXPORTER_OTLP_HEADERS=f"{wrong},{PASS}")
+        assert said.count("OTEL_EXPORTER_OTLP_HEADERS: ") == 1
         assert "s3cret" not in said
+    assert langfuse.accepted == 4
+
+
+@pytest.mark.once
+def test_those_for_the_default_host_do_not_reach_the_remembered_one(
+    environment: None, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(PROGRAM, SPOOL_DRAIN="off")
+    monkeypatch.delenv("LANGFUSE_HOST")
+    drained(code=1, OTEL_EXPORTER_OTLP_HEADERS=PASS)
+    assert langfuse.requests
+    assert not any("x-gateway" in request.headers for request in langfuse.requests)
+
+
+@pytest.mark.once
+def test_those_of_the_host_that_the_environment_names_do_not_reach_a_second_destination(
+    environment: None, langfuse: StandIn
+) -> None:
+    with StandIn(PROJECTS) as other:
+        url = f"http://pk-lf-team:sk-lf-team@{other.url.partition('//')[2]}{LANGFUSE_PATH}"
+        run(TWO.format(f"endpoint={url!r}"), OTEL_EXPORTER_OTLP_HEADERS=PASS)
+        langfuse.wait_for(lambda server: server.accepted == 1)
+        other.wait_for(lambda server: server.accepted == 1)
+        assert not any("x-gateway" in request.headers for request in other.requests)
+
+
+@pytest.mark.once
+def test_two_exporters_of_one_key_send_each_its_own(environment: None, langfuse: StandIn) -> None:
+    langfuse.behave(None)
+    run(TWO.format("headers={'X-Gateway': 'let me in'}"))
+    langfuse.wait_for(lambda server: server.accepted == 2)
+    assert {request.headers.get("x-gateway") for request in langfuse.requests} == {
+        None,
+        "let me in",
+    }
 
 
 # LiteLLM

@@ -272,6 +272,9 @@ def test_given_headers_go_before_otlp_headers_of_the_same_name() -> None:
         {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://other.example/v1/traces"},
         {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://other.example/v1/metrics"},
         {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://other.example/v1/logs"},
+        {"OTEL_ENDPOINT": "https://other.example/v1/traces"},
+        {"OTEL_ENDPOINT": "other.example:4317"},
+        {"OTEL_TRACES_ENDPOINT": "https://other.example/v1/traces"},
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": "https://langfuse.example",
             "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://other.example/v1/logs",
@@ -286,6 +289,12 @@ def test_otlp_headers_of_a_receiver_on_another_host_are_not_sent_to_langfuse(
     assert target({**KEYS, **HOST, **broken, **named}) == target({**KEYS, **HOST})
 
 
+@pytest.mark.parametrize("key", ["ARIZE_API_KEY", "PHOENIX_API_KEY"])
+def test_the_keys_that_litellm_writes_into_the_variable_are_not_sent_to_langfuse(key: str) -> None:
+    theirs = {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "space_id=1,api_key=s3cret", key: "s3cret"}
+    assert target({**KEYS, **HOST, **theirs}) == target({**KEYS, **HOST})
+
+
 @pytest.mark.parametrize(
     "named",
     [
@@ -295,6 +304,7 @@ def test_otlp_headers_of_a_receiver_on_another_host_are_not_sent_to_langfuse(
             "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-gateway=in",
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://other.example/v1/metrics",
         },
+        {"OTEL_ENDPOINT": "https://langfuse.example/api/public/otel", "ARIZE_API_KEY": "theirs"},
     ],
 )
 def test_otlp_headers_for_the_same_host_or_for_traces_alone_are_sent(named: dict[str, str]) -> None:
@@ -321,6 +331,21 @@ def test_extra_headers_come_to_every_project_on_their_host_and_leave_the_route()
     without_keys = read({**HOST, **EXTRA})
     assert without_keys.with_extra_headers(here) == found
     assert read(EXTRA).with_extra_headers(here) == here
+
+
+def test_otlp_headers_stay_on_the_host_that_the_environment_names() -> None:
+    other = "https://pk-lf-2:sk-lf-2@other.example/v1/traces"
+    found = Settings.from_env(environ={**KEYS, **HOST, **EXTRA}, endpoint=other)
+    assert "x-gateway" not in found.require_target().headers
+    found = Settings.from_env(environ={**KEYS, **EXTRA}, endpoint=other)  # the only one named
+    assert found.require_target().headers["x-gateway"] == "in"
+
+
+def test_otlp_headers_that_cannot_be_read_are_an_error_only_where_they_are_the_receivers() -> None:
+    broken = {"OTEL_EXPORTER_OTLP_HEADERS": 'x-gateway=in,a=b;c=d,x="y",foo,content-length=3'}
+    assert target({**KEYS, **HOST, **broken}) == target({**KEYS, **HOST, **EXTRA})
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_HEADERS: header 2 must be"):
+        target({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector.example", **broken})
 
 
 def test_extra_headers_are_in_no_words_about_settings() -> None:

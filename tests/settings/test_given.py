@@ -37,6 +37,11 @@ def test_headers_are_given_in_each_shape_that_opentelemetry_knows(said: object) 
     assert headers(said) == {"x-team": "a b", "api-key": "k=,%"}
 
 
+class _BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"spool.db"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
@@ -65,8 +70,14 @@ def test_headers_are_given_in_each_shape_that_opentelemetry_knows(said: object) 
         (
             "headers",
             {"api key": "s3cret"},
-            "headers: the name or the value of header 'api key' has",
+            "headers: the name or the value of header 1 has",
         ),
+        ("headers", "Authorization: Bearer s3cret==", "headers: the name or the value of header 1"),
+        ("headers", [{"name": "X: s3cret", "value": ""}], "headers: the name or the value of"),
+        ("headers", {"a": "b", "api-key=s3cret": ""}, "headers: the name or the value of header 2"),
+        ("headers", {"api-key=s3cret": None}, "headers: the value of header 1 has no value"),
+        ("headers", [{"name": ["s3cret"], "value": ""}], "headers: a name must be text"),
+        ("path", _BytesPath(), "path: must be text, the path of a file, not bytes"),
         ("headers", {"api-key": "s3cret\nx"}, "headers: the name or the value"),
     ],
 )

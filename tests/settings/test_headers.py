@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from spool.errors import SettingsError
-from spool.settings.headers import basic_user, read_headers
+from spool.settings.headers import _warn_once, basic_user, read_headers, read_usable_headers
 from spool.settings.target import Target
 
 
@@ -63,7 +63,27 @@ def test_what_http_forbids_is_refused_also_where_it_was_percent_encoded(value: s
         read_headers(VARIABLE, f"a=s3cret{value}")
 
 
-@pytest.mark.parametrize("name", ["Content-Length", "content-encoding", "Transfer-Encoding"])
+@pytest.mark.parametrize(
+    "text",
+    ["s3cret", "a=s3cret;b", 'a="s3cret"', "Authorization: s3cret==", "a=s3cret%0D%0Ab:c"],
+)
+def test_what_cannot_be_read_is_passed_over_and_said_once_without_its_value(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_once.cache_clear()
+    said = f"first=1,{text},Content-Length=3,last=a%20b"
+    for _ in range(2):
+        assert read_usable_headers(VARIABLE, said) == {"first": "1", "last": "a b"}
+    words = [record.getMessage() for record in caplog.records]
+    assert len(words) == 2
+    assert "header 2 must be" in words[0] or "header 'a'" in words[0]
+    assert "header 'content-length' must be left out" in words[1]
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["Content-Length", "content-encoding", "Transfer-Encoding", "Accept-Encoding"]
+)
 def test_what_each_request_says_for_itself_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^headers: header '{name.lower()}' must be left out"):
         Target.otlp("http://collector", {name: "1"})

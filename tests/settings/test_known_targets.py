@@ -87,3 +87,16 @@ def test_a_route_of_two_hosts_that_owners_named_is_two() -> None:
     assert known.add(rotated) == rotated
     assert known.add(by_default) == by_default
     assert len(known) == 2
+
+
+def test_a_route_with_other_headers_given_in_code_is_two_and_with_other_extra_ones_is_one() -> None:
+    known = KnownTargets()
+    first, second = (LASTING.redirected(None, {"x-tenant": tenant}) for tenant in "ab")
+    assert known.add(first) == first
+    assert known.add(second) == known.add(second) == second.marked()
+    assert known.add(LASTING) == LASTING.marked()
+    assert known.get(first.route) == first
+    extra = first.with_extra({"x-gateway": "in"})
+    assert known.add(extra) == extra
+    assert second.with_extra({"x-gateway": "in"}).marked().route == second.marked().route
+    assert len(known) == 3

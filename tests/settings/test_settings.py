@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,38 @@ def test_a_given_value_goes_before_the_environment_and_none_does_not() -> None:
 def test_a_given_value_is_checked_like_the_variables(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"SPOOL_TIMEOUT_SECONDS=-1: must be seconds"):
         Settings(path=tmp_path / "spool.db", timeout_seconds=-1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("path", b"spool.db", "must be a file, .*; in code Path, not bytes"),
+        ("sync_seconds", "1", "must be seconds, 0 or more, .*; in code int or float, not str"),
+        ("max_bytes", "2GiB", "must be a size of 1MiB .*; in code int or float, not str"),
+        ("max_request_bytes", None, "must be a size of 1KiB .*, not NoneType"),
+        ("max_age_seconds", "5", "must be seconds, .*; in code int or float or NoneType, not str"),
+        ("when_full", 1, "must be drop-oldest or drop-newest; in code str, not int"),
+        ("when_full", "drop-it", "=drop-it: must be drop-oldest or drop-newest"),
+        ("drain", "off", "must be on or off; in code bool, not str"),
+        ("backoff_seconds", 5, "=5: must be the first and the largest in seconds"),
+        ("backoff_seconds", (1,), "=1: must be the first and the largest in seconds"),
+        ("backoff_seconds", ("1", "60"), r"=1\.\.60: must be the first and the largest in seconds"),
+        ("timeout_seconds", [], "must be seconds, more than 0, .*, not list"),
+        ("credentials_file", 5, "must be a file; in code Path or NoneType, not int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error_that_names_the_field(
+    field: str, value: Any, words: str
+) -> None:
+    given = {"path": Path("/spool.db"), field: value}
+    with pytest.raises(SettingsError, match=f"^SPOOL_{field.upper()}(: )?{words}"):
+        Settings(**given)
+
+
+def test_paths_may_be_given_as_text() -> None:
+    assert Settings(path="/a/b", credentials_file="/keys") == Settings(  # type: ignore[arg-type]
+        path=Path("/a/b"), credentials_file=Path("/keys")
+    )
 
 
 def test_settings_and_targets_cannot_be_changed() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery import backoff
@@ -97,7 +97,7 @@ class Routes:
         target = self.targets.get(route.name)
         if target is not None:
             is_named = target.named is not Named.BY_NOBODY
-            return (target if is_named else replace(target, endpoint=route.endpoint)), ""
+            return (target if is_named else target.at(route.endpoint)), ""
         try:
             if (key := route.public_key) and (credential := self._credentials.of(key)) is not None:
                 found = credential.target_of(route.name, key, self._settings.named_endpoint)

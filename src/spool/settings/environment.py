@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from spool.errors import SettingsError
 from spool.settings.endpoints import check_url, is_same_host, langfuse_endpoint
-from spool.settings.headers import read_headers
+from spool.settings.headers import read_headers, read_usable_headers
 from spool.settings.target import Target
 from spool.settings.values import OTLP_RULES, SPOOL_RULES, refuse
 from spool.system.log import logger
@@ -30,6 +30,10 @@ MISSING_KEYS: Final = (
     "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set "
     "for Langfuse OpenTelemetry integration."
 )
+# Where LiteLLM's callback `otel` sends OpenTelemetry's headers, and the keys that its callbacks for
+# Arize and Phoenix write into that variable (litellm_core_utils/litellm_logging.py, 1.108).
+_LITELLM_ENDPOINTS: Final = ("OTEL_ENDPOINT", "OTEL_TRACES_ENDPOINT")
+_LITELLM_KEYS: Final = ("ARIZE_API_KEY", "PHOENIX_API_KEY")
 _PROTOCOL: Final = "http/protobuf (opentelemetry-instrument says grpc where nothing is set)"
 
 
@@ -74,18 +78,20 @@ def host(env: Variables) -> str | None:
 def extra_headers(env: Variables, endpoint: str) -> dict[str, str]:
     """Give the headers that come to those of Langfuse keys, which go to an endpoint.
 
-    They may be secrets: where such a variable names a receiver on another host, they are for that
-    one. Raises SettingsError.
+    They may be secrets: where a variable names a receiver on another host, they are for that one.
+    What OpenTelemetry's exporter would pass over is left out.
     """
     variable = _otlp_variable(env, "HEADERS")
     if variable is None:
         return {}
     is_general = variable == "OTEL_EXPORTER_OTLP_HEADERS"
     signals = ("", "TRACES_", "METRICS_", "LOGS_") if is_general else ("", "TRACES_")
-    receivers = [env.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in signals]
-    if all(is_same_host(receiver, endpoint) for receiver in receivers if receiver):
-        return read_headers(variable, env[variable])
-    return {}
+    named = [f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in signals]
+    receivers = [env[name] for name in (*named, *_LITELLM_ENDPOINTS) if name in env]
+    is_others = any(name in env and env[name] in env[variable] for name in _LITELLM_KEYS)
+    if is_others or not all(is_same_host(receiver, endpoint) for receiver in receivers):
+        return {}
+    return read_usable_headers(variable, env[variable])
 
 
 def _spool_settings(env: Variables) -> dict[str, Any]:

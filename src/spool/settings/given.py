@@ -12,14 +12,13 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from spool.errors import SettingsError
-from spool.settings.headers import clean_headers
-from spool.system.redaction import printable
+from spool.settings.headers import clean_headers, shown_header
 
 # A mapping, OpenTelemetry's pairs of `name` and `value`, or the text of its variable.
 Headers = Mapping[str, str] | Sequence[Mapping[str, str]] | str
 
 _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
-    "path": ((str, os.PathLike), "text, the path of a file"),
+    "path": ((str,), "text, the path of a file"),
     "endpoint": ((str,), "text, a URL"),
     "drain": ((bool,), "true or false, without quotes"),
 }
@@ -32,6 +31,8 @@ _SHAPES: Final = (
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Give what is given at all, each of its type. Raises SettingsError, which names the key."""
     found = {key: value for key, value in given.items() if value is not None and value != ""}
+    if isinstance(found.get("path"), os.PathLike):
+        found["path"] = os.fspath(found["path"])
     for key, (types, allowed) in _TYPES.items():
         if key in found and not isinstance(found[key], types):
             raise SettingsError(f"{key}: must be {allowed}, not {type(found[key]).__name__}")
@@ -42,14 +43,14 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mapping(headers: object) -> dict[str, str]:
     """Give headers, whichever way they are said. Raises SettingsError."""
-    pairs = dict(_pairs(headers))
-    for name, value in pairs.items():
+    pairs = list(_pairs(headers))
+    for number, (name, value) in enumerate(pairs, 1):
         if not isinstance(name, str):
             raise SettingsError("headers: a name must be text; put it in quotes")
         if not isinstance(value, str):
             trouble = "has no value" if value is None else "must be text; put it in quotes"
-            raise SettingsError(f"headers: the value of header '{printable(name)}' {trouble}")
-    return pairs
+            raise SettingsError(f"headers: the value of {shown_header(name, number)} {trouble}")
+    return dict(pairs)
 
 
 def _pairs(headers: object) -> Iterable[tuple[Any, Any]]:

@@ -50,11 +50,12 @@ class KnownTargets:
     def add(self, target: Target) -> Target:
         """Send this target's route from now on, for good; give it as it is known.
 
-        Where its route is taken by another endpoint that the owner named, it gets one of its own.
+        Where its route is taken by another endpoint that the owner named, or by other headers that
+        were given in code, it gets one of its own.
         """
         known = self._known.get(target.route) if target.route in self._lasting else None
-        if known and known.named is target.named is Named.BY_OWNER:
-            target = target if known.endpoint == target.endpoint else target.marked()
+        if known and _is_another(known, target):
+            target = target.marked()
         self._lasting.add(target.route)
         self._known[target.route] = target
         return target
@@ -87,3 +88,14 @@ class KnownTargets:
                 self._known.setdefault(route, target)
             else:
                 del self._used[route]
+
+
+def _is_another(known: Target, target: Target) -> bool:
+    """Say whether it is for another receiver than the known one, and no new secret for that."""
+    is_named = known.named is target.named is Named.BY_OWNER
+    has_moved = is_named and known.endpoint != target.endpoint
+    return has_moved or _given_headers(known) != _given_headers(target)
+
+
+def _given_headers(target: Target) -> dict[str, str]:
+    return {name: value for name, value in target.own_headers.items() if name != "authorization"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from spool.errors import SettingsError
@@ -20,7 +21,6 @@ from spool.settings.values import SPOOL_RULES, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from spool.settings.given import Headers
 
@@ -36,7 +36,8 @@ _GIVEN_KEYS: Final = (
 class Settings:
     """What a spool is configured to do. Times are seconds, sizes bytes. Raises SettingsError.
 
-    path: the spool file. target: where this process's spans go; None only for the commands.
+    path: the spool file, perhaps as text. target: where this process's spans go; None only for the
+    commands.
     sync_seconds: the power-cut window; 0 = each commit is fsynced before `export` returns.
     max_bytes: of live data in the file; when_full: what is then dropped, and counted.
     max_age_seconds: how long spans are kept at most, by the time that a process watched them; None
@@ -45,10 +46,10 @@ class Settings:
     timeout_seconds: the hard total deadline of one request. shutdown_seconds: the longest that exit
     waits for a healthy endpoint. credentials_file: the secrets of further routes, see
     `credentials`; host: the Langfuse host that the environment names, for those. extra_headers:
-    what the environment adds to requests to the Langfuse host that counts. compression: of the
-    requests, `gzip` or `none`. certificate: the CA bundle, a file or a directory;
-    client_certificate and client_key: for mutual TLS. proxies: by scheme, and `no` for the hosts to
-    reach without.
+    what the environment adds to requests to the Langfuse host that it names, or else to the
+    target's. compression: of the requests, `gzip` or `none`. certificate: the CA bundle, a file or
+    a directory; client_certificate and client_key: for mutual TLS. proxies: by scheme, and `no` for
+    the hosts to reach without.
     """
 
     path: Path
@@ -72,6 +73,9 @@ class Settings:
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("path", "credentials_file"):
+            if isinstance(text := getattr(self, name), str):
+                object.__setattr__(self, name, Path(text))
         for name, rule in SPOOL_RULES.items():
             rule.check(f"SPOOL_{name.upper()}", getattr(self, name))
 
@@ -108,10 +112,10 @@ class Settings:
 
     @property
     def _langfuse_endpoint(self) -> str | None:
-        """The Langfuse endpoint that counts, be it a default; None where there is none."""
-        if self.target is not None and self.target.public_key:
-            return self.target.endpoint
-        return langfuse_endpoint(self.host) if self.host else None
+        """The endpoint that `extra_headers` are for; None where there is none."""
+        if self.host:
+            return langfuse_endpoint(self.host)
+        return self.target.endpoint if self.target and self.target.public_key else None
 
     @classmethod
     def from_env(

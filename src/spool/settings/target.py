@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from spool.settings.endpoints import check_url, langfuse_endpoint
+from spool.settings.endpoints import check_url, is_same_host, langfuse_endpoint
 from spool.settings.headers import basic_auth, basic_user, clean_headers
 from spool.system.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 EU_HOST: Final = "https://cloud.langfuse.com"
 
@@ -40,6 +40,7 @@ class Target:
     headers: Mapping[str, str] = field(repr=False)
     public_key: str | None = None
     named: Named = Named.BY_OWNER
+    extra: Collection[str] = field(default=(), repr=False, compare=False)  # see `with_extra`
 
     @classmethod
     def langfuse(cls, public_key: str, secret_key: str, host: str | None = None) -> Target:
@@ -79,12 +80,24 @@ class Target:
         return replace(self, endpoint=endpoint, headers={**self.headers, **more}, named=named)
 
     def with_extra(self, headers: Mapping[str, str]) -> Target:
-        """Add headers; those that it has already stay, and so does its route."""
-        return replace(self, headers={**headers, **self.headers}) if headers else self
+        """Add headers, for this host; those that it has already stay, and so does its route."""
+        extra = headers.keys() - self.headers.keys()
+        return replace(self, headers={**headers, **self.headers}, extra=extra) if extra else self
+
+    def at(self, endpoint: str) -> Target:
+        """Give it with another endpoint; on another host without the extra headers."""
+        headers = self.headers if is_same_host(endpoint, self.endpoint) else self.own_headers
+        return replace(self, endpoint=endpoint, headers=headers)
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """Its headers without the extra ones."""
+        return {name: value for name, value in self.headers.items() if name not in self.extra}
 
     def marked(self) -> Target:
         """Give it a route that no target with another secret or endpoint can have."""
-        return replace(self, route=f"{self.route}#{self.fingerprint(self.route.encode())}")
+        own = replace(self, headers=self.own_headers)
+        return replace(self, route=f"{self.route}#{own.fingerprint(self.route.encode())}")
 
     def fingerprint(self, salt: bytes) -> str:
         """Tell whether secret or endpoint changed, without giving either away.

@@ -30,7 +30,7 @@ def refuse(variable: str, value: object, allowed: str) -> NoReturn:
 def shown(value: object) -> str:
     """Give a setting's value as a person would write it."""
     if isinstance(value, tuple):
-        return "..".join(f"{number:g}" for number in value)
+        return "..".join(shown(number) for number in value)
     if isinstance(value, Mapping):
         return "others"  # proxies: they may hold passwords
     if isinstance(value, bool):
@@ -40,11 +40,12 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one setting is read from text, what is allowed, and which values are."""
+    """How one setting is read from text, what is allowed, which values and which types are."""
 
     parse: Callable[[str], Any]
     allowed: str
     allows: Callable[[Any], bool] = lambda _: True
+    types: tuple[type, ...] = (object,)
 
     def read(self, variable: str, text: str) -> Any:
         """Give the value that a variable's text stands for. Raises SettingsError."""
@@ -54,7 +55,12 @@ class Rule:
             refuse(variable, text, self.allowed)
 
     def check(self, variable: str, value: Any) -> None:
-        """Raise SettingsError unless a value is allowed."""
+        """Raise SettingsError unless a value, perhaps one given in code, is allowed."""
+        if not isinstance(value, self.types):
+            types = " or ".join(one.__name__ for one in self.types)
+            raise SettingsError(
+                f"{variable}: must be {self.allowed}; in code {types}, not {type(value).__name__}"
+            )
         if not self.allows(value):
             refuse(variable, value, self.allowed)
 
@@ -92,49 +98,62 @@ def _existing_file(text: str) -> Path:
     return path
 
 
-def _is_backoff(value: tuple[float, float]) -> bool:
-    first, largest = value
-    return 0 < first <= largest < math.inf
+def _is_backoff(value: Any) -> bool:
+    try:
+        first, largest = value
+        return bool(0 < first <= largest < math.inf)
+    except (TypeError, ValueError):  # given in code
+        return False
 
 
+_NUMBER: Final = (int, float)
+_NOTHING: Final = type(None)
+_WHEN_FULL: Final = ("drop-oldest", "drop-newest")
 _SECONDS: Final = Rule(
     float,
     "seconds, 0 or more, 86400 at most",
     lambda value: 0 <= value <= _LONGEST_SECONDS,
+    _NUMBER,
 )
 _TIMEOUT: Final = Rule(
     float,
     "seconds, more than 0, 86400 at most",
     lambda value: 0 < value <= _LONGEST_SECONDS,
+    _NUMBER,
 )
 
 # By the name of the field: the variable is SPOOL_<NAME>.
 SPOOL_RULES: Final[Mapping[str, Rule]] = {
-    "path": Rule(Path, spool_path.ALLOWED, spool_path.is_nameable),
+    "path": Rule(Path, spool_path.ALLOWED, spool_path.is_nameable, (Path,)),
     "sync_seconds": _SECONDS,
     "max_bytes": Rule(
         _size,
         "a size of 1MiB or more, such as 500MB or 2GiB",
         lambda value: value >= _SMALLEST_SPOOL,
+        _NUMBER,
     ),
-    "when_full": Rule(_choice("drop-oldest", "drop-newest"), "drop-oldest or drop-newest"),
+    "when_full": Rule(
+        _choice(*_WHEN_FULL), " or ".join(_WHEN_FULL), lambda value: value in _WHEN_FULL, (str,)
+    ),
     "max_age_seconds": Rule(
         float,
         "seconds, more than 0, ten years at most",
         lambda value: value is None or 0 < value <= _LONGEST_AGE,
+        (*_NUMBER, _NOTHING),
     ),
-    "drain": Rule(_switch, "on or off"),
+    "drain": Rule(_switch, "on or off", types=(bool,)),
     "max_request_bytes": Rule(
         _size,
         "a size of 1KiB or more, such as 4MiB",
         lambda value: value >= _SMALLEST_REQUEST,
+        _NUMBER,
     ),
     "backoff_seconds": Rule(
         _first_and_largest, "the first and the largest in seconds, such as 1..60", _is_backoff
     ),
     "timeout_seconds": _TIMEOUT,
     "shutdown_seconds": _SECONDS,
-    "credentials_file": Rule(_file, "a file"),
+    "credentials_file": Rule(_file, "a file", types=(Path, _NOTHING)),
 }
 
 # By the end of OpenTelemetry's variable: the field, and its rule.
