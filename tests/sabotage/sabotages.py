@@ -688,7 +688,7 @@ SABOTAGES = [
     Sabotage(
         "each process tells a MeterProvider of the spool that all share",
         "pipeline/observation.py",
-        " and self._store.reporter.is_us():",
+        " and self.store.reporter.is_us():",
         ":",
         "pipeline/test_observation.py",
     ),
