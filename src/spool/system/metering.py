@@ -60,8 +60,10 @@ def look() -> bool:
 def _is_set() -> bool:
     if OTEL_PYTHON_METER_PROVIDER in os.environ:  # loading it is the thread's
         return True
-    # Those of the API itself pass all over.
-    return not type(get_meter_provider()).__module__.startswith("opentelemetry.metrics")
+    provider = get_meter_provider()
+    # Those of the API itself pass all over; the SDK's says so in the log once it was shut down.
+    is_the_apis = type(provider).__module__.startswith("opentelemetry.metrics")
+    return not is_the_apis and not getattr(provider, "_shutdown", False)
 
 
 def _make() -> None:
