@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ports import HOST, free_port
 from spool.system.forks import PerProcess
 from standin import StandIn
 
@@ -110,8 +110,7 @@ def uwsgi(directory: Path, environment: dict[str, str]) -> Iterator[str]:
     if command is None:
         pytest.skip("uWSGI is not here (pip install uwsgi)")
     (directory / "app.py").write_text(APPLICATION)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"{HOST}:{free_port()}"
     options = f"--http-socket {address} --master --processes 2 --enable-threads --die-on-term"
     environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(

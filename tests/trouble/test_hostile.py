@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+import ports
 import standin
 from drains import Clock
 from ledgers import balances
@@ -95,6 +96,7 @@ def nobody(server: StandIn) -> Iterator[None]:
 def half_open(server: StandIn) -> Iterator[None]:
     """Let the kernel take connections, which nobody ever accepts or reads."""
     server.stop()
+    ports.release(server.port)
     with socket.create_server((HOST, server.port), backlog=64):
         yield
     server.start()
@@ -104,6 +106,7 @@ def half_open(server: StandIn) -> Iterator[None]:
 def black_hole(server: StandIn) -> Iterator[None]:
     """Drop what would open a connection, as a full backlog does."""
     server.stop()
+    ports.release(server.port)
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.create_server((HOST, server.port), backlog=0))
         for _ in range(4):

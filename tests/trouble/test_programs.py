@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import zipfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import spool
+from ports import HOST, free_port
 from programs import serving_app
 from spool.store.store import Store
 from standin import StandIn
@@ -307,8 +307,7 @@ def command_of(server: str, address: str) -> list[str]:
 @contextlib.contextmanager
 def served(server: str, directory: Path, environment: dict[str, str]) -> Iterator[str]:
     """Serve the application with two workers that are forked after a span; give its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"{HOST}:{free_port()}"
     command = command_of(server, address)
     (directory / "app.py").write_text(SERVED)
     paths = os.pathsep.join([str(directory), *filter(None, sys.path)])
