@@ -140,8 +140,8 @@ def target(langfuse: StandIn) -> Target:
 
 @pytest.fixture
 def environment(path: Path, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name spool and stand-in as a user would."""
-    for name, value in environment_of(path, langfuse.url).items():
+    """Name spool and stand-in as a user would, who has a busy machine: an exit may take long."""
+    for name, value in environment_of(path, langfuse.url, SPOOL_SHUTDOWN_SECONDS="60").items():
         monkeypatch.setenv(name, value)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import spool
 import standin
+from langfuse_scenarios import needs_langfuse
 from ledgers import ledger_of
 from programs import BATCH, SIMPLE, run
 from spans import span
@@ -114,8 +115,8 @@ def test_a_provider_that_nobody_shuts_down_delivers_too(
     assert langfuse.names() == {"a": 1}
 
 
+@needs_langfuse
 def test_the_langfuse_sdk_without_flush_delivers(environment: None, langfuse: StandIn) -> None:
-    pytest.importorskip("langfuse", reason="langfuse is not installed")
     run("""
 from langfuse import Langfuse
 from spool import SpoolSpanExporter
