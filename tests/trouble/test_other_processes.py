@@ -98,7 +98,7 @@ def test_idle_processes_cost_next_to_nothing_however_many_they_are(
         assert running.stdout is not None
         costs = [float(line) for line in running.stdout]
     assert (len(costs), langfuse.accepted) == (32, 32)
-    assert sum(costs) / 10 < LITTLE
+    assert sum(costs) / 10 < 32 * 0.01  # a hundredth of a core each, on a slow machine, too
 
 
 def test_many_routes_that_wait_cost_next_to_nothing(path: Path, tmp_path: Path) -> None:
