@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from litellm_scenarios import (
     spool,
     spool_handler,
     stock_callback,
+    warnings_of_install,
 )
 from spool import SettingsError
 from standin import StandIn
@@ -167,16 +167,6 @@ def scenario_too_late() -> None:
     stock_callback()
     ask()
     say(warnings_of_install())
-
-
-def warnings_of_install() -> list[str]:
-    import spool.litellm
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        spool.litellm.install()
-        spool.litellm.install()
-    return [str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)]
 
 
 def test_install_warns_when_the_stock_callback_was_made_before(

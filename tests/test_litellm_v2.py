@@ -31,6 +31,7 @@ from litellm_scenarios import (
     say,
     spool,
     stock_callback,
+    warnings_of_install,
 )
 from ports import HOST, free_port
 from projects import OWN_KEY, PROJECTS, TEAM_KEY, credentials_file
@@ -362,27 +363,14 @@ def test_the_handler_is_litellms_v2_callback_so_no_call_is_traced_twice(
     assert drain(path, langfuse.url) == 2
 
 
-def set_up_and_hear() -> list[str]:
-    """Install twice, and give what is warned of."""
-    import warnings
-
-    import spool.litellm
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        spool.litellm.install()
-        spool.litellm.install()
-    return [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
-
-
 def scenario_installed() -> None:
-    say(set_up_and_hear())
+    say(warnings_of_install())
 
 
 def scenario_too_late() -> None:
     stock_callback()
     asyncio.run(answers({}))
-    say(set_up_and_hear())
+    say(warnings_of_install())
 
 
 def test_install_is_quiet_but_says_loudly_when_it_comes_too_late(

@@ -46,8 +46,12 @@ def as_named(target: Target) -> Target:
     """Note whether the environment names the host of LiteLLM's own project, or LiteLLM does."""
     if any(os.environ.get(host) for host in ("LANGFUSE_OTEL_HOST", "LANGFUSE_HOST")):
         return target
-    keys = (os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
-    return replace(target, named=Named.BY_LITELLM) if all(keys) else target
+    return replace(target, named=Named.BY_LITELLM) if has_keys() else target
+
+
+def has_keys() -> bool:
+    """Say whether the environment has both Langfuse keys of LiteLLM's own project."""
+    return all(os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
 
 
 def own_route(target: Target, default: Target | None) -> Target:

@@ -39,6 +39,7 @@ from spool.litellm_projects import (
     ProjectExporter,
     as_named,
     end,
+    has_keys,
     own_route,
     show_what_is_sent,
     target_of,
@@ -89,7 +90,7 @@ def callback() -> CustomLogger:
 
     Raises SettingsError.
     """
-    if not _has_keys():  # LiteLLM would take its v1 then
+    if not has_keys():  # LiteLLM would take its v1 then
         raise SettingsError(MISSING_KEYS)
     made = litellm_logging._init_custom_logger_compatible_class(  # noqa: SLF001 - the only way
         "langfuse_otel", internal_usage_cache=None, llm_router=None
@@ -148,21 +149,17 @@ def _exporter(settings: Settings) -> None:
 
 def _own_target() -> Target | None:
     """Name LiteLLM's own project, by its Langfuse keys, else by its OTLP variables."""
-    if not _has_keys():
+    if not has_keys():
         logger.warning(
             "langfuse-spool: LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not both set: where "
             "LiteLLM then takes its v1 callback for the name langfuse_otel, that one is not spooled"
         )
     try:
-        config = langfuse_preset() if _has_keys() else OpenTelemetryV2Config()
+        config = langfuse_preset() if has_keys() else OpenTelemetryV2Config()
     except ValueError as error:  # pydantic's, which names the setting
         raise SettingsError(f"LiteLLM's v2 does not take its settings: {error}") from error
     spec = config.exporters[-1]
     return as_named(_target(spec)) if spec.kind.lower() in _KINDS else None
-
-
-def _has_keys() -> bool:
-    return all(os.environ.get(f"LANGFUSE_{key}_KEY") for key in ("PUBLIC", "SECRET"))
 
 
 def _target(spec: ExporterSpec) -> Target:

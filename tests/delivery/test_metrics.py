@@ -193,14 +193,7 @@ def test_a_meter_provider_that_comes_while_a_request_is_under_way_counts_it_righ
 @contextlib.contextmanager
 def a_request_under_way(drainer: Drainer, langfuse: StandIn) -> Iterator[None]:
     is_asked, may_answer = threading.Event(), threading.Event()
-
-    def answer_later(exchange: standin.Exchange) -> None:
-        exchange.read()
-        is_asked.set()
-        assert may_answer.wait(60)
-        exchange.reset()
-
-    langfuse.behave(answer_later)
+    langfuse.behave(standin.reset_when(is_asked, may_answer))
     sending = threading.Thread(target=drainer.send_due)
     sending.start()
     assert is_asked.wait(60)

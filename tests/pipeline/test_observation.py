@@ -163,14 +163,7 @@ def test_a_collection_during_the_shutdown_ends_no_delivery(
     monkeypatch.setattr("spool.pipeline.pipeline.observed", observed)
     meters.give(observed.makers)
     is_asked, may_answer = threading.Event(), threading.Event()
-
-    def answer_later(exchange: standin.Exchange) -> None:
-        exchange.read()
-        is_asked.set()
-        assert may_answer.wait(60)
-        exchange.reset()
-
-    langfuse.behave(answer_later)
+    langfuse.behave(standin.reset_when(is_asked, may_answer))
     exporter = SpoolSpanExporter()
     exporter.export([span("a")])
     assert is_asked.wait(60)

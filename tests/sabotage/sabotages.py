@@ -635,15 +635,15 @@ SABOTAGES = [
     Sabotage(
         "a destination that hangs from the first holds up what the journal has for another",
         "delivery/journal_delivery.py",
-        "        if self._may_delay_others(route, target):\n",
-        "        if False:\n",
+        "is_delaying=self._is_another_host(target)",
+        "is_delaying=False",
         "delivery/test_journal_delivery_trouble.py",
     ),
     Sabotage(
         "a route that hangs from the first holds up those whose rows wait",
         "delivery/lane.py",
-        "        if is_unknown:\n",
-        "        if False:\n",
+        "is_delaying=is_delaying",
+        "is_delaying=False",
         "delivery/test_lane.py"
         "::test_while_others_wait_an_unknown_host_has_only_a_short_time_at_first",
     ),

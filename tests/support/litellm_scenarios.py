@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,17 @@ def scenario_v2() -> None:
 
 def say(value: object) -> None:
     print(SAID + json.dumps(value), flush=True)
+
+
+def warnings_of_install() -> list[str]:
+    """Install twice, and give what is warned of."""
+    import spool.litellm
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        spool.litellm.install()
+        spool.litellm.install()
+    return [str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)]
 
 
 def stock_callback() -> None:

@@ -749,6 +749,18 @@ def mute() -> Behaviour:
     return behave
 
 
+def reset_when(is_asked: threading.Event, may_answer: threading.Event) -> Behaviour:
+    """Says that it was asked, and resets the connection once it may, within a minute."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.read()
+        is_asked.set()
+        assert may_answer.wait(60)
+        exchange.reset()
+
+    return behave
+
+
 def deaf() -> Behaviour:
     """Accepts the connection and does not read the request, so that a large one cannot be sent."""
 

@@ -22,7 +22,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Outcome, Verdict
-from spool.delivery.routes import FIRST_SECONDS
 from spool.errors import SpoolBusyError, SpoolError
 from spool.journal.identity import Identity
 from spool.journal.reader import CHUNK
@@ -128,9 +127,7 @@ class JournalDelivery:
         """Send what was claimed; give the outcome if it was delivered."""
         chunk, size = claim.chunk, self._client.request_size(route.name)
         timeout = self._client.timeout
-        longest = timeout
-        if self._may_delay_others(route, target):
-            longest = min(FIRST_SECONDS, longest)
+        longest = self._routes.longest(route, is_delaying=self._is_another_host(target))
         started = time.monotonic()
         outcome = self._client.post(target, [frame.batch for frame in chunk.frames], longest)
         if outcome.is_timeout and longest < timeout:
@@ -144,9 +141,9 @@ class JournalDelivery:
         # Where it is to be split, what is to blame is searched for among the rows.
         return outcome if outcome.is_delivered else None
 
-    def _may_delay_others(self, route: Route, target: Target) -> bool:
-        """Say whether a route may be of a dead host, and there is another one to send to."""
-        return route.last_success_at is None and any(
+    def _is_another_host(self, target: Target) -> bool:
+        """Say whether there is a host to send to beside a target's."""
+        return any(
             not is_same_host(other.endpoint, target.endpoint)
             for other in self._routes.targets.values()
         )

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Verdict
-from spool.delivery.routes import FIRST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,10 +95,8 @@ class Lane:
         while left:
             route, target = left.pop(0)
             asked_at = time.monotonic()
-            is_unknown = route.last_success_at is None and bool(left) and not self._is_troubled
-            longest = self._client.timeout
-            if is_unknown:
-                longest = min(FIRST_SECONDS, longest)
+            is_delaying = bool(left) and not self._is_troubled
+            longest = self._routes.longest(route, is_delaying=is_delaying)
             verdict = self._send_in_turn(route, target, longest)
             is_more = is_more or verdict in (Verdict.DELIVERED, Verdict.SPLIT)
             if verdict is not Verdict.WAIT:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 # So long other routes wait for one that was never delivered yet.
-FIRST_SECONDS: Final = 1.0
+_FIRST_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,12 @@ class Routes:
             for route in routes
         ]
         route_waits.put_off(self._store.database, waits, self.now(), silence.reason)
+
+    def longest(self, route: Route, *, is_delaying: bool) -> float:
+        """Give how many seconds a request may take, of a route that is `is_delaying` others."""
+        timeout = self._client.timeout
+        is_unknown = is_delaying and route.last_success_at is None
+        return min(_FIRST_SECONDS, timeout) if is_unknown else timeout
 
     def cut_short(self, route: Route, target: Target, asked_at: float, seconds: float) -> None:
         """Leave a route to the lane of the troubled: its request took too long for the others.
