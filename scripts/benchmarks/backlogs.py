@@ -13,11 +13,11 @@ from benchmarks import workload
 from benchmarks.child import ready
 from benchmarks.stores import disk_bytes, poster
 from spool import Settings
-from spool.commands.report import Report
 from spool.delivery import drain_once
 from spool.delivery.drainer import Drainer
 from spool.otlp.batch import ROW_BYTES, Batch, join, merge
 from spool.pipeline import registry
+from spool.report.report import Report
 from spool.settings.target import Target
 from spool.store import ingest
 from spool.store.maintenance_thread import MaintenanceThread

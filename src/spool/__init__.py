@@ -11,6 +11,7 @@ A line a package; an import only points down this list:
 - `__main__`, `litellm`, `litellm_v2`, `litellm_projects`, `exporter`, `litellm_worker`:
   the roads in.
 - `commands`: what a person calls.
+- `report`: what a person should know of a spool.
 - `pipeline`: what the exporters of one process share for one file.
 - `delivery`: from the spool to a receiver. What was delivered leaves.
 - `store`: spans that wait, as rows of one SQLite file.

@@ -12,10 +12,10 @@ import pytest
 from drains import Clock, drain_all
 from owners import STRANGER, only_root
 from spans import batch
-from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
 from spool.delivery.route_state import RouteState
 from spool.errors import SettingsError
+from spool.report.report import Report
 from spool.settings.credentials import Credential, read_credentials
 from spool.settings.settings import Settings
 from spool.settings.target import Target

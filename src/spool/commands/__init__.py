@@ -15,7 +15,6 @@ In reading order:
 - `open_spool`: the spool that a command works on. `zero_code`: why there may be none yet.
 - `output`: what all of them print with.
 - `drain`, `run`, `status`, `peek`, `adopt`, `dead`: the commands.
-- `report`: what `status` knows, and what a person should see to; apart from how it is printed.
 
 A new command is a file here with a `@click.command()` of its name that takes the spool from
 `open_spool.existing` and prints with `output.say`, its name in `main`'s list, and its tests in

@@ -10,8 +10,8 @@ import click
 
 from spool.commands.open_spool import existing
 from spool.commands.output import say
-from spool.commands.report import Report
 from spool.commands.zero_code import what_is_missing
+from spool.report.report import Report
 
 
 @click.command()

@@ -30,5 +30,6 @@ In reading order:
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.
 - `exits`: what a process does last.
 - `metering`: how instruments come to a MeterProvider, and nobody waits for it.
-- `log`, `redaction`: log lines that cannot flood, and what may be shown.
+- `log`, `redaction`: log lines that cannot flood, and what may be shown. `words`: numbers as people
+  read them.
 """

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool.commands.report import Report
 from spool.delivery.drainer import Drainer
 from spool.delivery.route_state import RouteState
 from spool.journal import directory, reader
+from spool.report.report import Report
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import operations, route_waits

@@ -1,0 +1,11 @@
+"""The report: what a person should know of a spool, apart from how and where it is shown.
+
+Invariants:
+
+- Reading changes nothing, and works while others write and drain.
+- Whatever is shown of a spool anywhere (`status`, a page, metrics) is said by one `Report`.
+
+In reading order:
+
+- `report`: a spool at one moment: what waits, and what a person should see to.
+"""

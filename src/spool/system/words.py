@@ -1,0 +1,44 @@
+"""Numbers as people read them: counts with the right plural, sizes, durations."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_SIZES: Final = ("KiB", "MiB", "GiB", "TiB")
+# Each with its seconds; a duration is said in the two largest that it has.
+_UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def count_of(number: int, thing: str) -> str:
+    """Give "1 span", "12,000 spans"; of a word of many, its last one takes the s."""
+    if number == 1:
+        return f"1 {thing}"
+    plural = (
+        f"{thing[:-1]}ie" if thing.endswith("y") else f"{thing}e" if thing[-1] in "hx" else thing
+    )
+    return f"{number:,} {plural}s"
+
+
+def size_of(size: float) -> str:
+    """Give a size in bytes as "512 bytes", "3.2 MiB"."""
+    if size < 1024:  # noqa: PLR2004 - a KiB
+        return count_of(round(size), "byte")
+    size, unit = size / 1024, 0
+    while size >= 1023.95 and unit < len(_SIZES) - 1:  # else it is rounded up to 1024
+        size, unit = size / 1024, unit + 1
+    return f"{size:.1f} {_SIZES[unit]}"
+
+
+def duration_of(seconds: float) -> str:
+    """Give a duration as "0.4 s", "5 s", "2 min", "3 h 20 min", "12 d 4 h"."""
+    if seconds < 1:
+        return f"{max(0.0, seconds):.1f} s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in _UNITS:
+        count, left = divmod(left, length)
+        if count or parts:
+            parts.append(f"{count} {unit}" if count else "")
+        if len(parts) == 2:  # noqa: PLR2004 - the two largest
+            break
+    return " ".join(filter(None, parts))
