@@ -17,10 +17,10 @@ import standin
 from pages import README, ROOT, block, quoted, run, table
 from sources import text_of
 from spans import batch
-from spool.commands import report
 from spool.delivery.http.classification import Verdict, classify
 from spool.delivery.http.response import Response
 from spool.delivery.route_state import RouteState
+from spool.report import report
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+_KIB: Final = 1024
 _SIZES: Final = ("KiB", "MiB", "GiB", "TiB")
 # Each with its seconds; a duration is said in the two largest that it has.
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -21,11 +22,11 @@ def count_of(number: int, thing: str) -> str:
 
 def size_of(size: float) -> str:
     """Give a size in bytes as "512 bytes", "3.2 MiB"."""
-    if size < 1024:  # noqa: PLR2004 - a KiB
+    if size < _KIB:
         return count_of(round(size), "byte")
-    size, unit = size / 1024, 0
-    while size >= 1023.95 and unit < len(_SIZES) - 1:  # else it is rounded up to 1024
-        size, unit = size / 1024, unit + 1
+    size, unit = size / _KIB, 0
+    while round(size, 1) >= _KIB and unit < len(_SIZES) - 1:
+        size, unit = size / _KIB, unit + 1
     return f"{size:.1f} {_SIZES[unit]}"
 
 
