@@ -81,7 +81,7 @@ def test_status_tells_of_a_missing_secret(filled: Store, monkeypatch: pytest.Mon
 def test_status_tells_of_dead_letters(filled: Store, langfuse: StandIn) -> None:
     langfuse.behave(standin.reject_span("s3"))
     spool("drain", code=1)
-    assert "1 spans are dead letters" in spool("status", code=1).stdout
+    assert "1 span is a dead letter" in spool("status", code=1).stdout
 
 
 def test_status_tells_for_a_day_that_spans_were_evicted_or_refused(filled: Store) -> None:
@@ -99,7 +99,7 @@ def test_status_tells_for_a_day_that_the_file_was_damaged(filled: Store, path: P
         file.truncate(8192)
     assert "SQLite says" in spool("status", code=1).stderr
     spool("drain")
-    assert "! the file was damaged and salvaged, 0 spans are known to be lost" in (
+    assert "! the file was damaged and salvaged, with 0 spans known to be lost" in (
         spool("status", code=1).stdout
     )
 

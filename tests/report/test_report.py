@@ -57,7 +57,7 @@ def test_where_nothing_is_wrong_there_is_no_concern() -> None:
 @pytest.mark.parametrize("delivered", [None, 4000])
 def test_a_route_that_is_stuck_shows_though_another_is_delivered(delivered: float | None) -> None:
     (concern,) = report(WELL, waiting(4000, delivered=delivered)).concerns(3600)
-    assert concern == ("route pk-lf-b: nothing was delivered for 3600 s, and older spans wait")
+    assert concern.words == "route pk-lf-b: nothing was delivered for 1 h, and older spans wait"
 
 
 def test_an_old_backlog_that_is_being_delivered_is_no_concern() -> None:
@@ -65,7 +65,8 @@ def test_an_old_backlog_that_is_being_delivered_is_no_concern() -> None:
 
 
 def test_a_disk_that_is_almost_full_is_a_concern() -> None:
-    assert "the disk is almost full" in replace(report(WELL), is_disk_cramped=True).concerns(60)[0]
+    (concern,) = replace(report(WELL), is_disk_cramped=True).concerns()
+    assert concern.code == "disk-full"
 
 
 def test_a_journal_that_cannot_be_read_is_named_and_the_rest_is_reported(
@@ -81,7 +82,7 @@ def test_a_journal_that_cannot_be_read_is_named_and_the_rest_is_reported(
     monkeypatch.setattr(reader, "read", unreadable)
     routes = Drainer(store, settings).routes
     concerns = Report.of(store, routes, 1 << 30, NOW).concerns(3600)
-    assert any(f"{bad.name}: Permission denied" in concern for concern in concerns)
+    assert any(f"{bad.name}: Permission denied" in concern.words for concern in concerns)
 
 
 @pytest.mark.parametrize("which", ["evicted_at", "refused_at", "damaged_at"])
@@ -102,7 +103,7 @@ def test_what_stands_in_place_of_the_spools_files_is_named_and_waited_for_by_nob
     beside(path, ".inbox-2-0123456789ab").symlink_to(path)
     found = Report.of(store, Drainer(store, settings).routes, 1 << 30, now=NOW)
     assert (found.is_running, found.ledger.pending) == (False, 1)
-    assert [said for said in found.concerns(3600) if "passed over" in said] == [
+    assert [str(said) for said in found.concerns() if said.code == "stranger"] == [
         f"passed over, as it is none of the spool's: {path}{suffix}: it is {what}; remove it"
         for suffix, what in [
             (".drainer", "not a regular file"),
@@ -126,11 +127,11 @@ def test_a_held_route_whose_spans_were_adopted_is_no_concern_any_more(
     drainer.routes.add(target)
     before = Report.of(store, drainer.routes, 1 << 30, NOW)
     assert before.states == (RouteState.HELD,)
-    assert before.concerns(3600)[0].startswith("route pk-lf-old is held: 401 no such key")
+    assert before.concerns()[0].words.startswith("route pk-lf-old is held: 401 no such key")
     operations.adopt(store, route, target, sending=2)
     after = Report.of(store, drainer.routes, 1 << 30, NOW)
     assert after.states == (RouteState.OK, RouteState.OK)
-    assert not any("pk-lf-old" in concern for concern in after.concerns(3600))
+    assert not any("pk-lf-old" in concern.words for concern in after.concerns())
 
 
 def test_what_waits_in_a_journal_is_in_the_report(store: Store, settings: Settings) -> None:

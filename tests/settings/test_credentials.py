@@ -164,7 +164,7 @@ def test_a_route_whose_host_nobody_names_waits_and_says_so(
     assert not drainer.send_due()
     report = Report.of(store, drainer.routes, 1 << 30, now=100.0)
     assert report.states == (RouteState.NO_SECRET,)
-    assert any("nothing names the host" in concern for concern in report.concerns(3600))
+    assert any("nothing names the host" in concern.words for concern in report.concerns())
     assert theirs.requests == []
 
 

@@ -38,7 +38,7 @@ def status(path: str | None, max_age: float, *, as_json: bool) -> None:
     else:
         for line in _lines(report):
             say(line)
-    concerns = report.concerns(max_age)
+    concerns = list(map(str, report.concerns(max_age)))
     if not report.ledger.accepted and (missing := what_is_missing()):
         concerns.append(missing)
     for concern in concerns:

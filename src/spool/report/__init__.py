@@ -7,5 +7,6 @@ Invariants:
 
 In reading order:
 
-- `report`: a spool at one moment: what waits, and what a person should see to.
+- `report`: a spool at one moment. `facts`: what is read for it.
+- `concerns`: what a person should see to, and what to do.
 """
