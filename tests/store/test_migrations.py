@@ -10,9 +10,11 @@ from pathlib import Path
 
 from spans import batch
 from spool.settings.target import Target
+from spool.store import route_waits
 from spool.store.schema import BATCH_IN
 from spool.store.store import Store
 from spool.store.version import has_sound_schema
+from stores import drop_history, route_of
 from targets import MINE
 
 
@@ -22,6 +24,7 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_
     store.append(MINE, batch("a"), now=1.0)
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as older:
+        drop_history(older)
         for column in ("probes", "suspect_to", "held_at", "named"):
             older.execute(f"ALTER TABLE route DROP COLUMN {column}")
         older.execute("DROP TRIGGER batch_in")
@@ -44,6 +47,33 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_
     assert first is not None
     assert store.settle(first, now=4.0) == 1
     assert store.ledger().pending == 3
+
+
+def test_a_file_that_kept_no_history_is_read_as_it_is_and_keeps_one_from_its_next_writer_on(
+    store: Store, path: Path
+) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    route_waits.wait(store.database, route_of(store), 60.0, now=5.0, reason="503")
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        drop_history(older)
+        older.commit()
+    assert (route_of(store).attempts, route_of(store).failing_since) == (1, None)
+    store.append(MINE, batch("b"), now=6.0)
+    assert (route_of(store).failing_since, route_of(store).cause) == (5.0, "")
+    with store.database.reading() as connection:
+        assert has_sound_schema(connection)
+
+
+def test_what_an_older_writer_leaves_of_a_routes_trouble_does_not_outlive_it(store: Store) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    route_waits.wait(store.database, route_of(store), 60.0, now=5.0, reason="503")
+    older_success = "UPDATE route SET last_success_at = 6, last_error = '', attempts = 0"
+    with store.database.writing() as connection:
+        connection.execute(older_success)
+    assert route_of(store).failing_since is None
+    route_waits.wait(store.database, route_of(store), 60.0, now=7.0, reason="503")
+    assert route_of(store).failing_since == 7.0
 
 
 def test_a_creation_that_was_killed_is_made_up_for(store: Store, path: Path) -> None:

@@ -32,3 +32,21 @@ def test_a_wait_that_began_in_the_future_can_be_restarted(filled: Store) -> None
     route_waits.wait(filled.database, route_of(filled), 60, now=1e9, reason="503")
     route_waits.restart_wait(filled.database, route_of(filled), now=50.0)
     assert route_of(filled).waited_at == 50.0
+
+
+def test_a_route_fails_since_its_first_failure_until_it_succeeds(filled: Store) -> None:
+    assert route_of(filled).failing_since is None
+    route_waits.wait(filled.database, route_of(filled), 60, now=100.0, reason="503")
+    route_waits.hold(filled.database, route_of(filled), "0a1b2c3d", 330, now=200.0, reason="401")
+    route_waits.put_off(filled.database, [(route_of(filled), 60)], now=300.0, reason="refused")
+    assert route_of(filled).failing_since == 100.0
+    filled.settle(take_of(filled, max_spans=1), now=400.0, accepted_by="0a1b2c3d")
+    assert route_of(filled).failing_since is None
+    route_waits.put_off(filled.database, [(route_of(filled), 60)], now=500.0, reason="refused")
+    assert route_of(filled).failing_since == 500.0
+
+
+def test_no_trouble_began_in_the_future(filled: Store) -> None:
+    route_waits.wait(filled.database, route_of(filled), 60, now=1e9, reason="503")
+    route_waits.restart_wait(filled.database, route_of(filled), now=50.0)
+    assert route_of(filled).failing_since == 50.0

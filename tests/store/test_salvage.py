@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from damaged_files import DEAD, DELIVERED, ROWS, damage_a_leaf, read_all, use
-from stores import assert_balanced
+from stores import assert_balanced, drop_history
 
 PAGE = 4096
 WAL_HEADER, FRAME = 32, 24 + PAGE
@@ -166,6 +166,21 @@ def test_whatever_word_of_the_schema_is_damaged_every_row_is_kept(
             assert (ledger.accepted, ledger.damaged) == (ROWS + 1, 0), (position, offset)
             assert len(read_all(store)) == ledger.pending == PENDING
             store.close()
+
+
+def test_a_damaged_schema_that_came_by_migration_costs_no_row(whole: Path) -> None:
+    with contextlib.closing(sqlite3.connect(whole)) as older:
+        drop_history(older)
+        older.commit()
+    use(whole).close()
+    with contextlib.closing(sqlite3.connect(whole)) as migrated:
+        migrated.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    Damaged(whole).overwrite(100, PAGE - 100)
+    store = use(whole)
+    ledger = store.ledger()
+    assert (ledger.accepted, ledger.damaged) == (ROWS + 2, 0)
+    assert len(read_all(store)) == ledger.pending == PENDING + 1
+    store.close()
 
 
 def test_a_damaged_leaf_costs_its_own_rows_and_they_are_counted(whole: Path) -> None:

@@ -38,7 +38,9 @@ def drawn_columns(table: str) -> set[str]:
     return set(re.findall(r"\w+", " ".join(named)))
 
 
-@pytest.mark.parametrize("table", ["meta", "route", "batch", "dead", "inbox", "mark"])
+@pytest.mark.parametrize(
+    "table", ["meta", "route", "batch", "dead", "inbox", "mark", "event", "hour"]
+)
 def test_every_column_is_drawn_where_the_package_says_what_is_on_disk(
     store: Store, table: str
 ) -> None:

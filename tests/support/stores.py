@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from ledgers import balances
 from spans import batch, names_in
 from spool.otlp.batch import Batch, join
@@ -47,3 +49,13 @@ TWO = 2 * batch("a").raw_bytes
 def pack_all(store: Store, max_bytes: int = TWO) -> None:
     while row_packing.pack(store.database, route_of(store).id, max_bytes):
         pass
+
+
+def drop_history(sqlite: sqlite3.Connection) -> None:
+    """Make a file's schema what it was before it kept a history."""
+    for table in ("event", "hour"):
+        sqlite.execute(f"DROP TABLE {table}")
+    for column in ("cause", "failing_since"):
+        sqlite.execute(f"ALTER TABLE route DROP COLUMN {column}")
+    sqlite.execute("DELETE FROM _sqlite_migrations WHERE name = 'keep_history'")
+    sqlite.execute("PRAGMA user_version = 102")

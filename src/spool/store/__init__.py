@@ -31,7 +31,7 @@ The file (https://www.sqlite.org/fileformat.html; numbers are big-endian):
     offset  bytes  field            value
         18      2  format versions  2, 2: it has a WAL
         52      4  largest root     not 0: free pages can be given back (auto_vacuum), ...
-        60      4  user_version     the schema: 100, 101, 102; the hundreds are the major version
+        60      4  user_version     the schema, 100 to 103; the hundreds are the major version
         64      4  incremental      1: ... when we say so
         68      4  application_id   53 50 4F 4C, "SPOL"
 
@@ -71,6 +71,8 @@ Its tables, as all migrations leave them; times are seconds since 1970, sizes by
       last_error     TEXT     the receiver's words, redacted; '' where all is well
       last_success_at
                      REAL     NULL for never
+      cause          TEXT     why it fails (a value of `delivery.causes.Cause`); '' for none
+      failing_since  REAL     when the first request failed since the last success; NULL for none
 
     batch: one row what came together, and waits
       id             INTEGER  route << 40 | the number of its first span: so a route's rows stand
@@ -96,6 +98,22 @@ Its tables, as all migrations leave them; times are seconds since 1970, sizes by
     mark: for the age limit
       id             INTEGER  a batch's, or a dead letter's with 0 as its route: all up to it ...
       watched        REAL     ... had come when `meta.watched` stood so
+
+    event: what happened, the oldest go
+      id             INTEGER  later ones have larger ones
+      kind           TEXT     `history.Kind`
+      route          TEXT     its name; '' where it was none's
+      begin_at       REAL
+      end_at         REAL     NULL while it lasts
+      times          INTEGER  how often it happened in that time
+      spans          INTEGER  whose fate it was
+      words          TEXT     why, or by whom, redacted
+
+    hour: how much had come and gone, about once an hour; the oldest go
+      id             INTEGER  later ones have larger ones, whatever the clock said
+      at             REAL
+      accepted, delivered, pending_spans, pending_bytes
+                     INTEGER  totals over all routes at that time
 
     _sqlite_migrations: sqlite-utils' own, which steps were taken
 

@@ -49,3 +49,13 @@ def number_spans(db: Database) -> None:
     db.execute("UPDATE route SET held_at = waited_at WHERE fingerprints <> ''")
     db.execute("DROP TRIGGER batch_in")
     db.execute(schema.BATCH_IN.replace("next + 1", "next + NEW.spans"))
+
+
+@migrations()
+def keep_history(db: Database) -> None:
+    """Keep what happened, and remember since when a route fails, and why."""
+    db.execute("ALTER TABLE route ADD COLUMN cause TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE route ADD COLUMN failing_since REAL")
+    db.execute("UPDATE route SET failing_since = waited_at WHERE attempts > 0")
+    for statement in schema.HISTORY:
+        db.execute(statement)

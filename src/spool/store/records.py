@@ -70,7 +70,8 @@ class Route:
     `fingerprints` are those of the targets that were refused since their last success, the last of
     them `held_at`. Where single spans are under suspicion, what waits behind the id `suspect_to` is
     not; 0 says that it is the receiver that is in trouble. `probes` of what came behind it were
-    refused as well. Times are seconds since 1970.
+    refused as well. `failing_since` is when the first request failed since the last success, and
+    `cause` why they do, a value of `delivery.causes.Cause`. Times are seconds since 1970.
     """
 
     id: int
@@ -90,6 +91,8 @@ class Route:
     last_error: str
     last_success_at: float | None
     oldest_at: float | None
+    cause: str = ""
+    failing_since: float | None = None
 
     @property
     def is_troubled(self) -> bool:
@@ -107,6 +110,9 @@ class Route:
     def of(cls, row: dict[str, Any]) -> Route:
         """Make one of its row; one that an older version wrote lacks what came later."""
         known = {"held_at": 0.0, "suspect_to": 0, "probes": 0, **row}
+        known = {"cause": "", "failing_since": None, **known}
+        if not known["attempts"]:  # an older version forgets the attempts only
+            known["cause"], known["failing_since"] = "", None
         known["fingerprints"] = tuple(known["fingerprints"].split())
         return cls(**{name: known[name] for name in cls.__slots__})
 

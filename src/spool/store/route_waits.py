@@ -21,7 +21,7 @@ _KNOWN_FINGERPRINTS: Final = 15
 def wait(database: Database, route: Route, seconds: float, now: float, reason: str) -> None:
     """Keep a route's spans for a later attempt, `seconds` from now."""
     with database.writing() as connection:
-        connection.execute(sql.WAIT, (now, seconds, reason, route.id))
+        connection.execute(sql.WAIT, _failure(route, seconds, now, reason))
 
 
 def hold(  # noqa: PLR0913, PLR0917 - each says something else of one refusal
@@ -31,7 +31,7 @@ def hold(  # noqa: PLR0913, PLR0917 - each says something else of one refusal
     others = [known for known in route.fingerprints if known != fingerprint]
     known = " ".join([*others[-_KNOWN_FINGERPRINTS:], fingerprint])
     with database.transaction() as connection:
-        connection.execute(sql.WAIT, (now, seconds, reason, route.id))
+        connection.execute(sql.WAIT, _failure(route, seconds, now, reason))
         connection.execute(sql.HOLD, (known, now, route.id))
 
 
@@ -51,7 +51,10 @@ def put_off(
 
     Only for who has their lock. Not one that another has tried since it was read.
     """
-    values = [(now, s, reason, route.id, route.name, route.attempts) for route, s in waits]
+    values = [
+        {**_failure(route, seconds, now, reason), "name": route.name, "attempts": route.attempts}
+        for route, seconds in waits
+    ]
     with database.transaction() as connection:
         connection.executemany(sql.PUT_OFF, values)
 
@@ -60,3 +63,7 @@ def restart_wait(database: Database, route: Route, now: float) -> None:
     """Let a wait begin now: the clock went back behind its beginning."""
     with database.writing() as connection:
         connection.execute(sql.RESTART_WAIT, {"now": now, "id": route.id})
+
+
+def _failure(route: Route, seconds: float, now: float, reason: str) -> dict[str, object]:
+    return {"id": route.id, "seconds": seconds, "now": now, "reason": reason}

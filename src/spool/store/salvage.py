@@ -3,8 +3,9 @@
 A row counts as readable when SQLite gives it and its checksum matches. The totals survive where
 they can be read: what is then missing of a route's pending and dead spans is its `damaged`.
 
-Without its schema SQLite reads nothing of a file. But that is the same in every spool, on the same
-pages: where it is damaged, a copy of the file gets those pages from the new one.
+Without its schema SQLite reads nothing of a file. But that is the same in every spool, and so are
+the pages of the tables that the first version made: where it is damaged, a copy of the file gets it
+from the new one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # SQLite quotes damaged bytes in its own messages, which Python then cannot read.
 _UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
 _INTERIOR: Final = 5
+# The pages of `_sqlite_migrations` and its index.
+_UNREAD: Final = (3, 4)
 
 _PAGE_ROWS: Final = 64
 _MOST_PROBES: Final = 20_000
@@ -131,14 +134,21 @@ def _has_schema(path: Path) -> bool:
 
 
 def _graft(path: Path, fresh: Path) -> None:
-    """Overwrite a file's header and schema (https://www.sqlite.org/fileformat.html)."""
+    """Overwrite a file's header and schema (https://www.sqlite.org/fileformat.html).
+
+    Where that has leaves, they come to pages that a salvage does not read.
+    """
     with fresh.open("rb") as source, path.open("r+b") as file:
         (page_bytes,) = struct.unpack_from(">H", source.read(100), 16)
-        pages = file.seek(0, os.SEEK_END) // page_bytes
-        for number in _schema_pages(source, page_bytes):
-            source.seek((number - 1) * page_bytes)
+        root = bytearray(_page(source, 1, page_bytes))
+        for at, number in zip(_leaf_pointers(root), _UNREAD, strict=True):
+            (leaf,) = struct.unpack_from(">I", root, at)
             file.seek((number - 1) * page_bytes)
-            file.write(source.read(page_bytes))
+            file.write(_page(source, leaf, page_bytes))
+            struct.pack_into(">I", root, at, number)
+        pages = file.seek(0, os.SEEK_END) // page_bytes
+        file.seek(0)
+        file.write(root)
         # The size counts only where two counters agree. What is free is not for reading.
         file.seek(24)
         file.write(struct.pack(">IIII", 1, pages, 0, 0))
@@ -146,15 +156,15 @@ def _graft(path: Path, fresh: Path) -> None:
         file.write(struct.pack(">I", 1))
 
 
-def _schema_pages(source: BinaryIO, page_bytes: int) -> list[int]:
-    """Give the first page, which is the schema's root, and the leaves below it if there are any."""
-    source.seek(0)
-    page = source.read(page_bytes)
-    kind, cells, rightmost = page[100], *struct.unpack_from(">xxxHxxxI", page, 100)
-    if kind != _INTERIOR:
-        return [1]
-    pointers = struct.unpack_from(f">{cells}H", page, 112)
-    return [1, rightmost, *(struct.unpack_from(">I", page, at)[0] for at in pointers)]
+def _page(file: BinaryIO, number: int, page_bytes: int) -> bytes:
+    file.seek((number - 1) * page_bytes)
+    return file.read(page_bytes)
+
+
+def _leaf_pointers(page: bytes | bytearray) -> list[int]:
+    """Give the offsets of the numbers of the leaves below the schema's root, the first page."""
+    kind, cells = struct.unpack_from(">BxxH", page, 100)
+    return [108, *struct.unpack_from(f">{cells}H", page, 112)] if kind == _INTERIOR else []
 
 
 # Reading

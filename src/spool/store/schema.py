@@ -15,9 +15,9 @@ from typing import Final
 
 # In the file's header: `application_id`, "SPOL", and `user_version`.
 APPLICATION_ID: Final = 0x53504F4C
-VERSION: Final = 102  # the hundreds are the major version
+VERSION: Final = 103  # the hundreds are the major version
 # Of the words of all tables and triggers, after all migrations.
-CRC32: Final = 0xBAA22EF6
+CRC32: Final = 0x1D5310D8
 
 # An id of a batch is its route's, shifted by so many bits, and a number.
 ID_BITS: Final = 40
@@ -112,6 +112,31 @@ TRIGGERS: Final = (
     CREATE TRIGGER dead_out AFTER DELETE ON dead BEGIN
         UPDATE route SET dead = dead - OLD.spans WHERE id = OLD.route;
     END""",
+)
+
+# Of `keep_history`.
+HISTORY: Final = (
+    """
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        route TEXT NOT NULL,
+        begin_at REAL NOT NULL,
+        end_at REAL,
+        times INTEGER NOT NULL,
+        spans INTEGER NOT NULL,
+        words TEXT NOT NULL
+    )""",
+    "CREATE INDEX event_of ON event (route, kind)",
+    """
+    CREATE TABLE hour (
+        id INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL,
+        pending_spans INTEGER NOT NULL,
+        pending_bytes INTEGER NOT NULL
+    )""",
 )
 
 STATEMENTS: Final = (META, ROUTE, BATCH, DEAD, JOURNAL, MARK, *TRIGGERS)

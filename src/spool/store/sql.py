@@ -67,27 +67,27 @@ BURY: Final = f"""
 SUCCEED: Final = """
     UPDATE route SET
         last_success_at = ?, last_error = '', attempts = 0, wait_seconds = 0, suspect_to = 0,
-        probes = 0,
+        probes = 0, cause = '', failing_since = NULL,
         fingerprints = trim(replace(' ' || fingerprints || ' ', ' ' || ? || ' ', ' '))
     WHERE id = ?"""
 
 CREDIT: Final = """
     UPDATE route SET accepted = accepted + ?, delivered = delivered + ? WHERE name = ?"""
 
-WAIT: Final = """
+# What an older version has left there counts only while there are attempts.
+_FAIL: Final = """
     UPDATE route SET
-        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0,
-        probes = 0
-    WHERE id = ?"""
+        failing_since = CASE WHEN attempts THEN coalesce(failing_since, :now) ELSE :now END,
+        attempts = attempts + 1, waited_at = :now, wait_seconds = :seconds, last_error = :reason,
+        suspect_to = 0, probes = 0
+    WHERE id = :id"""
+
+WAIT: Final = _FAIL
 
 SUSPECT: Final = "UPDATE route SET suspect_to = ?, probes = ? WHERE id = ?"
 
 # Only what nobody has changed meanwhile.
-PUT_OFF: Final = """
-    UPDATE route SET
-        attempts = attempts + 1, waited_at = ?, wait_seconds = ?, last_error = ?, suspect_to = 0,
-        probes = 0
-    WHERE id = ? AND name = ? AND attempts = ?"""
+PUT_OFF: Final = f"{_FAIL} AND name = :name AND attempts = :attempts"
 
 HOLD: Final = "UPDATE route SET fingerprints = ?, held_at = ? WHERE id = ?"
 
@@ -159,7 +159,9 @@ LETTER: Final = "SELECT spans, route FROM dead WHERE id = ?"
 DELETE_LETTER: Final = "DELETE FROM dead WHERE id = ?"
 
 RESTART_WAIT: Final = """
-    UPDATE route SET waited_at = min(waited_at, :now), held_at = min(held_at, :now)
+    UPDATE route SET
+        waited_at = min(waited_at, :now), held_at = min(held_at, :now),
+        failing_since = min(failing_since, :now)
     WHERE id = :id"""
 
 # When what a person should look at happened last.

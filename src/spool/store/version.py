@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _SCHEMA: Final = """
     SELECT sql FROM sqlite_master
-    WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'inbox', 'mark') AND sql <> ''
+    WHERE tbl_name IN ('meta', 'route', 'batch', 'dead', 'inbox', 'mark', 'event', 'hour')
+    AND sql <> ''
     ORDER BY name"""
 
 
