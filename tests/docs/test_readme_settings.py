@@ -37,14 +37,16 @@ def variables_of_the_code() -> set[str]:
     is_variable = re.compile(r"(SPOOL|LANGFUSE|REQUESTS|CURL)_[A-Z_]*[A-Z]").fullmatch
     spool = {f"SPOOL_{name.upper()}" for name in SPOOL_RULES}
     named = set(filter(is_variable, texts(environment)))
-    readers = [f for name, f in vars(environment).items() if name.startswith("_otlp")]
+    readers = [f for name, f in vars(environment).items() if name.startswith(("_otlp", "otlp"))]
     is_suffix = re.compile(r"[A-Z]+(_[A-Z]+)*").fullmatch
     suffixes = {*OTLP_RULES} | {
         s for function in readers for s in texts(function) if is_suffix(s)
     } - named
     otlp = {f"OTEL_EXPORTER_OTLP_{x}{suffix}" for suffix in suffixes for x in ("", "TRACES_")}
     is_scheme = re.compile(r"[a-z]+").fullmatch
-    proxies = {f"{said.upper()}_PROXY" for said in texts(environment._proxies) if is_scheme(said)}
+    proxies = {
+        f"{said.upper()}_PROXY" for said in texts(environment.proxy_variables) if is_scheme(said)
+    }
     return spool | named | otlp | proxies
 
 
@@ -77,7 +79,7 @@ def test_a_default_is_what_counts_where_nothing_is_set(row: list[str]) -> None:
 def test_the_default_host_is_the_one_that_the_readme_names() -> None:
     (row,) = [row for row in table(README, "variable") if "`LANGFUSE_HOST`" in row[0]]
     assert quoted(row[1]) == [EU_HOST]
-    assert quoted(row[0]) == list(environment._hosts(dict.fromkeys(quoted(row[0]), "x")))
+    assert quoted(row[0]) == list(environment.hosts(dict.fromkeys(quoted(row[0]), "x")))
 
 
 # The credentials file is read when a route needs it: see test_credentials.

@@ -11,6 +11,7 @@ In reading order:
 - `settings`: `Settings`, every field and its default. `durability`: what a span survives.
 - `values`: how each field is read, and what it may be. `spool_path`: where the spool file is.
 - `environment`: `SPOOL_*`, `LANGFUSE_*`, `OTEL_*`, proxies, and what they mean together.
+- `origins`: which of them set what, for a person to see.
 - `given`: what goes before it, in code or in YAML.
 - `target`: where spans go, with which secret. `endpoints`, `headers`: what may be in one.
 - `credentials`: the file of further secrets. `known_targets`: those that calls bring.

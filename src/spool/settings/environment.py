@@ -69,7 +69,7 @@ def target(
 
 def host(env: Variables) -> str | None:
     """Give the Langfuse host that counts; None where none is named. Raises SettingsError."""
-    for variable, named in _hosts(env).items():
+    for variable, named in hosts(env).items():
         langfuse_endpoint(named, variable)  # here, for an error that names the variable
         return named
     return None
@@ -81,7 +81,7 @@ def extra_headers(env: Variables, endpoint: str) -> dict[str, str]:
     They may be secrets: where a variable names a receiver on another host, they are for that one.
     What OpenTelemetry's exporter would pass over is left out.
     """
-    variable = _otlp_variable(env, "HEADERS")
+    variable = otlp_variable(env, "HEADERS")
     if variable is None:
         return {}
     is_general = variable == "OTEL_EXPORTER_OTLP_HEADERS"
@@ -109,18 +109,21 @@ def _spool_settings(env: Variables) -> dict[str, Any]:
 @functools.cache  # once in a process
 def _warn_if_mistyped(variable: str) -> None:
     """Warn of a name that is close to a setting's; others may use the prefix, too."""
+    if meant := meant_by(variable):
+        logger.warning("langfuse-spool: %s is no setting of the spool; %s is", variable, meant)
+
+
+def meant_by(variable: str) -> str | None:
+    """Give the setting that a `SPOOL_` variable nearly names; None for one that is, or is far."""
     name = variable.removeprefix("SPOOL_").lower()
     close = difflib.get_close_matches(name, SPOOL_RULES, n=1)
-    if close and name not in SPOOL_RULES:
-        logger.warning(
-            "langfuse-spool: %s is no setting of the spool; SPOOL_%s is", variable, close[0].upper()
-        )
+    return f"SPOOL_{close[0].upper()}" if close and name not in SPOOL_RULES else None
 
 
 def _otlp_settings(env: Variables) -> dict[str, Any]:
     found = {}
     for suffix, (name, rule) in OTLP_RULES.items():
-        variable = _otlp_variable(env, suffix)
+        variable = otlp_variable(env, suffix)
         if variable is not None and f"SPOOL_{name.upper()}" not in env:
             found[name] = rule.read(variable, env[variable])
             rule.check(variable, found[name])  # here, for an error that names this variable
@@ -130,7 +133,7 @@ def _otlp_settings(env: Variables) -> dict[str, Any]:
     return found
 
 
-def _otlp_variable(env: Variables, suffix: str) -> str | None:
+def otlp_variable(env: Variables, suffix: str) -> str | None:
     """Find the variable that counts: the one for traces goes before the general one."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}"):
         if variable in env:
@@ -139,10 +142,17 @@ def _otlp_variable(env: Variables, suffix: str) -> str | None:
 
 
 def _proxies(env: Variables) -> dict[str, str]:
-    """Read `https_proxy` and its kin, as curl and requests do: lower case goes first."""
-    names = [f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")]
-    found = {name: env.get(name) or env.get(name.upper()) for name in names}
-    return {name.removesuffix("_proxy"): value for name, value in found.items() if value}
+    return {scheme: env[variable] for scheme, variable in proxy_variables(env).items()}
+
+
+def proxy_variables(env: Variables) -> dict[str, str]:
+    """Name the variables of proxies that count: lower case goes first, as for curl and requests."""
+    found: dict[str, str] = {}
+    for scheme in ("http", "https", "all", "no"):
+        for variable in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
+            if variable in env:
+                found.setdefault(scheme, variable)
+    return found
 
 
 def _langfuse_target(env: Variables) -> Target | None:
@@ -154,10 +164,10 @@ def _langfuse_target(env: Variables) -> Target | None:
     return None
 
 
-def _hosts(env: Variables) -> dict[str, str]:
+def hosts(env: Variables) -> dict[str, str]:
     """Give the variables that name a Langfuse host; the first one counts."""
-    hosts = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
-    return {name: env[name] for name in hosts if name in env}
+    known = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
+    return {name: env[name] for name in known if name in env}
 
 
 def _otlp_target(env: Variables) -> Target | None:
@@ -166,10 +176,10 @@ def _otlp_target(env: Variables) -> Target | None:
 
 
 def _otlp_endpoint(env: Variables) -> str | None:
-    variable = _otlp_variable(env, "ENDPOINT")
+    variable = otlp_variable(env, "ENDPOINT")
     if variable is None:
         return None
-    protocol = _otlp_variable(env, "PROTOCOL")
+    protocol = otlp_variable(env, "PROTOCOL")
     if protocol is not None and env[protocol] != "http/protobuf":
         refuse(protocol, env[protocol], _PROTOCOL)
     said = env[variable]
@@ -179,5 +189,5 @@ def _otlp_endpoint(env: Variables) -> str | None:
 
 
 def _otlp_headers(env: Variables) -> dict[str, str]:
-    variable = _otlp_variable(env, "HEADERS")
+    variable = otlp_variable(env, "HEADERS")
     return {} if variable is None else read_headers(variable, env[variable])
