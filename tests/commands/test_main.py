@@ -13,7 +13,7 @@ from spool.commands.main import main
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
-from users import spool
+from users import invoke, spool
 
 COMMANDS = [
     ["drain"], ["drain", "--json"], ["status"], ["status", "--json"], ["peek"], ["peek", "--json"],
@@ -22,13 +22,29 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_spool_that_does_not_exist_is_well_and_is_not_created(
-    command: list[str], path: Path
-) -> None:
-    done = spool(*command)
-    assert f"no spool yet at {path}" in done.stderr
+def test_a_spool_that_does_not_exist_is_a_wrong_path_and_is_not_created(path: Path) -> None:
+    for command in COMMANDS:
+        done = invoke(*command, code=2)
+        assert done.stderr == f"no spool yet at {path}\n"
+        if "--json" in command and command[0] != "status":
+            json.loads(done.stdout)
     assert not path.parent.exists()
+
+
+def test_a_spool_that_nobody_has_named_is_not_well_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPOOL_PATH")
+    for command in COMMANDS:
+        (line,) = invoke(*command, code=1).stderr.splitlines()
+        assert line.startswith(f"no spool yet at {tmp_path}/state/langfuse-spool/spool.db; ")
+        assert "SPOOL_PATH" in line
+
+
+def test_a_path_behind_the_command_is_told_its_place(filled: Store, path: Path) -> None:
+    for command in (["drain"], ["dead", "list"]):
+        said = invoke(*command, "--path", str(path), code=2).stderr
+        assert "put --path before the command: `python -m spool --path FILE COMMAND`" in said
 
 
 def test_the_path_can_be_given(filled: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,17 @@ def without_distro(tmp_path: Path) -> str:
     return f"import sys; sys.path[:0] = [{str(source)!r}, {str(site)!r}]\n"
 
 
+STATUS = """
+import sys
+from spool.commands.main import main
+sys.argv[1:] = ["status"]
+try:
+    main()
+except SystemExit as exiting:
+    assert exiting.code == 2
+"""
+
+
 @pytest.mark.skipif(
     not is_here("opentelemetry.instrumentation"),
     reason="opentelemetry-instrumentation is not installed here",
@@ -188,8 +199,7 @@ def test_without_a_distro_nothing_is_traced_and_status_says_why(
     begin = "import opentelemetry.instrumentation.auto_instrumentation.sitecustomize\n"
     code = without_distro + begin + PROGRAM
     assert run(code, "-I", "-S", **ZERO_CODE).stderr == ""
-    call = "from spool.commands.main import main\nsys.argv[1:] = ['status']\nmain()"
-    status = without_distro + call
+    status = without_distro + STATUS
     said = run(status, "-I", "-S", **ZERO_CODE).stderr.splitlines()
     assert said[0].startswith("no spool yet at")
     assert said[1:] == [f"OTEL_TRACES_EXPORTER names the spool, {MISSING}"]

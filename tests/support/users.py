@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from click.testing import CliRunner, Result
+
 from spool import SpoolSpanExporter
+from spool.commands.main import commands
 
 SHORT_WAITS: Final = {"SPOOL_BACKOFF_SECONDS": "0.01..0.05", "SPOOL_TIMEOUT_SECONDS": "2"}
 
@@ -33,6 +36,13 @@ def spool(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, (done.stdout, done.stderr)
+    return done
+
+
+def invoke(*arguments: str, code: int = 0, answer: str | None = None) -> Result:
+    """Run a command as `spool` does, but within this process."""
+    done = CliRunner().invoke(commands, arguments, input=answer, prog_name="spool")
+    assert done.exit_code == code, (done.output, done.exception)
     return done
 
 

@@ -5,8 +5,9 @@ Invariants:
 - One file a command, or a group of commands, named as it is called.
 - Exit codes: 0 all is well; 1 it is not, as each command says; 2 wrong usage or settings. An error
   is one line on standard error, never a traceback.
-- A spool that does not exist yet is well; only `run` creates one. Reading commands move no rows,
-  and work while others write.
+- Only `run` creates a spool. For the others one that does not exist is exit code 2 where its path
+  was given, else 1; `--json` prints its shape all the same. Reading commands move no rows, and work
+  while others write.
 - Whatever spans, keys and servers say is escaped before it is printed.
 
 In reading order:

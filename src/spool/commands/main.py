@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, Final
 
 import click
 
@@ -19,23 +20,31 @@ from spool.commands.run import run
 from spool.commands.status import status
 from spool.errors import SpoolBusyError, SpoolError, SpoolUnavailableError
 
+_MISPLACED: Final = "put --path before the command: `python -m spool --path FILE COMMAND`"
+
+
+class _Commands(click.Group):
+    """The group; what goes wrong in a command is one line on standard error, and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name == "--path":
+                raise click.UsageError(_MISPLACED, error.ctx) from error
+            raise
+        except SpoolError as error:
+            say(f"spool: {error}", err=True)
+            is_passing = isinstance(error, (SpoolBusyError, SpoolUnavailableError))
+            sys.exit(1 if is_passing else 2)
+
 
 def main() -> None:
-    """Run a command and exit with its code; an error is one line on standard error."""
-    try:
-        commands(prog_name="spool")
-    except (SpoolBusyError, SpoolUnavailableError) as error:
-        _fail(error, 1)
-    except SpoolError as error:
-        _fail(error, 2)
+    """Run a command and exit with its code."""
+    commands(prog_name="spool")
 
 
-def _fail(error: SpoolError, code: int) -> None:
-    say(f"spool: {error}", err=True)
-    sys.exit(code)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--path", metavar="FILE", help="The spool file; else SPOOL_PATH counts.")
 @click.version_option(__version__, prog_name="langfuse-spool")
 @click.pass_context

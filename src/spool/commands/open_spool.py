@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 from spool.commands.output import say
@@ -30,14 +32,20 @@ class OpenSpool:
 
 @contextlib.contextmanager
 def existing(path: str | None) -> Iterator[OpenSpool | None]:
-    """Open a spool for a command; None where there is none yet, which is said and is well."""
+    """Open a spool for a command; None where there is none, which is said, and is not well.
+
+    Then what the command does within is its last: it exits, with 2 where the path was given, for it
+    is wrong, and with 1 where the default one was meant.
+    """
     spool = OpenSpool(path)
     if not spool.store.exists():
-        say(f"no spool yet at {spool.settings.path}", err=True)
+        is_given = bool(path or os.environ.get("SPOOL_PATH", "").strip())
+        cure = "" if is_given else "; is SPOOL_PATH, which is not set, to name another?"
+        say(f"no spool yet at {spool.settings.path}{cure}", err=True)
         if missing := what_is_missing():
             say(missing, err=True)
         yield None
-        return
+        sys.exit(2 if is_given else 1)
     try:
         yield spool
     finally:

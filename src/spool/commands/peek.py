@@ -24,9 +24,9 @@ def peek(path: str | None, count: int, *, as_json: bool) -> None:
     """Show pending spans, the oldest of each route first: time, ids, name, size."""
     with existing(path) as spool:
         shown = [] if spool is None else _peek(spool.store, count)
-    if as_json:
-        click.echo(json.dumps(shown, indent=2))
-        return
+        if as_json:
+            click.echo(json.dumps(shown, indent=2))
+            return
     for span in shown:
         say(
             f"{span['time']}  {span['trace_id']}  {span['span_id']}  {span['bytes']:>8}  "
