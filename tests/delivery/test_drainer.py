@@ -31,6 +31,7 @@ from spool.store import operations, route_waits
 from spool.store.records import Route
 from spool.store.store import Store
 from standin import StandIn
+from waits import wait_until
 
 
 def test_while_another_process_has_the_turn_nothing_is_sent(
@@ -203,6 +204,38 @@ def test_one_routes_outage_does_not_keep_another_from_going_out(
         drain_all(drainer)
     assert len(langfuse.names()) == 20
     assert store.ledger().pending == 1
+
+
+# Its end
+
+
+def test_it_ends_when_the_request_of_a_route_in_trouble_is_settled_and_begins_no_other(
+    drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
+) -> None:
+    langfuse.keys = {**langfuse.keys, "pk-lf-other": "sk-lf-other"}
+    theirs = Target.langfuse("pk-lf-other", "sk-lf-other", langfuse.url)
+    store.append(theirs, batch("theirs"), clock.now)
+    drainer.routes.add(theirs)
+    for route in store.routes():
+        route_waits.wait(store.database, route, 0.0, clock.now, "503")
+    may_answer = threading.Event()
+
+    def wait_and_answer(exchange: standin.Exchange) -> None:
+        exchange.read()
+        assert may_answer.wait(60)
+        standin.healthy(exchange)
+
+    langfuse.behave(wait_and_answer)
+    drainer.start()
+    langfuse.wait_for(lambda server: len(server.requests) == 1)
+    stopping = threading.Thread(target=drainer.stop, args=(60,))
+    stopping.start()
+    wait_until(lambda: not drainer._thread.is_alive())
+    assert stopping.is_alive()  # it waits for the thread beside that one
+    may_answer.set()
+    stopping.join()
+    assert len(langfuse.requests) == 1
+    assert store.ledger().delivered == langfuse.accepted > 0
 
 
 # Journals

@@ -5,6 +5,7 @@ Invariants:
 - Only the holder of the drain lock of a route's lane sends it, so a take is a plain read of the
   oldest rows. Routes in trouble are sent by a thread of their own, which ends when none is due.
 - Nothing makes it give up: spans leave by delivery, or one by one as dead letters.
+- Once it is stopping it begins no request of rows: whose answer nobody sees is sent again.
 - Between two requests of rows goes one from the journal: fresh spans wait for no backlog.
 - While nothing is to be done only the states of files are looked at, and that rarely.
 - While a route cannot be sent there is time to pack its rows; never those that are suspects, or
@@ -90,6 +91,13 @@ class Drainer(BackgroundThread):
         """Look at once whether there is something to send."""
         self._awake.set()
         self.store.come.set()
+
+    def stop(self, timeout: float) -> None:
+        """End after the requests in hand; wait `timeout` seconds for that."""
+        end = time.monotonic() + timeout
+        super().stop(timeout)
+        if self._prober is not None and self._prober.is_alive():
+            self._prober.join(max(0.0, end - time.monotonic()))
 
     def has_prospects(self) -> bool:
         """Say whether spans wait that could go out now: not for a route in trouble.
@@ -217,6 +225,8 @@ class Drainer(BackgroundThread):
         return self._troubled.send(due) or is_more
 
     def _send(self, route_id: int, target: Target, timeout: float) -> Verdict | None:
+        if self.stopping.is_set():  # nobody might see its answer
+            return None
         self._packer.look_again(target.route)
         return self.row_delivery.send(route_id, target, timeout)
 
