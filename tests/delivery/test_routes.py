@@ -227,8 +227,8 @@ def test_a_wait_is_kept_where_memory_delivers_spans_of_the_route_while_it_is_wri
 ) -> None:
     wait = route_waits.wait
 
-    def wait_beside_a_delivery(*arguments: Any) -> None:
-        wait(*arguments)
+    def wait_beside_a_delivery(*arguments: Any, **named: Any) -> None:
+        wait(*arguments, **named)
         drainer.routes.count(target.route, 1, Outcome(Verdict.DELIVERED))  # as the other thread
 
     monkeypatch.setattr(route_waits, "wait", wait_beside_a_delivery)

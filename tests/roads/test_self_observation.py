@@ -412,4 +412,4 @@ def test_what_is_logged_goes_where_the_application_logs_once_a_minute(
     langfuse.stop()
     said = [json.loads(line) for line in run(LOGGED, **SHORT_WAITS).stderr.splitlines()]
     assert [(one["logger"], one["level"]) for one in said] == [("spool", "WARNING")]
-    assert said[0]["said"].startswith("langfuse-spool: route pk-lf-test waits: Connection")
+    assert said[0]["said"].startswith("langfuse-spool: route pk-lf-test waits: nobody listens at ")

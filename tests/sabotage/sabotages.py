@@ -198,7 +198,7 @@ SABOTAGES = [
     Sabotage(
         "whatever says 200 has delivered",
         "delivery/http/classification.py",
-        "        return Outcome(Verdict.WAIT, reason)\n    try",
+        "        return Outcome(Verdict.WAIT, reason, Cause.PORTAL)\n    try",
         "        return Outcome(Verdict.DELIVERED, reason)\n    try",
         "delivery/http/test_classification.py",
     ),
@@ -650,7 +650,7 @@ SABOTAGES = [
     Sabotage(
         "what hung at its first request stays among those that are well",
         "delivery/routes.py",
-        "        self.put_off([route], Silence(now, now, reason))\n",
+        "        self.put_off([route], Silence(now, now, reason, cause))\n",
         "",
         "delivery/test_lane.py"
         "::test_while_others_wait_an_unknown_host_has_only_a_short_time_at_first",

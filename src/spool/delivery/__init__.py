@@ -31,6 +31,7 @@ In reading order:
 - `routes`: whose spans can be sent, and when. `route_state`: how a route stands, and for how long
   it waits. `backoff`: how long that is.
 - `row_delivery`, `journal_delivery`, `overflow_delivery`: one request, by where its spans are.
+- `causes`: why requests fail, and what a person can do.
 - `evidence`: whether spans are to blame for a failure, or their receiver.
 - `client`: posts a request of any route. `request_size`: how much one holds. `silent_hosts`: which
   answer nobody.

@@ -125,7 +125,7 @@ class Client:
         if (sender := self._senders.get(route)) is not None:
             sender.encoding.doubt()
 
-    def mute(self, route: str, seconds: float, reason: str) -> None:
+    def mute(self, route: str, seconds: float, outcome: Outcome) -> None:
         """Note that the last request of a route got no answer, and waits for so many seconds."""
         if asked := self._unanswered.pop(route, None):
-            self.silent_hosts.mute(*asked, seconds, reason)
+            self.silent_hosts.mute(*asked, seconds, outcome.reason, outcome.cause)

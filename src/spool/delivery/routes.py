@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.delivery import backoff
 from spool.delivery.backoff import HOLD_SECONDS
+from spool.delivery.causes import Cause
 from spool.delivery.route_state import probe_wait_of, wait_of, waits_of
 from spool.delivery.silent_hosts import Silence
 from spool.errors import SettingsError
@@ -161,23 +162,23 @@ class Routes:
         With `suspect_to` those up to that id: perhaps it is they that are refused. So many `probes`
         of what came since were refused as well.
         """
-        self._warnings.warn(f"route {route.name} is held", outcome.reason)
+        self._warnings.warn(f"route {route.name} is held", _advice(outcome))
         self._remember(route.name, route.attempts, HOLD_SECONDS)
         self._client.doubt_encoding(route.name)
         fingerprint, now = self.fingerprint(target), self.now()
-        route_waits.hold(
-            self._store.database, route, fingerprint, HOLD_SECONDS, now, outcome.reason
-        )
+        database, reason, cause = self._store.database, outcome.reason, outcome.cause.value
+        route_waits.hold(database, route, fingerprint, HOLD_SECONDS, now, reason, cause=cause)
         self._suspect(route, suspect_to, probes)
 
     def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
-        self._warnings.warn(f"route {route.name} waits", outcome.reason)
+        self._warnings.warn(f"route {route.name} waits", _advice(outcome))
         if outcome.is_unanswered:
-            self._client.mute(route.name, delay, outcome.reason)
+            self._client.mute(route.name, delay, outcome)
         self._remember(route.name, route.attempts, delay)
-        route_waits.wait(self._store.database, route, delay, self.now(), outcome.reason)
+        database, reason, cause = self._store.database, outcome.reason, outcome.cause.value
+        route_waits.wait(database, route, delay, self.now(), reason, cause=cause)
         self._suspect(route, suspect_to)
 
     def _suspect(self, route: Route, suspect_to: int, probes: int = 0) -> None:
@@ -198,7 +199,8 @@ class Routes:
             (route, min(left, backoff.longest(route.attempts + 1, first, largest)))
             for route in routes
         ]
-        route_waits.put_off(self._store.database, waits, self.now(), silence.reason)
+        database, reason, cause = self._store.database, silence.reason, silence.cause.value
+        route_waits.put_off(database, waits, self.now(), reason, cause=cause)
 
     def longest(self, route: Route, *, is_delaying: bool) -> float:
         """Give how many seconds a request may take, of a route that is `is_delaying` others."""
@@ -213,8 +215,9 @@ class Routes:
         """
         now = time.monotonic()
         reason = f"no complete answer within {seconds:g} s, while others waited"
-        self._client.silent_hosts.mute(target.endpoint, asked_at, seconds, reason)
-        self.put_off([route], Silence(now, now, reason))
+        cause = Cause.NO_ANSWER
+        self._client.silent_hosts.mute(target.endpoint, asked_at, seconds, reason, cause)
+        self.put_off([route], Silence(now, now, reason, cause))
 
     def wait_without_file(self, route: str, outcome: Outcome) -> None:
         """Remember that a route waits: the file takes nothing."""
@@ -245,3 +248,7 @@ class Routes:
             self._warnings.warn(f"route {route}: dead letters", outcome.reason)
         self._failures.pop(route, None)
         self._client.ended(route, spans - dead, dead)
+
+
+def _advice(outcome: Outcome) -> str:
+    return f"{outcome.cause.explain(outcome.reason)}; {outcome.cause.remedy}"

@@ -13,6 +13,8 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 
+from spool.delivery.causes import Cause
+
 
 @dataclass(frozen=True, slots=True)
 class Silence:
@@ -21,6 +23,7 @@ class Silence:
     since: float
     until: float
     reason: str
+    cause: Cause = Cause.UNKNOWN
 
 
 class SilentHosts:
@@ -36,14 +39,22 @@ class SilentHosts:
         self._answered_at[host] = time.monotonic()
         self._silences.pop(host, None)
 
-    def mute(self, endpoint: str, began_at: float, seconds: float, reason: str) -> None:
+    def mute(
+        self,
+        endpoint: str,
+        began_at: float,
+        seconds: float,
+        reason: str,
+        cause: Cause = Cause.UNKNOWN,
+    ) -> None:
         """Note that a request that began then got no answer; the next try is in so many seconds.
 
         It tells for others at least as long as it was waited for.
         """
         host, now = _host_of(endpoint), time.monotonic()
         if self._answered_at.get(host, began_at) <= began_at:
-            self._silences[host] = Silence(now, now + max(seconds, now - began_at), reason)
+            until = now + max(seconds, now - began_at)
+            self._silences[host] = Silence(now, until, reason, cause)
 
     def silence(self, endpoint: str, since: float) -> Silence | None:
         """Give what is known of a host that is silent; None where that began before `since`."""

@@ -18,20 +18,32 @@ if TYPE_CHECKING:
 _KNOWN_FINGERPRINTS: Final = 15
 
 
-def wait(database: Database, route: Route, seconds: float, now: float, reason: str) -> None:
-    """Keep a route's spans for a later attempt, `seconds` from now."""
+def wait(  # noqa: PLR0913 - each says something else of one failure
+    database: Database, route: Route, seconds: float, now: float, reason: str, *, cause: str = ""
+) -> None:
+    """Keep a route's spans for a later attempt, `seconds` from now.
+
+    The `reason` is what was said of this failure, the `cause` a value of `delivery.causes.Cause`.
+    """
     with database.writing() as connection:
-        connection.execute(sql.WAIT, _failure(route, seconds, now, reason))
+        connection.execute(sql.WAIT, _failure(route, seconds, now, reason, cause))
 
 
 def hold(  # noqa: PLR0913, PLR0917 - each says something else of one refusal
-    database: Database, route: Route, fingerprint: str, seconds: float, now: float, reason: str
+    database: Database,
+    route: Route,
+    fingerprint: str,
+    seconds: float,
+    now: float,
+    reason: str,
+    *,
+    cause: str = "",
 ) -> None:
     """Keep them, because the target with this fingerprint was refused: no backoff helps."""
     others = [known for known in route.fingerprints if known != fingerprint]
     known = " ".join([*others[-_KNOWN_FINGERPRINTS:], fingerprint])
     with database.transaction() as connection:
-        connection.execute(sql.WAIT, _failure(route, seconds, now, reason))
+        connection.execute(sql.WAIT, _failure(route, seconds, now, reason, cause))
         connection.execute(sql.HOLD, (known, now, route.id))
 
 
@@ -45,14 +57,23 @@ def suspect(database: Database, route: Route, last_id: int, probes: int = 0) -> 
 
 
 def put_off(
-    database: Database, waits: Iterable[tuple[Route, float]], now: float, reason: str
+    database: Database,
+    waits: Iterable[tuple[Route, float]],
+    now: float,
+    reason: str,
+    *,
+    cause: str = "",
 ) -> None:
     """Let routes wait, each for so many seconds, which were not tried themselves.
 
     Only for who has their lock. Not one that another has tried since it was read.
     """
     values = [
-        {**_failure(route, seconds, now, reason), "name": route.name, "attempts": route.attempts}
+        {
+            **_failure(route, seconds, now, reason, cause),
+            "name": route.name,
+            "attempts": route.attempts,
+        }
         for route, seconds in waits
     ]
     with database.transaction() as connection:
@@ -65,5 +86,7 @@ def restart_wait(database: Database, route: Route, now: float) -> None:
         connection.execute(sql.RESTART_WAIT, {"now": now, "id": route.id})
 
 
-def _failure(route: Route, seconds: float, now: float, reason: str) -> dict[str, object]:
-    return {"id": route.id, "seconds": seconds, "now": now, "reason": reason}
+def _failure(
+    route: Route, seconds: float, now: float, reason: str, cause: str
+) -> dict[str, object]:
+    return {"id": route.id, "seconds": seconds, "now": now, "reason": reason, "cause": cause}

@@ -79,7 +79,7 @@ _FAIL: Final = """
     UPDATE route SET
         failing_since = CASE WHEN attempts THEN coalesce(failing_since, :now) ELSE :now END,
         attempts = attempts + 1, waited_at = :now, wait_seconds = :seconds, last_error = :reason,
-        suspect_to = 0, probes = 0
+        cause = :cause, suspect_to = 0, probes = 0
     WHERE id = :id"""
 
 WAIT: Final = _FAIL

@@ -37,19 +37,19 @@ def response(status: int, body: str = "", kind: str = JSON, **headers: str) -> R
         (standin.status(202, body="{}", content_type=f"{JSON}; charset=utf-8"), DELIVERED, ""),
         (standin.status(200, body="{}", content_type="Application/JSON"), DELIVERED, ""),
         # A captive portal, or whatever else is no OTLP answer.
-        (standin.html_200(), WAIT, "200 with an HTML page, which is no OTLP answer"),
+        (standin.html_200(), WAIT, "200 with a web page, not as a receiver answers"),
         (standin.status(200, body="ok", content_type="text/plain"), WAIT, "text/plain"),
         (standin.status(200, body="{}", content_type=""), WAIT, "no content type"),
         (standin.status(204, body="", content_type=""), WAIT, "204 with no content type"),
         (standin.status(200, body=""), WAIT, "cannot be read"),
-        (standin.status(200, body="<html>"), WAIT, "200 with an HTML page"),
+        (standin.status(200, body="<html>"), WAIT, "200 with a web page"),
         (standin.status(200, body="", content_type="application/protobuf"), WAIT, "protobuf"),
         (standin.status(200, body="[]"), WAIT, "cannot be read"),
         (standin.status(200, body=b"\xff\xfe"), WAIT, "cannot be read"),
         (standin.status(200, body="<no>", content_type=PROTOBUF), WAIT, "cannot be read"),
         # Redirects are not followed.
         *(
-            (standin.status(code, {"Location": "/x"}), WAIT, f"{code} redirect to '/x'")
+            (standin.status(code, {"Location": "/x"}), WAIT, f"{code}, a redirect to /x")
             for code in (301, 302, 303, 307, 308)
         ),
         (standin.status(304, body=""), WAIT, "304"),

@@ -14,10 +14,12 @@ every 2xx does, whatever it says with it: they differ.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from spool.delivery.causes import Cause
 from spool.delivery.http.response import UNREADABLE
 from spool.system.redaction import without_secrets
 
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     from spool.delivery.http.response import Response
 
 _OTLP_KINDS: Final = frozenset({"application/json", "application/x-protobuf"})
+_CAUSES: Final = {
+    400: Cause.SPANS,
+    401: Cause.KEYS,
+    403: Cause.FORBIDDEN,
+    404: Cause.WRONG_ADDRESS,
+    405: Cause.WRONG_ADDRESS,
+    407: Cause.PROXY,
+    408: Cause.NO_ANSWER,
+    413: Cause.TOO_LARGE,
+    422: Cause.SPANS,
+    425: Cause.ASKED_TO_WAIT,
+    429: Cause.ASKED_TO_WAIT,
+}
+# What servers of https say to http, such as nginx and Go's.
+_HTTP_TO_HTTPS: Final = re.compile(r"(?i)plain HTTP request|HTTP request to an HTTPS server")
 
 
 class Verdict(Enum):
@@ -40,7 +57,8 @@ class Verdict(Enum):
 class Outcome:
     """What came of one request.
 
-    `reason` says why it was not delivered, or why the receiver rejected some of its spans.
+    `reason` says why it was not delivered, or why the receiver rejected some of its spans, and
+    `cause` what kind of trouble that is.
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
     `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
     the server says so. `is_damage`: it was not sent, its spans cannot be read. `status` is that of
@@ -49,6 +67,7 @@ class Outcome:
 
     verdict: Verdict
     reason: str = ""
+    cause: Cause = field(default=Cause.UNKNOWN, compare=False)
     retry_after: float | None = None
     rejected: int = 0
     is_timeout: bool = False
@@ -91,29 +110,44 @@ def classify(response: Response, *, is_strict: bool = True) -> Outcome:
     reason = f"{status} {response.words()}".strip()
     if 200 <= status < 300:  # noqa: PLR2004 - success, RFC 9110, section 15.3
         return _read_success(response, is_strict=is_strict)
+    cause = _cause_of(response)
     if status in (400, 413, 422):
-        return Outcome(Verdict.SPLIT, reason, is_too_large=status == 413)  # noqa: PLR2004
+        return Outcome(Verdict.SPLIT, reason, cause, is_too_large=status == 413)  # noqa: PLR2004
     if 300 <= status < 400:  # noqa: PLR2004 - redirection, RFC 9110, section 15.4
         location = without_secrets(response.headers.get("location", "").partition("?")[0])
-        return Outcome(Verdict.WAIT, f"{status} redirect to {location!r}, which is not followed")
+        said = f"{status}, a redirect to {location or 'nowhere'}, which is not followed"
+        return Outcome(Verdict.WAIT, said, cause)
     if status in (408, 425, 429) or not 200 <= status < 500:  # noqa: PLR2004 - 1xx, server errors
-        return Outcome(Verdict.WAIT, reason, response.retry_after())
+        return Outcome(Verdict.WAIT, reason, cause, response.retry_after())
     # 401, 403, 404, 405, and what else a client is to blame for.
-    return Outcome(Verdict.HOLD, reason)
+    return Outcome(Verdict.HOLD, reason, cause)
+
+
+def _cause_of(response: Response) -> Cause:
+    """Say what kind of trouble a status is that is no success."""
+    status = response.status
+    if status in _CAUSES:
+        is_of_http = status == 400 and _HTTP_TO_HTTPS.search(response.words())  # noqa: PLR2004
+        return Cause.SPEAKS_HTTPS if is_of_http else _CAUSES[status]
+    if status < 400:  # noqa: PLR2004 - interim, or a redirection
+        return Cause.PORTAL if status >= 300 else Cause.NOT_UNDERSTOOD  # noqa: PLR2004
+    if status < 500:  # noqa: PLR2004 - RFC 9110, section 15.5
+        return Cause.REQUEST
+    return Cause.SERVER if response.retry_after() is None else Cause.ASKED_TO_WAIT
 
 
 def _read_success(response: Response, *, is_strict: bool) -> Outcome:
     """Read a 2xx: Langfuse answers JSON to protobuf too, others as OTLP says, or as they like."""
     kind = response.content_type
     if response.is_page or (is_strict and kind not in _OTLP_KINDS):
-        found = "an HTML page" if response.is_page else kind or "no content type"
-        reason = f"{response.status} with {found}, which is no OTLP answer: a captive portal?"
-        return Outcome(Verdict.WAIT, reason)
+        found = "a web page" if response.is_page else kind or "no content type"
+        reason = f"{response.status} with {found}, not as a receiver answers: a captive portal?"
+        return Outcome(Verdict.WAIT, reason, Cause.PORTAL)
     try:
         rejected, words = response.partial_success()
-    except UNREADABLE as error:
+    except UNREADABLE:
         if is_strict:
-            reason = f"{response.status} with an answer that cannot be read: {error}"
-            return Outcome(Verdict.WAIT, reason)
+            reason = f"{response.status} with an answer that cannot be read"
+            return Outcome(Verdict.WAIT, reason, Cause.NOT_UNDERSTOOD)
         rejected, words = 0, ""
     return Outcome(Verdict.DELIVERED, words.strip(), rejected=max(0, rejected))

@@ -17,7 +17,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http import tls
-from spool.delivery.http.deadline import Deadline
+from spool.delivery.http.deadline import Deadline, Step
 from spool.delivery.http.dial import dial
 from spool.delivery.http.proxy import authorization, proxy_for
 
@@ -82,11 +82,14 @@ class Connection(http.client.HTTPConnection):
         self.sock = _Socket(sock, self)  # all of it that is used
         with _closing_on_error(sock):
             if self._is_tunnelled:
+                self.deadline.step = Step.TUNNEL
                 self._tunnel()  # type: ignore[attr-defined]  # what http.client's own connect calls
             if self._context is not None:
+                self.deadline.step = Step.SECURE
                 sock.settimeout(self.deadline.left())
                 secure = self._context.wrap_socket(sock, server_hostname=self._tls_host)
                 self.sock = _Socket(secure, self)
+        self.deadline.step = Step.SEND
 
     def keep(self) -> None:
         """Remember when the connection was used last."""

@@ -14,14 +14,19 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+from spool.delivery.http.deadline import Step
+
 if TYPE_CHECKING:
     from spool.delivery.http.deadline import Deadline
 
 
 def dial(host: str, port: int, deadline: Deadline) -> socket.socket:
     """Connect to the first address that takes it. Raises OSError."""
+    deadline.step = Step.RESOLVE
     addresses = _resolve(host, port, deadline)
-    error: OSError = OSError(f"{host} has no address")
+    error: OSError = OSError("it has no address")
+    if addresses:
+        deadline.step = Step.CONNECT
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = None
         try:
@@ -49,8 +54,10 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
     def ask() -> None:
         try:
             answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except (OSError, UnicodeError) as error:
-            answers.put(OSError(f"cannot resolve {host}: {error}"))
+        except OSError as error:
+            answers.put(error)
+        except UnicodeError:
+            answers.put(OSError("no name may be like that"))
 
     try:
         threading.Thread(target=ask, name="spool-resolve", daemon=True).start()

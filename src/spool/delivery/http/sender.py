@@ -17,7 +17,8 @@ from spool.__about__ import __version__
 from spool.delivery.http.classification import Outcome, Verdict, classify
 from spool.delivery.http.connection_pool import ConnectionPool
 from spool.delivery.http.content_encoding import ContentEncoding
-from spool.delivery.http.deadline import Deadline
+from spool.delivery.http.deadline import Deadline, Step
+from spool.delivery.http.failure import explain
 from spool.delivery.http.reason import presentable
 from spool.delivery.http.response import Response
 
@@ -49,17 +50,21 @@ class Sender:
 
     def send(self, body: bytes, timeout: float) -> Outcome:
         """POST a body, gzip or as it is; `timeout` is the total, in seconds."""
+        deadline = Deadline(timeout)
         try:
-            response = self._post(body, Deadline(timeout))
-        except TimeoutError as error:
-            reason = f"no complete answer within {timeout:g} s ({error})"
-            return Outcome(Verdict.WAIT, reason, is_timeout=True, is_unanswered=True)
+            response = self._post(body, deadline)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: a proxy or a host whose name or port is none.
-            is_unanswered = isinstance(error, OSError)
-            reason = f"{type(error).__name__}: {error}"
-            kind = type(error).__qualname__
-            outcome = Outcome(Verdict.WAIT, reason, is_unanswered=is_unanswered, exception=kind)
+            endpoint, proxies = self.target.endpoint, self._settings.proxies
+            failure = explain(error, deadline.step, endpoint, proxies, timeout)
+            outcome = Outcome(
+                Verdict.WAIT,
+                failure.words,
+                failure.cause,
+                is_timeout=isinstance(error, TimeoutError),
+                is_unanswered=isinstance(error, OSError),
+                exception=type(error).__qualname__,
+            )
         else:
             outcome = classify(response, is_strict=self.target.public_key is not None)
             outcome = replace(outcome, status=response.status)
@@ -88,7 +93,9 @@ class Sender:
 
     def _exchange(self, connection: Connection, body: bytes) -> tuple[Response, bool]:
         """Ask, and give the response, and whether all of it was read."""
+        connection.deadline.step = Step.SEND
         connection.request("POST", connection.target, body, self._headers(connection, body))
+        connection.deadline.step = Step.ANSWER
         with connection.getresponse() as response:
             length = response.getheader("content-length", "0")
             if not length.strip().isdecimal():  # RFC 9112, section 6.3: discard the answer
