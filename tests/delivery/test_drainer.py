@@ -136,6 +136,46 @@ def test_what_comes_rouses_a_drainer_that_rests(
         drainer.stop(30)
 
 
+@pytest.mark.once
+def test_one_that_rests_reads_no_route_however_many_wait(
+    store: Store, settings: Settings, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drainer = Drainer(store, settings)
+    for number in range(400):
+        theirs = Target.langfuse(f"pk-lf-{number}", f"sk-lf-{number}", langfuse.url)
+        store.append(theirs, batch("waits"), time.time())
+        drainer.routes.add(theirs)
+    with store.database.transaction() as connection:
+        connection.execute(
+            "UPDATE route SET attempts = 9, waited_at = ?, wait_seconds = 3600", (time.time(),)
+        )
+    pauses: list[float] = []
+    reads: list[int] = []  # after how many pauses
+    wait, waiting, is_over = store.come.wait, store.waiting, threading.Event()
+
+    def pass_at_once(pause: float) -> bool:
+        pauses.append(pause)
+        if len(pauses) < 1000:
+            return False
+        is_over.set()
+        return wait(pause)
+
+    def read() -> list[Route]:
+        reads.append(len(pauses))
+        return waiting()
+
+    monkeypatch.setattr(store.come, "wait", pass_at_once)
+    monkeypatch.setattr(store, "waiting", read)
+    drainer.start()
+    try:
+        assert is_over.wait(60)
+    finally:
+        drainer.stop(30)
+    assert max(number for number in reads if number < 1000) < 10
+    assert set(pauses[10:1000]) == {2.0}  # seconds, so rarely it looks
+    assert langfuse.requests == []
+
+
 @each_manner
 def test_an_adopted_backlog_is_sent_with_the_current_credentials(
     drainer: Drainer, store: Store, target: Target, clock: Clock, langfuse: StandIn
