@@ -17,8 +17,9 @@ from users import invoke, spool
 
 COMMANDS = [
     ["drain"], ["drain", "--json"], ["status"], ["status", "--json"], ["peek"], ["peek", "--json"],
-    ["adopt", "pk-lf-x"], ["dead", "list"], ["dead", "show", "1"], ["dead", "retry", "--all"],
-    ["dead", "purge", "--all"],
+    ["adopt", "pk-lf-x", "--yes"], ["dead", "list"], ["dead", "list", "--json"],
+    ["dead", "show", "1"], ["dead", "show", "1", "--json"], ["dead", "retry", "--all"],
+    ["dead", "purge", "--all", "--yes"],
 ]  # fmt: skip
 
 
@@ -148,6 +149,6 @@ def test_what_a_process_has_in_its_journal_is_shown_adopted_and_drained(
     assert json.loads(spool("status", "--json", code=1).stdout)["pending"]["spans"] == 2
     assert [one["name"] for one in json.loads(spool("peek", "--json").stdout)] == ["a", "b"]
     assert store.pending() == [], "reading moves nothing"
-    assert spool("adopt", "pk-lf-old").stdout.startswith("1 spans")
+    assert "1 span of pk-lf-old now waits" in invoke("adopt", "pk-lf-old", "--yes").stdout
     assert spool("drain").stdout.startswith("delivered 2 spans")
     assert set(langfuse.names()) == {"a", "b"}

@@ -29,7 +29,7 @@ def test_nothing_that_spans_keys_and_servers_say_reaches_the_terminal_raw(
     store.close()
     commands = [
         ["status"], ["peek"], ["dead", "list"], ["dead", "show", "1"], ["adopt", f"no{EVIL}"],
-        ["drain"], ["adopt", theirs.route], ["dead", "retry", "1"],
+        ["drain"], ["adopt", "--yes", theirs.route], ["dead", "retry", "1"],
     ]  # fmt: skip
     said = ""
     for command in commands:

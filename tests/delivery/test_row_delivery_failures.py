@@ -64,7 +64,7 @@ def test_a_span_that_alone_gets_5xx_for_ever_is_gone_around_and_then_a_dead_lett
     assert set(langfuse.names()) == {*NAMES, "fresh"} - {name}
     (letter,) = store.dead_letters()
     assert letter.batch.spans == 1
-    operations.retry(store, letter)
+    operations.retry(store, letter.id)
     drain_with_time(drainer, clock, lambda: store.ledger().pending == 0)
     assert langfuse.names()[name] == 1
 

@@ -174,7 +174,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(handle=handles, is_purge=st.booleans())
     def look_after_the_dead(self, handle: int, is_purge: bool) -> None:
         for letter in self.stores[handle].dead_letters()[:3]:
-            (operations.purge if is_purge else operations.retry)(self.stores[handle], letter)
+            (operations.purge if is_purge else operations.retry)(self.stores[handle], letter.id)
 
     @rule(handle=handles, route=routes)
     def adopt(self, handle: int, route: int) -> None:

@@ -51,18 +51,18 @@ def test_adopting_moves_every_span_and_counts_none_twice(filled: Store) -> None:
 def test_a_dead_letter_can_be_tried_again_and_counts_once(filled: Store) -> None:
     filled.settle(take_of(filled, max_spans=1), now=101.0, dead=1, reason="400")
     (letter,) = filled.dead_letters()
-    assert operations.retry(filled, letter) == 1
+    assert operations.retry(filled, letter.id) == 1
     ledger = assert_balanced(filled)
     assert (ledger.accepted, ledger.dead, ledger.pending) == (5, 0, 5)
     assert names_of(*take_of(filled).batches) == list("bcdea")
-    assert operations.retry(filled, letter) == 0
+    assert operations.retry(filled, letter.id) == 0
     assert_balanced(filled)
 
 
 def test_a_purged_dead_letter_is_counted_as_purged(filled: Store) -> None:
     filled.settle(take_of(filled, max_spans=2), now=101.0, dead=2, reason="400")
     (letter,) = filled.dead_letters()
-    assert operations.purge(filled, letter) == 2
-    assert operations.purge(filled, letter) == 0
+    assert operations.purge(filled, letter.id) == 2
+    assert operations.purge(filled, letter.id) == 0
     assert assert_balanced(filled).purged == 2
     assert filled.dead_letters() == []

@@ -14,7 +14,8 @@ In reading order:
 
 - `main`: the group, the options that all share, errors as exit codes.
 - `open_spool`: the spool that a command works on. `zero_code`: why there may be none yet.
-- `output`: what all of them print with.
+- `output`: what all of them print with. `spans`: spans as a person reads them.
+- `choice`: which route, spans or dead letters are meant. `consent`: what is done is said first.
 - `drain`, `run`, `status`, `peek`, `adopt`, `dead`: the commands.
 
 A new command is a file here with a `@click.command()` of its name that takes the spool from

@@ -1,4 +1,4 @@
-"""What commands print: lines without control characters, local times, the spans of a batch."""
+"""What commands print: lines without control characters, tables, local times."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spool.otlp.batch import unpack
 from spool.system.redaction import printable
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
-    from spool.otlp.batch import Batch
+    from collections.abc import Iterable, Sequence
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -21,19 +18,15 @@ def say(line: str, *, err: bool = False) -> None:
     click.echo(printable(line), err=err)
 
 
+def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print lines in columns, each as wide as what stands in it; without lines no header."""
+    lines = [header, *([printable(cell) for cell in row] for row in rows)]
+    if len(lines) == 1:
+        return
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        say("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+
+
 def local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-
-
-def spans_of(batch: Batch) -> list[Span]:
-    from opentelemetry.proto.collector.trace.v1 import (  # noqa: PLC0415 - slow, rarely needed
-        trace_service_pb2,
-    )
-
-    request = trace_service_pb2.ExportTraceServiceRequest.FromString(unpack(batch))
-    return [
-        span
-        for resource_spans in request.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    ]

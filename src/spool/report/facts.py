@@ -48,7 +48,7 @@ class Facts:
         is_running, pid = drainer_presence.drainer(store)
         with store.database.file_errors():
             strangers = tuple(spool_files.strangers(store.database.path))
-        known = tuple(_with_inbound(store.routes(), store.inbound()))
+        known = tuple(with_inbound(store.routes(), store.inbound()))
         missing = tuple(routes.missing(one) for one in known)
         return cls(
             path=store.database.path,
@@ -76,7 +76,7 @@ class Facts:
         return max((a for r in self.routes if (a := _age(r, self.now)) is not None), default=None)
 
 
-def _with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable[Route]:
+def with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable[Route]:
     """Add to the routes what waits in the journals for them."""
     by_name = {route.name: route for route in routes}
     for frame in inbound:

@@ -10,7 +10,7 @@ from spool.system.locks import BRIEFLY
 
 if TYPE_CHECKING:
     from spool.settings.target import Target
-    from spool.store.records import DeadLetter, Route
+    from spool.store.records import Route
     from spool.store.store import Store
 
 
@@ -48,17 +48,17 @@ def _adopt_chunk(store: Store, stranded: Route, target: Target) -> int:
     return spans
 
 
-def retry(store: Store, letter: DeadLetter) -> int:
+def retry(store: Store, letter_id: int) -> int:
     """Make a dead letter pending again; give its spans, 0 where it is gone already."""
     with store.database.transaction() as connection:
-        spans, route_id = dead_letters.spans_of(connection, letter.id)
-        connection.execute(sql.RETRY, (letter.id,))
+        spans, route_id = dead_letters.spans_of(connection, letter_id)
+        connection.execute(sql.RETRY, (letter_id,))
         connection.execute(sql.NOT_ACCEPTED_AGAIN.format("id"), (spans, route_id))
-        connection.execute(sql.DELETE_LETTER, (letter.id,))
+        connection.execute(sql.DELETE_LETTER, (letter_id,))
     return spans
 
 
-def purge(store: Store, letter: DeadLetter) -> int:
+def purge(store: Store, letter_id: int) -> int:
     """Delete a dead letter for good; give its spans, 0 where it is gone already."""
     with store.database.transaction() as connection:
-        return dead_letters.drop(connection, letter.id, "purged")
+        return dead_letters.drop(connection, letter_id, "purged")

@@ -335,11 +335,13 @@ class Store:
         with self.database.reading() as connection:
             return rows.salt(connection)
 
-    def pending(self, after: int = 0) -> list[Row]:
-        """Give a page of pending rows behind an id."""
-        bounds = (after + 1, rows.LAST_ID)
+    def pending(
+        self, after: int = 0, last: int = rows.LAST_ID, count: int = _PAGE_ROWS
+    ) -> list[Row]:
+        """Give a page of pending rows behind an id, up to another."""
+        bounds = (after + 1, last)
         with self.database.reading() as connection:
-            return list(rows.read(connection.execute(sql.OLDEST, (*bounds, _PAGE_ROWS)), *bounds))
+            return list(rows.read(connection.execute(sql.OLDEST, (*bounds, count)), *bounds))
 
     def dead_letters(self, first: int = 0, count: int = _PAGE_ROWS) -> list[DeadLetter]:
         """Give a page of dead letters, from an id on."""
