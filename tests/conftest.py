@@ -34,6 +34,7 @@ _trials = pytest.StashKey[dict[str, Trial]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="as often as tests/README.md says")
+    parser.addoption("--rewrite", action="store_true", help="write tests/README.md's transcripts")
 
 
 def pytest_configure(config: pytest.Config) -> None:

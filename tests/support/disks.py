@@ -48,3 +48,26 @@ def no_room() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Make a directory read-only, as a failing disk becomes. Only for root."""
+    make_read_only(directory, is_read_only=True)
+    try:
+        yield
+    finally:
+        make_read_only(directory, is_read_only=False)
+
+
+def make_read_only(directory: Path, *, is_read_only: bool) -> None:
+    """Bind the directory onto itself, read-only, or take that away again."""
+    aside = directory.with_name("read-only")  # where nobody has a file open
+    aside.mkdir(exist_ok=True)
+    if is_read_only:
+        subprocess.run(["mount", "--bind", directory, aside], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", aside], check=True)
+        subprocess.run(["mount", "--bind", aside, directory], check=True)
+    else:
+        for mounted in (directory, aside):  # lazily: a reader may be in there
+            subprocess.run(["umount", "-l", mounted], check=True)

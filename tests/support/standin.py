@@ -266,6 +266,7 @@ class Exchange:
         self.standin = standin
         self.connection = connection
         self.keep_alive = True
+        self.bytes_per_second: float = 0  # any number, if it is none
         self._request: Request | None = None
         self._index = 0
 
@@ -334,12 +335,19 @@ class Exchange:
         if headers.get("expect", "").lower() == "100-continue":
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = int(int(headers.get("content-length", "0")) * share)
-        body = file.read(length)
+        body = self._read_slowly(length) if self.bytes_per_second else file.read(length)
         request = Request(time.monotonic(), line[0], line[1], headers, body)
         self._index = self.standin.record(request)
         if len(body) < length:
             raise ConnectionAbortedError("the client gave up in mid-request")
         return request
+
+    def _read_slowly(self, length: int) -> bytes:
+        body = b""
+        while more := self.connection.file.read(min(1024, length - len(body))):
+            body += more
+            self.pause(len(more) / self.bytes_per_second)
+        return body
 
     def _read_headers(self) -> dict[str, str]:
         headers = {}
@@ -768,6 +776,18 @@ def deaf() -> Behaviour:
         # Else the kernel takes in megabytes on our behalf.
         exchange.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         exchange.hang()
+
+    return behave
+
+
+def thin(bytes_per_second: int) -> Behaviour:
+    """Healthy, behind a line that carries no more than this."""
+
+    def behave(exchange: Exchange) -> None:
+        # Else the kernel takes in megabytes on our behalf.
+        exchange.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        exchange.bytes_per_second = bytes_per_second
+        healthy(exchange)
 
     return behave
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from disks import can_mount, fill_disk, small_disk
+from disks import can_mount, fill_disk, make_read_only, small_disk
 from refusal import Refusal
 from spans import span
 from spool import Settings, SpoolSpanExporter
@@ -125,16 +124,3 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
             wait_until(lambda: not refusal.exporter._pipeline.overflow)
         refusal.recover()
         report(refusal.trial("a disk that becomes read-only", rounds))
-
-
-def make_read_only(directory: Path, *, is_read_only: bool) -> None:
-    """Bind the directory onto itself, read-only, or take that away again."""
-    aside = directory.with_name("read-only")  # where nobody has a file open
-    aside.mkdir(exist_ok=True)
-    if is_read_only:
-        subprocess.run(["mount", "--bind", directory, aside], check=True)
-        subprocess.run(["mount", "-o", "remount,ro,bind", aside], check=True)
-        subprocess.run(["mount", "--bind", aside, directory], check=True)
-    else:
-        for mounted in (directory, aside):  # lazily: a reader may be in there
-            subprocess.run(["umount", "-l", mounted], check=True)
