@@ -17,6 +17,7 @@ from spool.delivery import drain_once
 from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store import drainer_presence
+from spool.store.history import BY_HAND
 from spool.store.maintenance import Maintenance
 from spool.store.maintenance_thread import MaintenanceThread
 
@@ -89,6 +90,7 @@ def _progress(spool: OpenSpool, *, hidden: bool) -> Iterator[Any]:
 @contextlib.contextmanager
 def _kept(spool: OpenSpool) -> Iterator[None]:
     """Sync and checkpoint beside the work, and show that somebody drains."""
+    spool.store.database.pace.tell_all(BY_HAND)
     maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()
     try:

@@ -9,6 +9,7 @@ import click
 from spool.commands.open_spool import ENDING_SECONDS, OpenSpool
 from spool.commands.output import say
 from spool.pipeline.observation import observed
+from spool.store.history import BY_RUN
 from spool.store.maintenance_thread import MaintenanceThread
 
 
@@ -21,6 +22,7 @@ def run(path: str | None) -> None:
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     spool = OpenSpool(path)
+    spool.store.database.pace.by = BY_RUN
     spool.store.open()
     maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()

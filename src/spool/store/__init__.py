@@ -17,6 +17,7 @@ In reading order:
 - `journal_chunks`: what becomes of a journal's chunk: rows, a delivery, an eviction.
 - `rows`, `dead_letters`: how rows are chosen, divided, taken out, within a caller's transaction.
 - `sql`: the statements, by name. `schema`: the tables. `migrations`: the steps that change them.
+- `history`: what happened, and how much came and went by the hour.
 - `route_waits`: which routes wait and why. `row_packing`: few large rows of many small ones.
 - `eviction`: the oldest go. `operations`: what a person does.
 - `drainer_presence`: whether any process drains, for the others to see.

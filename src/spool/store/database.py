@@ -20,6 +20,7 @@ from spool.errors import SpoolDamagedError, SpoolFileError, SpoolUnavailableErro
 from spool.settings.durability import Durability
 from spool.store import at_fork, sqlite, version
 from spool.store.connections import Connections
+from spool.store.history import Pace
 from spool.store.repair import Repair
 from spool.store.sqlite import WORDS_OF_A_DISK, end_transaction, in_transaction, pragma
 from spool.system import disk, location, spool_files
@@ -38,13 +39,15 @@ class Database:
     """One process's use of the file: safe between threads and across forks.
 
     A connection is opened when it is first needed. Reading creates and changes nothing. `written`
-    is set by every write, `is_wal_large` by one that finds much to checkpoint. All methods raise
-    SpoolFileError, those that write SpoolBusyError too.
+    is set by every write, `is_wal_large` by one that finds much to checkpoint. `pace` notes in the
+    history what this process does all the time. All methods raise SpoolFileError, those that write
+    SpoolBusyError too.
     """
 
     def __init__(self, path: Path, durability: Durability = Durability.PROCESS_DEATH) -> None:
         self.path = path
         self.written = SignalSafeEvent()
+        self.pace = Pace()
         self._connections = Connections(path, durability)
         self.is_wal_large = self._connections.is_wal_large
         self._repair = Repair(self._connections)
@@ -77,8 +80,15 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, patience: float = PATIENTLY) -> Iterator[sqlite3.Connection]:
         """Hold the mutex for one transaction; it is rolled back when the block raises."""
-        with self.writing(patience) as connection, in_transaction(connection):
+        with self.writing(patience) as connection, self.in_transaction(connection):
             yield connection
+
+    @contextlib.contextmanager
+    def in_transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Hold one transaction, under the mutex; it is rolled back when the block raises."""
+        with in_transaction(connection):
+            self.pace.begin(connection)
+            yield
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spool.otlp.batch import merge
-from spool.store import rows, sql
+from spool.store import history, rows, sql
+from spool.store.history import Kind
 from spool.store.records import DeadLetter
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def bury(
     """Write a dead letter; `why` is its route's id, when and why it died, and since when it was."""
     letter = replace(merge(batches, compress=False), spans=dead)
     connection.execute(sql.BURY, (*why, *rows.values(letter)))
+    route_id, now, reason, _ = why
+    history.note(connection, Kind.DEAD, rows.name_of(connection, route_id), dead, now, reason)
 
 
 def bury_refused(
@@ -56,6 +59,9 @@ def _bury_chunk(
             connection.execute(sql.BURY, (route_id, now, reason, *row))
             buried += rows.take_out(connection, row_id, row_id)
             size += len(row[-1])
+    if buried:
+        name = rows.name_of(connection, route_id)
+        history.note(connection, Kind.DEAD, name, buried, now, reason)
     return buried
 
 

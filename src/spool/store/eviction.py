@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spool.store import dead_letters, rows, sql
+from spool.store import dead_letters, history, rows, sql
+from spool.store.history import Kind
 from spool.store.schema import ID_BITS
 from spool.store.sqlite import live_bytes
 
@@ -29,15 +30,17 @@ def evict(store: Store, limit: int, now: float) -> int:
     letters = store.dead_letters(count=1)
     oldest = min(routes, key=lambda route: route.oldest_at or 0.0, default=None)
     with store.database.transaction() as connection:
-        excess, evicted = live_bytes(connection) - limit, 0
+        excess, evicted, route = live_bytes(connection) - limit, 0, ""
         if excess <= 0:  # another process was faster
             return 0
         if letters and (oldest is None or letters[0].created_at <= (oldest.oldest_at or 0.0)):
+            route = letters[0].route
             evicted = dead_letters.drop(connection, letters[0].id, "evicted")
         elif oldest is not None:
+            route = oldest.name
             evicted = rows.evict(connection, *rows.id_range(oldest.id), excess)
         if evicted:
-            connection.execute(sql.EVICTED, (now,))
+            _tell(connection, route, evicted, now, history.LIMIT_OF_SIZE)
     return evicted
 
 
@@ -59,10 +62,16 @@ def expire(store: Store, max_age: float, now: float) -> int:
     with store.database.transaction() as connection:
         while mark := connection.execute(sql.OLD_MARK, (max_age,)).fetchone():
             if evicted := _expire(connection, mark[0]):
-                connection.execute(sql.EVICTED, (now,))
+                route = rows.name_of(connection, mark[0] >> ID_BITS)
+                _tell(connection, route, evicted, now, history.LIMIT_OF_AGE)
                 return evicted
             connection.execute(sql.DELETE_MARK, mark)
     return 0
+
+
+def _tell(connection: sqlite3.Connection, route: str, spans: int, now: float, why: str) -> None:
+    connection.execute(sql.EVICTED, (now,))
+    history.note(connection, Kind.EVICTED, route, spans, now, why)
 
 
 def _expire(connection: sqlite3.Connection, mark: int) -> int:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from spool.journal import directory
 from spool.journal.identity import Identity
-from spool.store import dead_letters, rows, sql
-from spool.store.sqlite import in_transaction
+from spool.store import dead_letters, history, rows, sql
+from spool.store.history import Kind
 from spool.system.locks import PATIENTLY
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def deliver(  # noqa: PLR0913 - each says something else of one request
                 connection, (route_id, now, reason, first.created_at), batches, buried
             )
         rows.count_delivered(connection, route_id, spans - buried, now, "")
+        database.pace.deliver(connection, spans - buried, now)
     return True
 
 
@@ -79,6 +80,8 @@ def evict(database: Database, file: File, chunk: Chunk, now: float) -> bool:
             route_id = rows.route_of(connection, Identity.decode(identity))
             for column in ("accepted", "evicted"):
                 connection.execute(sql.COUNT.format(column), (spans, route_id))
+            name = Identity.decode(identity).route
+            history.note(connection, Kind.EVICTED, name, spans, now, history.LIMIT_OF_SIZE)
         if chunk.lost:
             _lose(connection, chunk)
         connection.execute(sql.EVICTED, (now,))
@@ -91,7 +94,7 @@ def _moving(
 ) -> Iterator[sqlite3.Connection | None]:
     """Hold a transaction for what becomes of a chunk; None where another has moved it."""
     with database.writing(patience) as connection:
-        with in_transaction(connection):
+        with database.in_transaction(connection):
             is_next = _is_next(connection, file, chunk)
             yield connection if is_next else None
             if is_next:
@@ -116,7 +119,9 @@ def _lose(connection: sqlite3.Connection, chunk: Chunk) -> None:
     else:
         (name,) = connection.execute(sql.ANY_ROUTE).fetchone() or ("",)
     connection.execute(sql.LOSE, (chunk.lost, chunk.lost, name))
-    connection.execute(sql.DAMAGED, (time.time(),))
+    now = time.time()
+    connection.execute(sql.DAMAGED, (now,))
+    history.note(connection, Kind.DAMAGED, name, chunk.lost, now, "a journal was damaged")
 
 
 def moved(database: Database, file: File) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from spool.journal.identity import Identity
-from spool.store import dead_letters, rows, sql
+from spool.store import dead_letters, history, rows, sql
+from spool.store.history import Kind
 from spool.system.locks import BRIEFLY
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from spool.settings.target import Target
     from spool.store.records import Route
     from spool.store.store import Store
@@ -45,6 +49,7 @@ def _adopt_chunk(store: Store, stranded: Route, target: Target) -> int:
         connection.execute(sql.ADOPT, (*bounds, target.route))
         spans = rows.take_out(connection, *bounds)
         connection.execute(sql.NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
+        history.note(connection, Kind.ADOPTED, stranded.name, spans, time.time(), target.route)
     return spans
 
 
@@ -55,10 +60,19 @@ def retry(store: Store, letter_id: int) -> int:
         connection.execute(sql.RETRY, (letter_id,))
         connection.execute(sql.NOT_ACCEPTED_AGAIN.format("id"), (spans, route_id))
         connection.execute(sql.DELETE_LETTER, (letter_id,))
+        _tell(connection, Kind.RETRIED, route_id, spans)
     return spans
 
 
 def purge(store: Store, letter_id: int) -> int:
     """Delete a dead letter for good; give its spans, 0 where it is gone already."""
     with store.database.transaction() as connection:
-        return dead_letters.drop(connection, letter_id, "purged")
+        _, route_id = dead_letters.spans_of(connection, letter_id)
+        spans = dead_letters.drop(connection, letter_id, "purged")
+        _tell(connection, Kind.PURGED, route_id, spans)
+    return spans
+
+
+def _tell(connection: sqlite3.Connection, kind: Kind, route_id: int, spans: int) -> None:
+    if spans:
+        history.note(connection, kind, rows.name_of(connection, route_id), spans, time.time())

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from spool.store import sql
+from spool.store import history, sql
+from spool.store.history import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from spool.store.database import Database
     from spool.store.records import Route
 
 _KNOWN_FINGERPRINTS: Final = 15
+# The history tells of so many of the routes of a host that is silent.
+_TOLD: Final = 50
 
 
 def wait(  # noqa: PLR0913 - each says something else of one failure
@@ -25,8 +28,9 @@ def wait(  # noqa: PLR0913 - each says something else of one failure
 
     The `reason` is what was said of this failure, the `cause` a value of `delivery.causes.Cause`.
     """
-    with database.writing() as connection:
+    with database.transaction() as connection:
         connection.execute(sql.WAIT, _failure(route, seconds, now, reason, cause))
+        history.fail(connection, route.name, route.pending_spans, now, reason, Kind.DOWN)
 
 
 def hold(  # noqa: PLR0913, PLR0917 - each says something else of one refusal
@@ -45,6 +49,7 @@ def hold(  # noqa: PLR0913, PLR0917 - each says something else of one refusal
     with database.transaction() as connection:
         connection.execute(sql.WAIT, _failure(route, seconds, now, reason, cause))
         connection.execute(sql.HOLD, (known, now, route.id))
+        history.fail(connection, route.name, route.pending_spans, now, reason, Kind.HELD)
 
 
 def suspect(database: Database, route: Route, last_id: int, probes: int = 0) -> None:
@@ -58,7 +63,7 @@ def suspect(database: Database, route: Route, last_id: int, probes: int = 0) -> 
 
 def put_off(
     database: Database,
-    waits: Iterable[tuple[Route, float]],
+    waits: Sequence[tuple[Route, float]],
     now: float,
     reason: str,
     *,
@@ -78,6 +83,8 @@ def put_off(
     ]
     with database.transaction() as connection:
         connection.executemany(sql.PUT_OFF, values)
+        for route, _ in waits[:_TOLD]:
+            history.fail(connection, route.name, route.pending_spans, now, reason, Kind.DOWN)
 
 
 def restart_wait(database: Database, route: Route, now: float) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from spool.otlp.batch import CODECS, Batch
-from spool.store import sql
+from spool.store import history, sql
 from spool.store.records import Row, Take, checksum
 from spool.store.schema import ID_BITS
 
@@ -82,6 +82,7 @@ def count_delivered(
     """Count delivered spans; the route is well if there is a target that took them."""
     connection.execute(sql.COUNT.format("delivered"), (spans, route_id))
     if accepted_by is not None:
+        history.recover(connection, route_id, spans, now)
         connection.execute(sql.SUCCEED, (now, accepted_by, route_id))
 
 
@@ -198,6 +199,12 @@ def evict(connection: sqlite3.Connection, first: int, last: int, excess: int = L
     spans = take_out(connection, *bounds)
     connection.execute(sql.COUNT.format("evicted"), (spans, first >> ID_BITS))
     return spans
+
+
+def name_of(connection: sqlite3.Connection, route_id: int) -> str:
+    """Give a route's name; "" where it is unknown."""
+    (name,) = connection.execute(sql.ROUTE_NAME, (route_id,)).fetchone() or ("",)
+    return str(name)
 
 
 def last_of(connection: sqlite3.Connection, mark: int) -> int:

@@ -20,6 +20,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from spool.store import history
+from spool.store.history import EVENT_TYPES, HOUR_TYPES, Kind
 from spool.store.records import checksum
 from spool.store.schema import ID_BITS
 from spool.store.sqlite import connect
@@ -98,6 +100,11 @@ def salvage(damaged: Path, fresh_path: Path, fresh: sqlite3.Connection, grafted:
         _copy_rows(old, fresh, "dead", (1, _GUESSED_ROWS))
         lost = sum(_restore_totals(fresh, route) for route in routes)
         fresh.execute(_BALANCE)
+        history.restore(
+            fresh, _read(old, "event", (*EVENT_TYPES,)), _read(old, "hour", (*HOUR_TYPES,))
+        )
+        words = "the file was damaged, and salvaged"
+        history.note(fresh, Kind.DAMAGED, "", lost, time.time(), words)
         (rescued,) = fresh.execute("SELECT total(pending_spans + dead) FROM route").fetchone()
         fresh.execute("COMMIT")
     return Salvaged(int(rescued), lost)

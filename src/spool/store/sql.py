@@ -192,3 +192,79 @@ DELETE_MARK: Final = "DELETE FROM mark WHERE id = ?"
 NEWEST: Final = "SELECT max(id) FROM batch WHERE id BETWEEN ? AND ?"
 
 OLD_LETTER: Final = "SELECT id FROM dead WHERE id <= ? LIMIT 1"
+
+# The history. An event of none is that of a route whose name is ''.
+
+LAST_TROUBLE_OF: Final = """
+    SELECT id, kind, begin_at, end_at FROM event
+    WHERE route = ? AND kind IN ('down', 'held') ORDER BY id DESC LIMIT 1"""
+
+# Of dead letters the receiver's words may differ each time.
+LAST_EVENT_OF: Final = """
+    SELECT id, end_at FROM event
+    WHERE route = :route AND kind = :kind AND (words = :words OR kind = 'dead')
+    ORDER BY id DESC LIMIT 1"""
+
+BEGIN_EVENT: Final = """
+    INSERT INTO event (kind, route, begin_at, end_at, times, spans, words)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+
+END_EVENT: Final = "UPDATE event SET end_at = ?, spans = max(spans, ?) WHERE id = ?"
+
+RESUME_EVENT: Final = """
+    UPDATE event SET end_at = NULL, times = times + 1, words = ? WHERE id = ?"""
+
+EXTEND_EVENT: Final = """
+    UPDATE event SET end_at = max(end_at, :now), times = times + 1, spans = spans + :spans
+    WHERE id = :id"""
+
+END_TROUBLE: Final = """
+    UPDATE event SET
+        end_at = max(begin_at, :now),
+        spans = max(spans, :spans + (SELECT pending_spans FROM route WHERE id = :id))
+    WHERE route = (SELECT name FROM route WHERE id = :id AND attempts > 0)
+      AND kind IN ('down', 'held') AND end_at IS NULL"""
+
+FORGET_EVENTS: Final = "DELETE FROM event WHERE id <= ?"
+
+RESTORE_EVENT: Final = """
+    INSERT OR IGNORE INTO event (id, kind, route, begin_at, end_at, times, spans, words)
+    VALUES (:id, :kind, :route, :begin_at, coalesce(:end_at, :begin_at), :times, :spans, :words)"""
+
+# What lasts of a route that is well was ended by an older version. Times before 2020 are of a
+# clock that was wrong: such an event stands where it was written.
+EVENTS: Final = """
+    WITH told AS (
+        SELECT event.id, kind, event.route, begin_at, times, spans, words, name, pending_spans,
+               CASE WHEN end_at IS NULL AND name IS NULL THEN begin_at ELSE end_at END AS end_at
+        FROM event LEFT JOIN route ON name = event.route AND attempts > 0
+    )
+    SELECT id, kind, route, begin_at, end_at, times,
+           CASE WHEN end_at IS NULL THEN pending_spans ELSE spans END, words
+    FROM told
+    WHERE end_at IS NULL OR end_at >= :since
+       OR (begin_at < 1577836800 AND id > (SELECT min(id) FROM event WHERE end_at >= :since))
+    ORDER BY id"""
+
+TOTALS: Final = """
+    SELECT total(accepted) + total(imported), total(delivered), total(pending_spans),
+           total(pending_bytes) FROM route"""
+
+LAST_HOUR: Final = "SELECT at FROM hour ORDER BY id DESC LIMIT 1"
+
+ADD_HOUR: Final = """
+    INSERT INTO hour (at, accepted, delivered, pending_spans, pending_bytes)
+    VALUES (?, ?, ?, ?, ?)"""
+
+FORGET_HOURS: Final = "DELETE FROM hour WHERE id <= ?"
+
+RESTORE_HOUR: Final = """
+    INSERT OR IGNORE INTO hour (id, at, accepted, delivered, pending_spans, pending_bytes)
+    VALUES (:id, :at, :accepted, :delivered, :pending_spans, :pending_bytes)"""
+
+HOURS: Final = """
+    SELECT at, accepted, delivered, pending_spans, pending_bytes FROM hour ORDER BY id"""
+
+HAS_HISTORY: Final = "SELECT 1 FROM sqlite_master WHERE name = 'hour'"
+
+ROUTE_NAME: Final = "SELECT name FROM route WHERE id = ?"

@@ -24,7 +24,7 @@ from spool.journal import journal
 from spool.journal.identity import Identity
 from spool.otlp.cutting import divide
 from spool.settings.durability import Durability
-from spool.store import dead_letters, journal_chunks, rows, sql
+from spool.store import dead_letters, history, journal_chunks, rows, sql
 from spool.store.database import Database
 from spool.store.records import DeadLetter, Ledger, Route, Row, Take, Trouble
 from spool.store.schema import ID_BITS
@@ -156,9 +156,10 @@ class Store:
         """Write down how many spans were refused since the last time."""
         if not self._refused:
             return
-        with self.database.writing(patience) as connection:
+        with self.database.transaction(patience) as connection:
             counted = self._refused
             connection.execute(sql.REFUSED, (counted, now))
+            history.refuse(connection, counted, now, is_full=self.is_full)
         self._refused -= counted
 
     # Writing: the drainer
@@ -193,6 +194,7 @@ class Store:
                 why = take.route_id, now, reason, take.rows[0].created_at
                 dead_letters.bury(connection, why, take.batches, buried)
             rows.count_delivered(connection, take.route_id, gone - buried, now, accepted_by)
+            self.database.pace.deliver(connection, gone - buried, now)
         return gone - buried
 
     def take(self, route_id: int, *, max_bytes: int, max_spans: int, after: int = 0) -> Take | None:
