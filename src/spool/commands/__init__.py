@@ -17,6 +17,7 @@ In reading order:
 - `output`: what all of them print with. `spans`: spans as a person reads them.
 - `choice`: which route, spans or dead letters are meant. `consent`: what is done is said first.
 - `drain`, `run`, `status`, `peek`, `adopt`, `dead`: the commands.
+- `listen`: what `run --listen` serves.
 
 A new command is a file here with a `@click.command()` of its name that takes the spool from
 `open_spool.existing` and prints with `output.say`, its name in `main`'s list, and its tests in

@@ -9,4 +9,6 @@ In reading order:
 
 - `report`: a spool at one moment. `facts`: what is read for it.
 - `concerns`: what a person should see to, and what to do.
+- `prometheus`: the same in Prometheus' text format.
+- `page`: the same as a page of HTML. `chart`: its charts.
 """

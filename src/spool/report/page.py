@@ -1,0 +1,284 @@
+"""The page: a report, what happened, and charts, as one HTML file that needs nothing else.
+
+Invariants:
+
+- All that spans, keys and servers say is escaped, and nothing of it is ever a link or a style.
+- No script, and nothing from elsewhere: `CSP` says so to the browser, by the style's own hash.
+- Where it is read, without colours, on a telephone, on paper or aloud, it says the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from spool.__about__ import __version__
+from spool.delivery.route_state import RouteState
+from spool.report import chart
+from spool.system.redaction import printable
+from spool.system.words import count_of, duration_of, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from spool.report.chart import Hour
+    from spool.report.concerns import Concern
+    from spool.report.report import Report
+    from spool.store.records import Route
+
+_STYLE: Final = importlib.resources.files(__package__).joinpath("page.css").read_text()
+_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+CSP: Final = (
+    f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+_ICON: Final = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E"
+    "%3Ccircle cx='4' cy='4' r='3' fill='%23{colour}'/%3E%3C/svg%3E"
+)
+_DAY: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One thing that happened: from when to when (None: it lasts), in seconds since 1970."""
+
+    begin_at: float
+    end_at: float | None
+    words: str
+    is_trouble: bool
+
+
+def page_of(
+    report: Report, hours: Sequence[Hour], happenings: Sequence[Happening], note: str = ""
+) -> str:
+    """Write the page; `hours` oldest first, `happenings` newest first, `note` for its foot."""
+    concerns = report.concerns()
+    title = _headline(concerns)
+    colour = "b3261e" if concerns else "4c8c5a"
+    body = "\n".join([
+        _top(report, title, concerns),
+        _figures(report, hours),
+        _section("Routes", _routes(report)),
+        _section("Backlog and deliveries", _charts(report, hours, happenings)),
+        _section("What happened", _timeline(happenings, report.now)),
+        _foot(report, note),
+    ])  # fmt: skip
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{CSP}">
+<title>{title} · langfuse-spool</title>
+<link rel="icon" href="{_ICON.format(colour=colour)}">
+<style>{_STYLE}</style>
+</head>
+<body>
+<main{' class="alarm"' if concerns else ""}>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _headline(concerns: Sequence[Concern]) -> str:
+    if not concerns:
+        return "All is well"
+    return "1 thing needs you" if len(concerns) == 1 else f"{len(concerns)} things need you"
+
+
+def _top(report: Report, title: str, concerns: Sequence[Concern]) -> str:
+    listed = "".join(
+        f"<li><strong>{_text(_sentence(one.words))}</strong><p>{_text(_sentence(one.remedy))}</p></li>"
+        for one in concerns
+    )
+    where = f"langfuse-spool · <code>{_text(str(report.path))}</code>"
+    return (
+        f'<header>\n<p class="where soft">{where}</p>\n<h1>{title}</h1>\n'
+        f'<p class="lede">{_text(" ".join(_lede(report)))}</p>\n'
+        + (f'<ol class="concerns">{listed}</ol>\n' if concerns else "")
+        + "</header>"
+    )
+
+
+def _lede(report: Report) -> Iterator[str]:
+    ledger = report.ledger
+    if not ledger.accepted and not ledger.imported:
+        yield "No span has come yet."
+    elif not ledger.pending:
+        yield (
+            "Nothing waits: all that came was delivered."
+            if _is_all_delivered(report)
+            else ("Nothing waits.")
+        )
+    else:
+        waits = "waits" if ledger.pending == 1 else "wait"
+        size = size_of(sum(route.pending_bytes for route in report.routes))
+        oldest = report.oldest_seconds
+        since = "" if oldest is None else f", the oldest for {duration_of(oldest)}"
+        yield f"{count_of(ledger.pending, 'span')} {waits} ({size}{since})."
+    if report.is_running:
+        yield "A drainer sends what comes" + (f" (pid {report.pid})." if report.pid else ".")
+    else:
+        yield "No process drains at the moment."
+
+
+def _is_all_delivered(report: Report) -> bool:
+    return report.ledger.delivered == report.ledger.accepted + report.ledger.imported
+
+
+# The figures
+
+
+def _figures(report: Report, hours: Sequence[Hour]) -> str:
+    ledger = report.ledger
+    share = report.file_bytes / report.max_bytes if report.max_bytes else 0.0
+    last = max((r.last_success_at for r in report.routes if r.last_success_at), default=None)
+    of_day = sum(bar.delivered for bar in chart.bars_of(chart.PERIODS[0], hours, report.now))
+    return (
+        '<dl class="figures">'
+        + _figure("Waiting", f"{ledger.pending:,}", "spans")
+        + _figure("Delivered", f"{of_day:,}", f"in the last day, {ledger.delivered:,} ever")
+        + _figure(
+            "Last delivery",
+            "never" if last is None else duration_of(max(0.0, report.now - last)),
+            "" if last is None else "ago",
+        )
+        + _figure("Disk", size_of(report.file_bytes), f"{share:.0%} of {size_of(report.max_bytes)}")
+        + "</dl>"
+    )
+
+
+def _figure(name: str, value: str, more: str) -> str:
+    return f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>"
+
+
+# The routes
+
+
+def _routes(report: Report) -> str:
+    if not report.routes:
+        return '<p class="soft">None yet: the first span makes one.</p>'
+    routes = zip(report.routes, report.states, report.missing, strict=True)
+    return f'<ul class="routes">{"".join(_route(report, *one) for one in routes)}</ul>'
+
+
+def _route(report: Report, route: Route, state: RouteState, missing: str) -> str:
+    mark = "state" if state is RouteState.OK else "state bad"
+    said = " ".join(_route_words(report, route, state, missing))
+    return (
+        f'<li><h3>{_text(route.name)} <span class="{mark}">{state.value}</span></h3>'
+        f'<p class="soft">{_text(route.endpoint)}</p><p>{_text(said)}</p></li>'
+    )
+
+
+def _route_words(report: Report, route: Route, state: RouteState, missing: str) -> Iterator[str]:
+    if route.pending_spans:
+        verb = "waits" if route.pending_spans == 1 else "wait"
+        yield f"{count_of(route.pending_spans, 'span')} {verb}."
+    if state is RouteState.NO_SECRET:
+        yield _sentence(missing)
+    elif state is not RouteState.OK:
+        yield _sentence(route.last_error)
+    if route.last_success_at is not None:
+        yield f"Last delivery {duration_of(max(0.0, report.now - route.last_success_at))} ago."
+
+
+# The charts
+
+
+def _charts(report: Report, hours: Sequence[Hour], happenings: Sequence[Happening]) -> str:
+    if not hours:
+        return '<p class="soft">Nothing to draw yet: what is counted each hour comes here.</p>'
+    troubles = [
+        (one.begin_at, report.now if one.end_at is None else one.end_at)
+        for one in happenings
+        if one.is_trouble
+    ]
+    drawn = "\n".join(_chart(period, hours, troubles, report.now) for period in chart.PERIODS)
+    return f'<div class="charts">{drawn}</div>'
+
+
+def _chart(
+    period: chart.Period, hours: Sequence[Hour], troubles: Sequence[tuple[float, float]], now: float
+) -> str:
+    bars = chart.bars_of(period, hours, now)
+    drawn = chart.svg(period, bars, troubles)
+    return f"<figure><figcaption><h3>{period.name}</h3></figcaption>{drawn}</figure>"
+
+
+# The timeline
+
+
+def _timeline(happenings: Sequence[Happening], now: float) -> str:
+    if not happenings:
+        return '<p class="soft">Nothing out of the ordinary, since this is written down.</p>'
+    listed = "\n".join(
+        f'<li><p class="soft">{_when(one, now)}</p>'
+        f"<p{_bad(one)}>{_text(_sentence(one.words))}</p></li>"
+        for one in happenings
+    )
+    return f'<ol class="timeline">{listed}</ol>'
+
+
+def _bad(one: Happening) -> str:
+    return ' class="bad"' if one.is_trouble and one.end_at is None else ""
+
+
+def _when(one: Happening, now: float) -> str:
+    begin = _local(one.begin_at)
+    if one.end_at is None:
+        return f"{_time(begin)}, for {duration_of(max(0.0, now - one.begin_at))} now"
+    end = _local(one.end_at)
+    if one.end_at - one.begin_at < 1:
+        return _time(begin)
+    until = _time(end, f"{end:%H:%M}" if end.date() == begin.date() else "")
+    return f"{_time(begin)} to {until} ({duration_of(one.end_at - one.begin_at)})"
+
+
+# The rest
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
+
+
+def _foot(report: Report, note: str) -> str:
+    now = _local(report.now)
+    said = f"As of {_time(now)}; times are local, {now:UTC%z}."
+    return (
+        f"<footer><p>{said} {_text(note)}</p><p>{_ledger(report)}</p>"
+        f"<p>langfuse-spool {__version__}</p></footer>"
+    )
+
+
+def _ledger(report: Report) -> str:
+    counts = [f"{name.replace('_', ' ')} {n:,}" for name, n in asdict(report.ledger).items() if n]
+    return "Ledger, in spans: " + (", ".join(counts) or "nothing yet") + "."
+
+
+def _local(at: float) -> datetime:
+    return datetime.fromtimestamp(at).astimezone()
+
+
+def _time(at: datetime, words: str = "") -> str:
+    shown = words or f"{at:%a} {at.day} {at:%b}, {at:%H:%M}"
+    return f'<time datetime="{at.isoformat(timespec="seconds")}">{shown}</time>'
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '`', '!', '?')) else '.'}"
+
+
+def _text(words: str) -> str:
+    """Escape what somebody said; what stands in backticks is shown as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(printable(words)))
