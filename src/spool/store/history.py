@@ -161,7 +161,8 @@ def note(  # noqa: PLR0913, PLR0917 - each says something else of what happened
 
 
 def refuse(connection: sqlite3.Connection, spans: int, now: float, *, is_full: bool) -> None:
-    """Note that spans were not accepted: the spool `is_full`, else it is the disk."""
+    """Count spans that were not accepted: the spool `is_full`, else it is the disk."""
+    connection.execute(sql.REFUSED, (spans, now))
     why = LIMIT_OF_SIZE if is_full else "the disk took nothing"
     note(connection, Kind.REFUSED, "", spans, now, why)
 

@@ -158,7 +158,6 @@ class Store:
             return
         with self.database.transaction(patience) as connection:
             counted = self._refused
-            connection.execute(sql.REFUSED, (counted, now))
             history.refuse(connection, counted, now, is_full=self.is_full)
         self._refused -= counted
 
@@ -301,10 +300,9 @@ class Store:
             if not is_same_file:
                 return self.ledger()
             gone = {
-                path
-                for path in {path for path, _ in found}
+                path for path in {path for path, _ in found}
                 if path.name not in moved and (path.name in before or not path.exists())
-            }
+            }  # fmt: skip
             spans = sum(
                 count
                 for path, (end, count) in found
