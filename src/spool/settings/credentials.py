@@ -82,7 +82,9 @@ class Credentials:
         try:
             state = self.state()
         except OSError as error:
-            raise SettingsError(f"SPOOL_CREDENTIALS_FILE={self._path}: {error.strerror}") from error
+            raise SettingsError(
+                f"SPOOL_CREDENTIALS_FILE={self._path}: cannot be read: {error.strerror}"
+            ) from error
         if state != self._seen:
             self._found = read_credentials(self._path, state[-1])
             self._seen = state
@@ -98,8 +100,10 @@ def read_credentials(path: Path, owner: int) -> dict[str, Credential]:
     variable = f"SPOOL_CREDENTIALS_FILE={path}"
     try:
         lines = _read(path, owner).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{variable}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{variable}: must be text in UTF-8") from error
     found = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()

@@ -69,13 +69,30 @@ def _switch(text: str) -> bool:
     return {"on": True, "off": False}[text.lower()]
 
 
-def _size(text: str) -> int:
-    match = re.fullmatch(r"(\d+)\s*(?:([kmgt]?)(i?)b)?", text.lower())
+def size(text: str) -> int:
+    """Read a size in bytes: K, M, G and T count by 1024, as KiB does; KB by 1000.
+
+    That is what dd says, too. Raises ValueError.
+    """
+    match = re.fullmatch(r"(\d+)\s*(?:([kmgt]?)(i?b)?)", text.lower())
     if match is None:
         raise ValueError(text)
-    number, prefix, binary = match.groups()
-    unit = 1024 if binary else 1000
-    return int(int(number) * unit ** ("kmgt".find(prefix) + 1 if prefix else 0))
+    number, prefix, unit = match.groups()
+    base = 1000 if unit == "b" else 1024
+    return int(int(number) * base ** ("kmgt".find(prefix) + 1 if prefix else 0))
+
+
+def _size_rule(smallest: int, allowed: str) -> Rule:
+    """Give the rule of a size; one that is too small is named as it was written."""
+
+    def parse(text: str) -> int:
+        found = size(text)
+        if found < smallest:
+            raise ValueError(text)
+        return found
+
+    counts = "1G is 1GiB, and 1GB is 1000 million"
+    return Rule(parse, f"{allowed} ({counts})", lambda value: value >= smallest, _NUMBER)
 
 
 def _first_and_largest(text: str) -> tuple[float, float]:
@@ -126,12 +143,7 @@ _TIMEOUT: Final = Rule(
 SPOOL_RULES: Final[Mapping[str, Rule]] = {
     "path": Rule(Path, spool_path.ALLOWED, spool_path.is_nameable, (Path,)),
     "sync_seconds": _SECONDS,
-    "max_bytes": Rule(
-        _size,
-        "a size of 1MiB or more, such as 500MB or 2GiB",
-        lambda value: value >= _SMALLEST_SPOOL,
-        _NUMBER,
-    ),
+    "max_bytes": _size_rule(_SMALLEST_SPOOL, "a size of 1MiB or more, such as 500MB or 2GiB"),
     "when_full": Rule(
         _choice(*_WHEN_FULL), " or ".join(_WHEN_FULL), lambda value: value in _WHEN_FULL, (str,)
     ),
@@ -142,12 +154,7 @@ SPOOL_RULES: Final[Mapping[str, Rule]] = {
         (*_NUMBER, _NOTHING),
     ),
     "drain": Rule(_switch, "on or off", types=(bool,)),
-    "max_request_bytes": Rule(
-        _size,
-        "a size of 1KiB or more, such as 4MiB",
-        lambda value: value >= _SMALLEST_REQUEST,
-        _NUMBER,
-    ),
+    "max_request_bytes": _size_rule(_SMALLEST_REQUEST, "a size of 1KiB or more, such as 4MiB"),
     "backoff_seconds": Rule(
         _first_and_largest, "the first and the largest in seconds, such as 1..60", _is_backoff
     ),

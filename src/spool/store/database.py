@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _SPARE_PAGES: Final = 512
 _VACUUM_PAGES: Final = 256
+_SALVAGE: Final = "whoever writes next, such as `python -m spool drain`, salvages it"
 
 
 class Database:
@@ -148,14 +149,16 @@ class Database:
             raise disk.unusable(self.path, error) from error
         except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its own message
             self._repair.note_damage()
-            raise SpoolDamagedError(f"{self.path}: SQLite's message cannot be read") from error
+            raise SpoolDamagedError(
+                f"{self.path}: SQLite's message cannot be read; {_SALVAGE}"
+            ) from error
         except sqlite3.Error as error:
             # SQLite's corruption codes have no class of their own; all else has.
             is_alone = self._connections.is_alone
             if type(error) is sqlite3.DatabaseError and not is_alone:
                 self._repair.note_damage()
                 self.written.set()
-                raise SpoolDamagedError(f"{self.path}: SQLite says: {error}") from error
+                raise SpoolDamagedError(f"{self.path}: SQLite says: {error}; {_SALVAGE}") from error
             # What SQLite opened while the disk was read-only stays so, in the whole process.
             if "readonly" in str(error):
                 self._connections.is_read_only = True
@@ -168,7 +171,9 @@ class Database:
             return disk.unusable(self.path, refusal)
         if words == "database or disk is full":
             return disk.almost_full(self.path)
-        return SpoolUnavailableError(f"{self.path}: SQLite says: {words}")
+        return SpoolUnavailableError(
+            f"{self.path}: SQLite says: {words}; try again, and see to the disk if it stays so"
+        )
 
     # Durability and size
 

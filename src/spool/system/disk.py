@@ -65,7 +65,9 @@ def almost_full(path: Path) -> SpoolUnavailableError:
 
 def over_limit(path: Path) -> SpoolFullError:
     """Give the error of a spool that may hold no more."""
-    return SpoolFullError(f"{path}: it is as large as SPOOL_MAX_BYTES allows")
+    return SpoolFullError(
+        f"{path}: it is as large as SPOOL_MAX_BYTES allows; raise that, or drain it"
+    )
 
 
 def unusable(path: Path, error: OSError) -> SpoolFileError:

@@ -229,7 +229,7 @@ class ThreadLock:
     @contextlib.contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
         """Hold it; raise SpoolBusyError when it cannot be had within `timeout` seconds."""
-        with _held(self, timeout, "another thread of this process had it"):
+        with _held(self, timeout, "another thread of this process had the lock"):
             yield
 
 
@@ -258,7 +258,7 @@ def ownership(lock: threading.RLock) -> Callable[[], bool]:
 
 @contextlib.contextmanager
 def _held(lock: FileLock | ThreadLock, timeout: float, trouble: str) -> Iterator[None]:
-    busy = SpoolBusyError(f"{trouble} for more than {timeout:g} s")
+    busy = SpoolBusyError(f"{trouble} for more than {timeout:g} s; try again")
     if lock.is_ours():
         raise busy
     try:
