@@ -18,10 +18,13 @@ pytestmark = pytest.mark.once
 def test_status_has_the_public_keys(filled: Store, path: Path, langfuse: StandIn) -> None:
     said = json.loads(spool("status", "--json", code=1).stdout)
     assert list(said) == [
-        "path", "file_bytes", "max_bytes", "pending", "ledger", "drainer", "routes"
+        "path", "file_bytes", "max_bytes", "pending", "ledger", "drainer", "routes", "exists",
+        "ok", "concerns", "version", "used_bytes", "disk",
     ]  # fmt: skip
     assert said["path"] == str(path)
-    assert list(said["pending"]) == ["spans", "batches", "bytes", "oldest_seconds"]
+    assert list(said["pending"]) == [
+        "spans", "batches", "bytes", "oldest_seconds", "oldest_at"
+    ]  # fmt: skip
     assert (said["pending"]["spans"], said["pending"]["batches"]) == (10, 10)
     assert said["pending"]["oldest_seconds"] > 1e6
     assert list(said["ledger"]) == [
@@ -32,7 +35,8 @@ def test_status_has_the_public_keys(filled: Store, path: Path, langfuse: StandIn
     (route,) = said["routes"]
     assert list(route) == [
         "route", "endpoint", "public_key", "state", "attempts", "next_attempt_seconds",
-        "last_error", "last_success_seconds", "pending_spans",
+        "last_error", "last_success_seconds", "pending_spans", "pending_bytes", "oldest_at",
+        "cause", "since", "since_seconds", "next_attempt_at", "last_success_at",
     ]  # fmt: skip
     assert (route["route"], route["public_key"]) == ("pk-lf-test", "pk-lf-test")
     assert (route["endpoint"], route["state"]) == (langfuse.endpoint, "ok")
@@ -50,7 +54,9 @@ def test_status_tells_of_spans_that_nobody_drains(filled: Store) -> None:
 def test_status_tells_of_a_held_route(filled: Store, langfuse: StandIn) -> None:
     langfuse.behave(standin.status(401, body=b"no such key"))
     spool("drain", code=1)
-    assert "is held: 401 no such key" in spool("status", code=1).stdout
+    said = spool("status", code=1).stdout
+    assert "! route pk-lf-test is held for " in said
+    assert "s: the receiver refuses the keys (401 no such key); correct the keys" in said
     assert json.loads(spool("status", "--json", code=1).stdout)["routes"][0]["state"] == "held"
 
 
@@ -60,7 +66,7 @@ def test_status_tells_of_a_receiver_that_refuses_everything(
     langfuse.behave(standin.status(422, body="no such span"))
     assert "422 no such span" in spool("drain", code=1).stderr
     said = spool("status", code=1).stdout
-    assert "is held: 422 no such span; correct the host or the headers, or what stands" in said
+    assert ": every span is refused (422 no such span); correct the host or the headers" in said
     (route,) = json.loads(spool("status", "--json", code=1).stdout)["routes"]
     assert (route["state"], route["last_error"]) == ("held", "422 no such span")
 
@@ -75,7 +81,7 @@ def test_status_tells_of_a_route_in_backoff(filled: Store, langfuse: StandIn) ->
 
 def test_status_tells_of_a_missing_secret(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-other")
-    assert "wait: its secret is not known here" in spool("status", code=1).stdout
+    assert "10 spans wait: its secret is not known here" in spool("status", code=1).stdout
 
 
 def test_status_tells_of_dead_letters(filled: Store, langfuse: StandIn) -> None:
@@ -90,7 +96,7 @@ def test_status_tells_for_a_day_that_spans_were_evicted_or_refused(filled: Store
     filled.count_refused(time.time() - 90_000)
     filled.close()
     said = spool("status", code=1).stdout
-    assert "! spans are evicted, 1 in all" in said
+    assert "! spans are evicted, 1 in all, the oldest: the limit of 1.0 GiB is used by " in said
     assert "are refused" not in said
 
 
@@ -107,4 +113,4 @@ def test_status_tells_for_a_day_that_the_file_was_damaged(filled: Store, path: P
 def test_status_needs_no_credentials(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LANGFUSE_PUBLIC_KEY")
     monkeypatch.delenv("LANGFUSE_SECRET_KEY")
-    assert "pending  10 spans" in spool("status", code=1).stdout
+    assert "pending  10 spans wait" in spool("status", code=1).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """Print a line. What spans, keys and servers say is escaped, as JSON does it by itself."""
-    click.echo(printable(line), err=err)
+def say(line: str, *, err: bool = False, colour: str | None = None) -> None:
+    """Print a line. What spans, keys and servers say is escaped, as JSON does it by itself.
+
+    The `colour` is for terminals only, and not where NO_COLOR is set (https://no-color.org).
+    """
+    text = printable(line)
+    if colour is not None and not os.environ.get("NO_COLOR"):
+        text = click.style(text, fg=colour)
+    click.echo(text, err=err)
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,71 +1,178 @@
-"""`status`: what waits, and what a person should see to; how a report is printed."""
+"""`status`: the one screen: what waits, why, until when, and what a person should see to.
+
+How fast a spool empties is told by two looks, half a second apart, where something is being sent;
+otherwise one look is enough.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from spool.commands.open_spool import existing
+from spool.commands.open_spool import OpenSpool, existing
 from spool.commands.output import say
 from spool.commands.zero_code import what_is_missing
-from spool.report.report import Report
+from spool.delivery.route_state import RouteState
+from spool.report import concerns, sentences
+from spool.report.concerns import Concern
+from spool.report.report import Report, none_json
+from spool.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from spool.report.facts import Pace
+    from spool.store.records import Route
+
+# Between two looks, in seconds: for the pace, and with `--watch`.
+_A_MOMENT: Final = 0.5
+_WATCH: Final = 2.0
+# So many routes that are well, and for which nothing waits, are shown.
+_FEW_WELL: Final = 5
+_COLOURS: Final = {
+    RouteState.OK: "green",
+    RouteState.WAITING: "yellow",
+    RouteState.HELD: "red",
+    RouteState.NO_SECRET: "red",
+}
+_CLEAR: Final = "\033[H\033[2J"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at a spool has found; without a pace nothing is being sent."""
+
+    report: Report
+    concerns: list[Concern]
+    pace: Pace | None
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the state as JSON.")
+@click.option("-w", "--watch", is_flag=True, help="Look again every 2 s, until Ctrl-C.")
+@click.option("-v", "--verbose", is_flag=True, help="All of the ledger, and all routes.")
 @click.option(
     "--max-age",
     type=click.FloatRange(min=0),
-    default=3600,
+    default=concerns.MAX_AGE,
     metavar="S",
     help="The age in seconds from which a waiting span is a concern (3600).",
 )
 @click.pass_obj
-def status(path: str | None, max_age: float, *, as_json: bool) -> None:
-    """Show what waits, how old it is, and what each route is doing.
+def status(path: str | None, max_age: float, *, as_json: bool, watch: bool, verbose: bool) -> None:
+    """Show what waits, why, until when, and what to do.
 
-    Exits with 1 if a person should look.
+    Exits with 1 if a person should look: lines with `!` say why.
     """
     with existing(path) as spool:
         if spool is None:
+            if as_json:
+                click.echo(json.dumps(_none(path), indent=2))
             return
-        report = Report.of(spool.store, spool.drainer.routes, spool.settings.max_bytes, time.time())
-    if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
-    else:
-        for line in _lines(report):
-            say(line)
-    concerns = list(map(str, report.concerns(max_age)))
-    if not report.ledger.accepted and (missing := what_is_missing()):
-        concerns.append(missing)
-    for concern in concerns:
-        say(f"! {concern}", err=as_json)
-    if concerns:
+        look = _look(spool, max_age)
+        _show(look, as_json=as_json, verbose=verbose)
+        try:
+            while watch:
+                time.sleep(_WATCH)
+                look = _look(spool, max_age, look.report)
+                _clear(as_json=as_json)
+                _show(look, as_json=as_json, verbose=verbose)
+        except KeyboardInterrupt:
+            pass
+    if look.concerns:
         sys.exit(1)
 
 
-def _lines(report: Report) -> list[str]:
-    said = report.as_json()
-    ledger = "  ".join(f"{name} {count}" for name, count in said["ledger"].items())
-    oldest = (
-        "" if report.oldest_seconds is None else f", the oldest for {report.oldest_seconds:.0f} s"
-    )
-    running = f"running (pid {report.pid})" if report.is_running else "not running"
-    waiting = said["pending"]
-    lines = [
-        f"spool    {report.path} ({report.file_bytes} bytes)",
-        f"pending  {waiting['spans']} spans in {waiting['batches']} batches{oldest}",
-        f"ledger   {ledger}",
-        f"drainer  {running}",
-    ]
-    for route in said["routes"]:
-        error = f"  {route['last_error']}" if route["last_error"] else ""
-        lines.append(f"route    {route['route']} → {route['endpoint']}")
-        lines.append(
-            f"         {route['state']}  {route['pending_spans']} pending  "
-            f"{route['attempts']} attempts{error}"
-        )
-    return lines
+def _look(spool: OpenSpool, max_age: float, earlier: Report | None = None) -> _Look:
+    report = _report(spool)
+    if report.is_under_way and earlier is None:
+        earlier = report
+        time.sleep(_A_MOMENT)
+        report = _report(spool)
+    pace = report.pace(earlier) if earlier is not None and report.is_under_way else None
+    found = report.concerns(max_age)
+    if not report.ledger.accepted and (missing := what_is_missing()):
+        found.append(_of_zero_code(missing))
+    return _Look(report, found, pace)
+
+
+def _report(spool: OpenSpool) -> Report:
+    return Report.of(spool.store, spool.drainer.routes, spool.settings.max_bytes, time.time())
+
+
+def _none(path: str | None) -> dict[str, object]:
+    where = Settings.from_env(path=path).path
+    remedy = "name the path of the program that makes spans, or let it make one"
+    found = [Concern("no-spool", f"no spool yet at {where}", remedy)]
+    if missing := what_is_missing():
+        found.append(_of_zero_code(missing))
+    return none_json(where, found)
+
+
+def _of_zero_code(missing: str) -> Concern:
+    words, _, remedy = missing.rpartition(": ")
+    return Concern("zero-code", words, remedy)
+
+
+# Printing
+
+
+def _clear(*, as_json: bool) -> None:
+    """Begin a screen anew; elsewhere a line of its own."""
+    if not as_json and sys.stdout.isatty():
+        click.echo(_CLEAR, nl=False)
+    elif not as_json:
+        click.echo()
+
+
+def _show(look: _Look, *, as_json: bool, verbose: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(look.report.as_json(look.concerns), indent=2))
+        return
+    for line in _of_spool(look, verbose=verbose):
+        say(line)
+    for line, colour in _of_routes(look.report, verbose=verbose):
+        say(line, colour=colour)
+    for concern in look.concerns:
+        say(f"! {concern}", colour="red")
+
+
+def _of_spool(look: _Look, *, verbose: bool) -> Iterator[str]:
+    report = look.report
+    yield f"spool    {sentences.usage(report)}"
+    yield f"pending  {sentences.pending(report)}"
+    if look.pace is not None:
+        yield f"pace     {sentences.pace(look.pace)}"
+    yield f"ledger   {sentences.ledger(report, is_whole=verbose)}"
+    yield f"drainer  {sentences.drains(report)}"
+
+
+def _of_routes(report: Report, *, verbose: bool) -> Iterator[tuple[str, str | None]]:
+    left = _FEW_WELL
+    hidden = 0
+    for route, state in zip(report.routes, report.states, strict=True):
+        is_idle = state is RouteState.OK and not route.pending_spans
+        if is_idle and not left and not verbose:
+            hidden += 1
+            continue
+        left -= is_idle and left > 0
+        yield from _of_route(report, route, state)
+    if hidden:
+        yield f"route    and {hidden:,} more that are ok, for which nothing waits (-v)", None
+
+
+def _of_route(report: Report, route: Route, state: RouteState) -> Iterator[tuple[str, str | None]]:
+    yield f"route    {route.name} → {route.endpoint}", None
+    remedy = f" — {sentences.remedy(route)}" if state is RouteState.WAITING else ""
+    yield f"         {sentences.state(report, route, state)}{remedy}", _COLOURS[state]
+    for said in (
+        sentences.waiting(report, route),
+        sentences.attempts(report, route, state),
+    ):
+        if said:
+            yield f"         {said}", None

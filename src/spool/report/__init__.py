@@ -8,7 +8,7 @@ Invariants:
 In reading order:
 
 - `report`: a spool at one moment. `facts`: what is read for it.
-- `concerns`: what a person should see to, and what to do.
+- `sentences`: how spool and routes stand, in words. `concerns`: what a person should see to.
 - `prometheus`: the same in Prometheus' text format.
 - `page`: the same as a page of HTML. `chart`: its charts.
 """

@@ -5,14 +5,16 @@ Invariant: whoever shows concerns shows these, and adds none of its own about th
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.route_state import RouteState
-from spool.system.words import count_of, duration_of
+from spool.report import sentences
+from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from spool.report.facts import Facts
     from spool.store.records import Route
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 MAX_AGE: Final = 3600.0
 # So long it is a concern that spans were evicted, refused or damaged; the ledger tells it for ever.
 _A_DAY: Final = 86400.0
+# So much of the limit is all of it, but for what is under way.
+_FULL: Final = 0.9
+# So many files are named.
+_FEW: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,69 +48,133 @@ class Concern:
 
 def of_facts(facts: Facts, max_age: float) -> list[Concern]:
     """Give what a person should see to; `max_age` in seconds. Empty where all is well."""
-    return [*_of_routes(facts, max_age), *_of_losses(facts), *_of_surroundings(facts)]
+    found = (_of_routes(facts, max_age), _of_clocks(facts), _of_losses(facts), _of_disk(facts))
+    return [*itertools.chain(*found), *_of_files(facts), *_of_drainers(facts)]
 
 
 def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
     for route, state, missing in zip(facts.routes, facts.states, facts.missing, strict=True):
         if state is RouteState.HELD:
-            # What single spans were refused for may be theirs: others that come will tell.
-            cure = "headers, or what stands between" if route.suspect_to else "keys"
-            words = f"route {route.name} is held: {route.last_error}"
-            yield Concern("held", words, f"correct the host or the {cure}")
+            lasts = facts.failing_seconds(route)
+            span = "" if lasts is None else f" for {duration_of(lasts)}"
+            words = f"route {route.name} is held{span}: {sentences.why(route)}"
+            yield Concern("held", words, sentences.remedy(route))
         elif state is RouteState.NO_SECRET:
-            waits = _waits(route.pending_spans)
+            waits = sentences.waits(route.pending_spans)
             secret, _, remedy = missing.partition("; ")
-            yield Concern("no-secret", f"route {route.name}: {waits}: {secret}", remedy)
-        elif _is_stuck(facts, route, max_age):
-            why = f": {route.last_error}" if route.last_error else ""
-            span = duration_of(max_age)
-            words = f"route {route.name}: nothing was delivered for {span}, and older spans wait"
-            yield Concern("stuck", f"{words}{why}", "see to the receiver, or the way there")
+            words = f"route {route.name}: {waits}: {secret}"
+            yield Concern("no-secret", words, remedy or "correct SPOOL_CREDENTIALS_FILE")
+        elif silence := _silence(facts, route, max_age):
+            why = f": {sentences.why(route)}" if route.attempts else ""
+            words = (
+                f"route {route.name}: nothing was delivered for {duration_of(silence)}, and older "
+                f"spans wait{why}"
+            )
+            yield Concern("stuck", words, sentences.remedy(route))
+
+
+def _silence(facts: Facts, route: Route, max_age: float) -> float:
+    """Tell for how long spans wait, and nothing was delivered; 0 where that is no concern."""
+    began = route.oldest_at
+    if began is None:
+        return 0.0
+    if sentences.is_wrong(began, facts.now):  # then only what this spool saw counts
+        began = route.failing_since if route.attempts else None
+    silence = 0.0 if began is None else facts.now - max(began, route.last_success_at or began)
+    return silence if silence > max_age else 0.0
+
+
+def _of_clocks(facts: Facts) -> Iterator[Concern]:
+    if facts.now < sentences.PLAUSIBLE_AT:
+        words = f"this machine's clock is wrong: it says {clock_of(facts.now, 0.0)}"
+        yield Concern("clock", words, "set it, or let NTP do that; spans go all the same")
+        return
+    times = [one.oldest_at for one in facts.routes if one.oldest_at is not None]
+    if wrong := [at for at in times if sentences.is_wrong(at, facts.now)]:
+        words = f"spans that wait are of {clock_of(wrong[0], facts.now)}: the clock was wrong"
+        remedy = "see to the clock of that machine; they are delivered as they are, with that time"
+        yield Concern("clock", words, remedy)
 
 
 def _of_losses(facts: Facts) -> Iterator[Concern]:
     ledger, trouble = facts.ledger, facts.trouble
     if ledger.dead:
         verb = "is a dead letter" if ledger.dead == 1 else "are dead letters"
-        words = f"{count_of(ledger.dead, 'span')} {verb}"
-        yield Concern("dead-letters", words, "see `python -m spool dead list`")
+        words = f"{count_of(ledger.dead, 'span')} {verb}: refused, where others were taken"
+        remedy = "see `python -m spool dead list`, then `dead retry` or `dead purge`"
+        yield Concern("dead-letters", words, remedy)
     if _is_recent(facts, trouble.damaged_at):
         lost = f"{count_of(ledger.damaged, 'span')} known to be lost"
         words = f"the file was damaged and salvaged, with {lost}"
-        yield Concern("damaged", words, "see to the disk")
+        yield Concern("damaged", words, f"see to the disk; what was is {facts.path}.corrupt-…")
     if _is_recent(facts, trouble.evicted_at):
-        words = f"spans are evicted, {ledger.evicted:,} in all"
-        yield Concern("evicted", words, "raise SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS")
+        words = f"spans are evicted, {ledger.evicted:,} in all, the oldest: {_fullness(facts)}"
+        remedy = "end the outage, or raise SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS"
+        yield Concern("evicted", words, remedy)
     if _is_recent(facts, trouble.refused_at):
-        words = f"spans are refused, {ledger.refused:,} in all"
-        yield Concern("refused", words, "raise SPOOL_MAX_BYTES, or see to the disk")
+        why, remedy = _why_refused(facts)
+        words = f"spans are refused, {ledger.refused:,} in all, which are lost: {why}"
+        yield Concern("refused", words, remedy)
 
 
-def _of_surroundings(facts: Facts) -> Iterator[Concern]:
-    if facts.is_disk_cramped:
-        words = "the disk is almost full: spans are held in memory"
-        yield Concern("disk-full", words, "make room there")
-    for one in facts.strangers:
-        words = f"passed over, as it is none of the spool's: {one}"
-        yield Concern("stranger", words, "remove it")
-    for one in facts.unreadable:
-        words = f"a journal cannot be read, what it holds is in no count: {one}"
-        yield Concern("unreadable", words, "see to the disk")
+def _why_refused(facts: Facts) -> tuple[str, str]:
+    """Tell what refuses spans, by what can be seen now, and what to do."""
+    if facts.disk != "ok":
+        return _disk_words(facts.disk), "make room there"
+    if facts.used_bytes >= _FULL * facts.max_bytes:
+        return _fullness(facts), "end the outage, or raise SPOOL_MAX_BYTES"
+    return (
+        "limit and disk have room now; a call's own keys or host may be wrong",
+        "read the warnings in the programs' logs, they name the reason",
+    )
+
+
+def _fullness(facts: Facts) -> str:
+    share = share_of(facts.used_bytes, facts.max_bytes)
+    return f"the limit of {size_of(facts.max_bytes)} is used by {share}"
+
+
+def _of_disk(facts: Facts) -> Iterator[Concern]:
+    where = facts.path.parent
+    words = f"{_disk_words(facts.disk)}: programs may hold spans in memory only, 16 MiB each"
+    if facts.disk == "almost-full":
+        yield Concern("disk-full", words, f"make room at {where}")
+    elif facts.disk == "read-only":
+        yield Concern("read-only", words, f"mount {where} for writing")
+
+
+def _disk_words(disk: str) -> str:
+    return "the disk is almost full" if disk == "almost-full" else "the disk is read-only"
+
+
+def _of_files(facts: Facts) -> Iterator[Concern]:
+    if facts.strangers:
+        words = f"passed over, as none of the spool's: {_summed(facts.strangers)}"
+        yield Concern("stranger", words, "look who put it there, and remove it")
+    if facts.unreadable:
+        which = _summed(facts.unreadable)
+        words = f"a journal cannot be read, what it holds is in no count: {which}"
+        yield Concern("unreadable", words, "see to the file and the disk")
+
+
+def _summed(files: Sequence[str]) -> str:
+    """Give the one with its reason, or of many the first names."""
+    if len(files) == 1:
+        return files[0]
+    names = [one.partition(": ")[0].rpartition("/")[2] for one in files[:_FEW]]
+    more = ", …" if len(files) > _FEW else ""
+    return f"{count_of(len(files), 'file')}: {', '.join(names)}{more}"
+
+
+def _of_drainers(facts: Facts) -> Iterator[Concern]:
     if facts.ledger.pending and not facts.is_running:
-        words = f"{_waits(facts.ledger.pending)} and no process drains"
-        yield Concern("nobody-drains", words, "`python -m spool drain`")
-
-
-def _is_stuck(facts: Facts, route: Route, max_age: float) -> bool:
-    if route.oldest_at is None or facts.now - route.oldest_at <= max_age:
-        return False
-    return route.last_success_at is None or facts.now - route.last_success_at > max_age
+        words = f"{sentences.waits(facts.ledger.pending)} and no process drains"
+        waiting = [s for r, s in zip(facts.routes, facts.states, strict=True) if r.pending_spans]
+        remedy = "send them by `python -m spool drain`, or let `python -m spool run` do that"
+        if RouteState.OK not in waiting:
+            remedy = "see to their routes first, then run `python -m spool drain`"
+        yield Concern("nobody-drains", words, remedy)
 
 
 def _is_recent(facts: Facts, at: float | None) -> bool:
     return at is not None and facts.now - at < _A_DAY
-
-
-def _waits(spans: int) -> str:
-    return f"{count_of(spans, 'span')} {'waits' if spans == 1 else 'wait'}"

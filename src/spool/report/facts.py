@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from spool.delivery.route_state import RouteState
 from spool.journal.identity import Identity
 from spool.store import drainer_presence
+from spool.store.journal_chunks import inbound_bytes
 from spool.store.records import Route
-from spool.system import spool_files
+from spool.system import disk, spool_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from spool.journal.frames import Frame
     from spool.store.records import Ledger, Trouble
     from spool.store.store import Store
+
+
+DiskState = Literal["ok", "almost-full", "read-only"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a spool empties. `seconds_left` is None where as much comes as goes."""
+
+    spans_per_second: float
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,9 @@ class Facts:
     states: tuple[RouteState, ...]
     missing: tuple[str, ...]
     trouble: Trouble
-    is_disk_cramped: bool
+    used_bytes: int
+    free_bytes: int
+    disk: DiskState
     strangers: tuple[str, ...]
     unreadable: tuple[str, ...]
     now: float
@@ -48,6 +62,9 @@ class Facts:
         is_running, pid = drainer_presence.drainer(store)
         with store.database.file_errors():
             strangers = tuple(spool_files.strangers(store.database.path))
+            free, is_readonly = disk.free(store.database.path.parent)
+        is_full = store.database.is_cramped()
+        state: DiskState = "read-only" if is_readonly else "almost-full" if is_full else "ok"
         known = tuple(with_inbound(store.routes(), store.inbound()))
         missing = tuple(routes.missing(one) for one in known)
         return cls(
@@ -64,7 +81,9 @@ class Facts:
             ),
             missing=missing,
             trouble=store.last_trouble(),
-            is_disk_cramped=store.database.is_cramped(),
+            used_bytes=store.database.live_bytes() + inbound_bytes(store.database),
+            free_bytes=free,
+            disk=state,
             strangers=strangers,
             unreadable=tuple(f"{p.name}: {why}" for p, why in sorted(store.unreadable.items())),
             now=now,
@@ -74,6 +93,35 @@ class Facts:
     def oldest_seconds(self) -> float | None:
         """The age of the oldest pending span; None where nothing is pending."""
         return max((a for r in self.routes if (a := _age(r, self.now)) is not None), default=None)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether something that waits is being sent, as far as can be told."""
+        states = zip(self.routes, self.states, strict=True)
+        return self.is_running and any(
+            route.pending_spans and state is RouteState.OK for route, state in states
+        )
+
+    def pace(self, earlier: Facts) -> Pace:
+        """Tell how fast it empties, by what was there earlier."""
+        seconds = max(self.now - earlier.now, 0.001)
+        rate = (self.ledger.delivered - earlier.ledger.delivered) / seconds
+        less = (earlier.ledger.pending - self.ledger.pending) / seconds
+        return Pace(max(0.0, rate), self.ledger.pending / less if less > 0 else None)
+
+    def missing_of(self, route: Route) -> str:
+        """Say what keeps a route from being sent; nothing where it can be."""
+        return self.missing[self.routes.index(route)]
+
+    def failing_seconds(self, route: Route) -> float | None:
+        """Tell for how long a route has been failing; None where it does not, or nobody knows."""
+        began = route.failing_since
+        return None if began is None or not route.attempts else max(0.0, self.now - began)
+
+    def next_attempt_seconds(self, route: Route) -> float:
+        """Tell in how many seconds a route is tried next."""
+        seconds = route.wait_seconds
+        return max(0.0, min(route.waited_at + seconds - self.now, seconds))
 
 
 def with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable[Route]:

@@ -43,6 +43,12 @@ def room(at: Path | int) -> int:
     return disk.f_bavail * disk.f_frsize - reserve
 
 
+def free(directory: Path) -> tuple[int, bool]:
+    """Tell how many bytes a disk has left, and whether it is read-only. Raises OSError."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize, bool(found.f_flag & os.ST_RDONLY)
+
+
 def refusal(path: Path) -> OSError | None:
     """Try to write beside a path, and give what the disk says to that; None where it works.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 _KIB: Final = 1024
@@ -43,3 +44,22 @@ def duration_of(seconds: float) -> str:
         if len(parts) == 2:  # noqa: PLR2004 - the two largest
             break
     return " ".join(filter(None, parts))
+
+
+def share_of(part: float, whole: float) -> str:
+    """Give a share as "0.3 %", "12 %", "under 0.1 %"; nothing of nothing."""
+    if not whole:
+        return "0 %"
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:  # noqa: PLR2004 - what one digit says
+        return "under 0.1 %"
+    return f"{percent:.0f} %" if percent >= 10 or not percent else f"{percent:.1f} %"  # noqa: PLR2004 - two digits suffice
+
+
+def clock_of(seconds: float, now: float) -> str:
+    """Give a time in seconds since 1970 as clocks show it here: "14:20:05", "2026-01-31 14:20"."""
+    try:
+        at, today = (datetime.fromtimestamp(one).astimezone() for one in (seconds, now))
+    except (ValueError, OverflowError, OSError):
+        return "a time that is in no calendar"
+    return f"{at:%H:%M:%S}" if at.date() == today.date() else f"{at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,178 @@
+"""The sentences: how a spool and its routes stand, as a person reads it.
+
+Invariant: each is one line without control characters' meaning: whoever prints it escapes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from spool.delivery.causes import Cause
+from spool.delivery.route_state import RouteState
+from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
+
+if TYPE_CHECKING:
+    from spool.report.facts import Facts, Pace
+    from spool.store.records import Route
+
+# 2020 began then: a clock that says less is wrong.
+PLAUSIBLE_AT: Final = 1_577_836_800.0
+# What clocks of several processes may differ.
+_JITTER: Final = 60.0
+_KINDS: Final = {"run": "a sidecar", "drain": "`drain`", "application": "an application"}
+# What makes up what came, and what is beside it.
+_CAME: Final = ("accepted", "imported")
+_BESIDE: Final = ("refused", "in_memory")
+
+
+# The spool
+
+
+def usage(facts: Facts) -> str:
+    """Say where it is, how full it is, and what the disk has left."""
+    share = share_of(facts.used_bytes, facts.max_bytes)
+    return (
+        f"{facts.path}: {size_of(facts.used_bytes)}, {share} of {size_of(facts.max_bytes)}; "
+        f"the disk has {size_of(facts.free_bytes)} left"
+    )
+
+
+def pending(facts: Facts) -> str:
+    """Say what waits, and for how long."""
+    spans = facts.ledger.pending
+    if not spans:
+        return "nothing waits"
+    oldest = min((one.oldest_at for one in facts.routes if one.oldest_at is not None), default=None)
+    age = "" if oldest is None else f", the oldest {since(oldest, facts.now)}"
+    size = size_of(sum(one.pending_bytes for one in facts.routes))
+    return f"{waits(spans)} ({size} before compression){age}"
+
+
+def ledger(facts: Facts, *, is_whole: bool = False) -> str:
+    """Say what became of all spans; with `is_whole` also that nothing became so of any."""
+    counts = {name: getattr(facts.ledger, name) for name in facts.ledger.__slots__}
+    shown = {name: n for name, n in counts.items() if n or is_whole}
+    came = [f"{name} {n:,}" for name, n in shown.items() if name in _CAME]
+    went = [f"{name} {n:,}" for name, n in shown.items() if name not in (*_CAME, *_BESIDE)]
+    beside = [f"{name} {n:,}" for name, n in shown.items() if name in _BESIDE]
+    if not came and not beside:
+        return "nothing has come yet"
+    said = f"{' + '.join(came)} = {' + '.join(went)}" if came else ""
+    return "; beside it ".join(filter(None, (said, ", ".join(beside))))
+
+
+def drains(facts: Facts) -> str:
+    """Say who drains."""
+    return f"pid {facts.pid}" if facts.is_running else "nobody"
+
+
+def pace(found: Pace) -> str:
+    """Say how fast it goes, and when it will be done."""
+    if not found.spans_per_second:
+        return "under way: no request has ended as this was looked at"
+    rate = f"{found.spans_per_second:,.0f} spans a second"
+    if found.seconds_left is None:
+        return f"{rate}; as many come"
+    return f"{rate}; done in about {duration_of(max(1.0, found.seconds_left))}"
+
+
+# A route
+
+
+def state(facts: Facts, route: Route, of: RouteState) -> str:
+    """Say how a route stands, since when, and why."""
+    lasts = facts.failing_seconds(route)
+    ago = "" if lasts is None else f" for {duration_of(lasts)}"
+    if of is RouteState.NO_SECRET:
+        return f"no-secret: {facts.missing_of(route).partition('; ')[0]}"
+    if of is RouteState.HELD:
+        return f"held{ago}: {why(route)}"
+    if of is RouteState.WAITING:
+        return f"waiting{ago}: {why(route)}"
+    if not route.pending_spans:
+        return "ok, nothing waits"
+    return "ok, under way" if facts.is_running else "ok as far as is known, but nobody sends"
+
+
+def why(route: Route) -> str:
+    """Say why requests of a route fail."""
+    cause = Cause.of(route.cause)
+    said = cause.explain(route.last_error)
+    if route.is_held and is_failing_otherwise(route):
+        return f"it was refused, and cannot be asked again: {said}"
+    if route.suspect_to and route.is_held:
+        whose = "the only span that waits" if route.pending_spans == 1 else "every span"
+        if cause in (Cause.TOO_LARGE, Cause.SPANS):
+            said = "is too large" if cause is Cause.TOO_LARGE else "is refused"
+            return f"{whose} {said} ({route.last_error})"
+    if route.suspect_to:
+        return f"some spans fail by themselves: {said}"
+    return said
+
+
+def remedy(route: Route) -> str:
+    """Say what to do about a route that fails."""
+    if route.suspect_to and route.pending_spans == 1:
+        return (
+            "nothing, where others arrive: it is a dead letter when one more is accepted; where "
+            "none arrives correct the host or the headers, or what stands between"
+        )
+    return Cause.of(route.cause).remedy
+
+
+def is_failing_otherwise(route: Route) -> bool:
+    """Say whether a held route's last failure is another one than what it is held for."""
+    return route.is_held and route.waited_at != route.held_at
+
+
+def waiting(facts: Facts, route: Route) -> str:
+    """Say what of a route waits, how old it is, and what fresh spans do meanwhile."""
+    if not route.pending_spans:
+        return ""
+    age = "" if route.oldest_at is None else f", the oldest {since(route.oldest_at, facts.now)}"
+    fresh = ""
+    if route.suspect_to:
+        fresh = "; fresh ones are tried by themselves, and go on where they are taken"
+    elif route.attempts:
+        fresh = "; fresh ones wait as well"
+    return f"{waits(route.pending_spans)} ({size_of(route.pending_bytes)}){age}{fresh}"
+
+
+def attempts(facts: Facts, route: Route, of: RouteState) -> str:
+    """Say when a route is tried next, and when that went well last."""
+    said = []
+    if of in (RouteState.HELD, RouteState.WAITING):
+        left = facts.next_attempt_seconds(route)
+        when = (
+            f"in {duration_of(left)}, at {clock_of(facts.now + left, facts.now)}" if left else "now"
+        )
+        asked = ", as it asked" if Cause.of(route.cause) is Cause.ASKED_TO_WAIT else ""
+        who = "" if facts.is_running else ", once somebody drains"
+        said.append(f"next attempt {when}{asked}{who}")
+        said.append(f"{count_of(route.attempts, 'attempt')} so far")
+    if route.last_success_at is None:
+        said.append("nothing of it was ever delivered")
+    else:
+        ago = duration_of(max(0.0, facts.now - route.last_success_at))
+        said.append(f"last success {ago} ago")
+    return ", ".join(said)
+
+
+# Parts
+
+
+def waits(spans: int) -> str:
+    """Give "1 span waits", "2 spans wait"."""
+    return f"{count_of(spans, 'span')} {'waits' if spans == 1 else 'wait'}"
+
+
+def since(at: float, now: float) -> str:
+    """Give "for 2 h 10 min"; of a time that no clock should have shown, that."""
+    if is_wrong(at, now):
+        return f"of {clock_of(at, now)} (the clock was wrong)"
+    return f"for {duration_of(max(0.0, now - at))}"
+
+
+def is_wrong(at: float, now: float) -> bool:
+    """Say whether a time when something happened is none: long ago, or to come."""
+    return at < PLAUSIBLE_AT or at > now + _JITTER
