@@ -101,3 +101,13 @@ def test_an_experiment_that_is_not_there_holds_its_spans_until_it_is_named_right
     spool("adopt", route["route"])
     spool("drain", "--timeout", "120")
     real.wait_for(["held"])
+
+
+@pytest.mark.parametrize("name", ["phoenix", "mlflow"])
+def test_check_finds_a_receiver_well_that_is_and_it_stores_nothing(
+    name: str, use: Callable[[str], Receiver]
+) -> None:
+    receiver = use(name)
+    before = receiver.names()
+    assert "ok  export " in spool("check").stdout
+    assert receiver.names() == before

@@ -16,8 +16,8 @@ In reading order:
 - `open_spool`: the spool that a command works on. `zero_code`: why there may be none yet.
 - `output`: what all of them print with. `spans`: spans as a person reads them.
 - `choice`: which route, spans or dead letters are meant. `consent`: what is done is said first.
-- `drain`, `run`, `status`, `peek`, `adopt`, `dead`: the commands.
-- `listen`: what `run --listen` serves.
+- `drain`, `run`, `status`, `check`, `peek`, `adopt`, `dead`: the commands.
+- `listen`: what `run --listen` serves. `checks`: what `check` asks.
 
 A new command is a file here with a `@click.command()` of its name that takes the spool from
 `open_spool.existing` and prints with `output.say`, its name in `main`'s list, and its tests in

@@ -12,6 +12,7 @@ import click
 
 from spool.__about__ import __version__
 from spool.commands.adopt import adopt
+from spool.commands.check import check
 from spool.commands.dead import dead
 from spool.commands.drain import drain
 from spool.commands.output import say
@@ -53,5 +54,5 @@ def commands(context: click.Context, path: str | None) -> None:
     context.obj = path
 
 
-for command in (drain, run, status, peek, adopt, dead):
+for command in (drain, run, status, check, peek, adopt, dead):
     commands.add_command(command)

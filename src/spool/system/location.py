@@ -22,7 +22,7 @@ from spool.system import disk, spool_files
 
 # SQLite's WAL needs shared memory between the processes, which these cannot give
 # (https://www.sqlite.org/wal.html, "Disadvantages").
-_NETWORK_FILESYSTEMS: Final = frozenset(
+NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph"}
 )
 
@@ -36,12 +36,16 @@ def prepare(path: Path) -> None:
         check(path)
     except OSError as error:
         raise disk.unusable(path, error) from error
-    kind = _filesystem(path.parent)
-    if kind in _NETWORK_FILESYSTEMS:
-        raise SpoolFileError(
-            f"{path}: it lies on {kind}, where SQLite's WAL does not work; "
-            "set SPOOL_PATH to a file on a local disk"
-        )
+    if (kind := filesystem(path.parent)) in NETWORK_FILESYSTEMS:
+        raise on_a_network(path, kind)
+
+
+def on_a_network(path: Path, kind: str) -> SpoolFileError:
+    """Give the error of a path on a filesystem of this kind."""
+    return SpoolFileError(
+        f"{path}: it lies on {kind}, where SQLite's WAL does not work; "
+        "set SPOOL_PATH to a file on a local disk"
+    )
 
 
 def check(path: Path) -> os.stat_result | None:
@@ -117,7 +121,7 @@ def _hand_over(directory: Path, parent: os.stat_result) -> None:
         os.close(fd)
 
 
-def _filesystem(directory: Path) -> str:
+def filesystem(directory: Path) -> str:
     """Name the type of the filesystem (proc(5), mountinfo); empty where that is not to be had."""
     device = os.stat(directory).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"

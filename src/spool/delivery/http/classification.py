@@ -62,7 +62,8 @@ class Outcome:
     `retry_after` is what the server asked for, in seconds. `is_timeout`: the deadline ended it.
     `is_unanswered`: it or the network did, and nothing was heard of the receiver. `is_too_large`:
     the server says so. `is_damage`: it was not sent, its spans cannot be read. `status` is that of
-    the answer, 0 where there was none; then `exception` is what was raised, by its class.
+    the answer, 0 where there was none, then `exception` is what was raised, by its class; `date` is
+    the server's, as it says it.
     """
 
     verdict: Verdict
@@ -75,6 +76,7 @@ class Outcome:
     is_too_large: bool = False
     is_damage: bool = False
     status: int = field(default=0, compare=False)
+    date: str = field(default="", compare=False)
     exception: str = field(default="", compare=False)
 
     @property

@@ -14,6 +14,7 @@ import ssl
 import struct
 import time
 import urllib.parse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http import tls
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 # Node, which Langfuse runs on, closes a connection that was idle for 5 s.
 _LONGEST_IDLE: Final = 4.0
 _PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end: an address, and with TLS its version and its certificate's end.
+
+    `expires_at` is in seconds since 1970.
+    """
+
+    address: str
+    protocol: str = ""
+    expires_at: float = 0.0
 
 
 class _Response(http.client.HTTPResponse):
@@ -91,6 +104,10 @@ class Connection(http.client.HTTPConnection):
                 self.sock = _Socket(secure, self)
         self.deadline.step = Step.SEND
 
+    def peer(self) -> Peer:
+        """Say whom it is connected to, which may be a proxy. Raises OSError."""
+        return self.sock.peer() if isinstance(self.sock, _Socket) else Peer("")
+
     def keep(self) -> None:
         """Remember when the connection was used last."""
         self._used_at = time.monotonic()
@@ -123,6 +140,15 @@ class _Socket:
     def recv_into(self, buffer: WriteableBuffer) -> int:
         self._sock.settimeout(self._connection.deadline.left())
         return self._sock.recv_into(buffer)
+
+    def peer(self) -> Peer:
+        host, port, *_ = self._sock.getpeername()
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return Peer(address)
+        ends = str((self._sock.getpeercert() or {}).get("notAfter", ""))
+        expires_at = ssl.cert_time_to_seconds(ends) if ends else 0.0
+        return Peer(address, self._sock.version() or "", expires_at)
 
     def has_input(self) -> bool:
         """Whether there is something to read: on an idle connection, that it was closed."""

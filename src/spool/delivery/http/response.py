@@ -80,14 +80,15 @@ class Response:
         value = self.headers.get("retry-after", "").strip()
         if value.isdecimal():
             return min(float(value), _LONGEST_RETRY_AFTER)
-        until = _date(value)
+        until = read_date(value)
         if until is None:
             return None
-        now = _date(self.headers.get("date", "")) or datetime.now(timezone.utc)
+        now = read_date(self.headers.get("date", "")) or datetime.now(timezone.utc)
         return min(max(0.0, (until - now).total_seconds()), _LONGEST_RETRY_AFTER)
 
 
-def _date(text: str) -> datetime | None:
+def read_date(text: str) -> datetime | None:
+    """Read a date as HTTP has it; None for what is none."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         date = email.utils.parsedate_to_datetime(text)
         return date if date.tzinfo else date.replace(tzinfo=timezone.utc)

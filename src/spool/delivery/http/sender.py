@@ -67,7 +67,8 @@ class Sender:
             )
         else:
             outcome = classify(response, is_strict=self.target.public_key is not None)
-            outcome = replace(outcome, status=response.status)
+            date = response.headers.get("date", "")
+            outcome = replace(outcome, status=response.status, date=date)
             if outcome.is_delivered:
                 self.encoding.accept()
         reason = presentable(outcome.reason, self.target, self._settings.proxies)

@@ -1,0 +1,114 @@
+"""`check`: everything that must be right for spans to arrive, a line each, and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from spool.commands.checks import (
+    acceptance,
+    configuration,
+    draining,
+    place,
+    secrets,
+    surroundings,
+)
+from spool.commands.checks.finding import Finding
+from spool.commands.checks.reach import reach
+from spool.commands.output import say
+from spool.delivery.client import Client
+from spool.delivery.routes import Routes
+from spool.errors import SpoolError
+from spool.store.store import Store
+from spool.system.words import count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from spool.errors import SettingsError
+    from spool.settings.settings import Settings
+    from spool.settings.target import Target
+    from spool.store.records import Route
+
+_SALVAGE: Final = "the next program that writes salvages it; see to the disk"
+_NOT_TRIED: Final = "no receiver is asked while the settings are wrong"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_obj
+def check(path: str | None, *, as_json: bool) -> None:
+    """Check settings, file, disk, drainer, network, keys, clock and LiteLLM; change nothing.
+
+    A receiver is sent an export without spans, which it answers and does not store. Exits with 1 if
+    something is wrong, with 2 if the settings are.
+    """
+    settings, errors = configuration.read(os.environ, path)
+    findings: list[Finding] = []
+    for finding in _findings(settings, path, errors):
+        findings.append(finding)
+        if not as_json:  # at once: the network may take its time
+            say(str(finding))
+    wrong = sum(finding.is_well is False for finding in findings)
+    if as_json:
+        checks = [finding.as_json() for finding in findings]
+        click.echo(json.dumps({"ok": not wrong, "checks": checks}, indent=2))
+    else:
+        say(f"{count_of(wrong, 'thing')} to see to, marked with !" if wrong else "all is well")
+    if wrong:
+        sys.exit(2 if errors else 1)
+
+
+def _findings(
+    settings: Settings | None, path: str | None, errors: list[SettingsError]
+) -> Iterator[Finding]:
+    yield from configuration.describe(os.environ, path, errors)
+    if settings is not None:
+        store = Store(settings.path, settings.durability)
+        try:
+            yield from place.examine(settings)
+            yield from _of_the_spool(settings, store, is_sound=not errors)
+        finally:
+            store.close()
+    yield from surroundings.look_around(os.environ)
+
+
+def _of_the_spool(settings: Settings, store: Store, *, is_sound: bool) -> Iterator[Finding]:
+    """Say what the spool says, whose secrets are known here, and what their receivers answer."""
+    known: list[Route] = []
+    try:
+        if store.exists():
+            known = store.routes()
+            yield from draining.who_drains(store)
+    except SpoolError as error:
+        yield Finding.of_error("spool", error, _SALVAGE)
+    if not is_sound:
+        yield Finding("export", _NOT_TRIED, is_well=None)
+        return
+    client = Client(settings, time.time)
+    routes = Routes(store, settings, client, time.time)
+    if settings.target is not None:
+        routes.add(settings.target)
+    targets, findings = secrets.known_targets(settings, routes, known)
+    yield from findings
+    yield from _ask(targets, settings, client)
+
+
+def _ask(targets: Iterable[Target], settings: Settings, client: Client) -> Iterator[Finding]:
+    """Say what receivers answer; one that cannot be reached is asked for no further route."""
+    seen: dict[str, bool] = {}
+    for target in targets:
+        if target.endpoint not in seen:
+            way = list(reach(target.endpoint, settings))
+            yield from way
+            seen[target.endpoint] = all(finding.is_well for finding in way)
+        if seen[target.endpoint]:
+            findings, seen[target.endpoint] = acceptance.ask(target, client)
+            yield from findings
+        else:
+            yield Finding("export", f"{target.route} is not tried: see above", is_well=None)
