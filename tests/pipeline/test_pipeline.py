@@ -205,7 +205,7 @@ def test_a_forked_child_does_not_count_what_its_parent_has_refused(
     writer: SpoolSpanExporter, path: Path
 ) -> None:
     writer.export([span("a")])
-    writer._pipeline.store._refused = 5
+    writer._pipeline.store.refuse(5)
     pid = os.fork()
     if pid == 0:
         writer.export([span("b")])

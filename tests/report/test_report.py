@@ -35,7 +35,8 @@ def report(*routes: Route, trouble: Trouble | None = None) -> Report:
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
         routes=routes, states=(RouteState.OK,) * len(routes), missing=("",) * len(routes),
         trouble=trouble or Trouble(None, None, None),
-        used_bytes=0, free_bytes=1 << 40, disk="ok", strangers=(), unreadable=(), now=NOW,
+        refused_by="", used_bytes=0, free_bytes=1 << 40, disk="ok",
+        strangers=(), unreadable=(), now=NOW,
     )  # fmt: skip
 
 

@@ -462,7 +462,7 @@ SABOTAGES = [
     Sabotage(
         "what is refused after the end is not counted",
         "pipeline/pipeline.py",
-        "        self.store.refuse(spans)\n        if not self._users:\n",
+        "        self.store.refuse(spans, reason)\n        if not self._users:\n",
         "        if not self._users:\n",
         "pipeline/test_pipeline.py",
     ),

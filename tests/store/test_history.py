@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spans import batch
-from spool.errors import SpoolUnavailableError
+from spool.errors import SettingsError, SpoolFullError, SpoolUnavailableError
 from spool.store import dead_letters, eviction, history, ingest, operations, route_waits
 from spool.store.history import HOUR, MOST_EVENTS, MOST_HOURS, Event, Hour, Kind
 from spool.store.store import Store
@@ -132,12 +132,18 @@ def test_an_adoption_is_told_with_the_new_route(filled: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_full", "words"), [(True, "SPOOL_MAX_BYTES was reached"), (False, "the disk took nothing")]
+    ("reason", "words"),
+    [
+        (SpoolFullError("spool.db: it is as large as …"), "SPOOL_MAX_BYTES was reached"),
+        (SpoolUnavailableError("spool.db: no room"), "the disk took nothing"),
+        (SettingsError("LANGFUSE_HOST must be a URL"), "LANGFUSE_HOST must be a URL"),
+        (KeyError("a"), "they cannot be encoded"),
+        ("the exporter is shut down", "the exporter is shut down"),
+    ],
 )
-def test_refusals_are_told_and_why(store: Store, words: str, *, is_full: bool) -> None:
-    store.is_full = is_full
+def test_refusals_are_told_and_why(store: Store, reason: object, words: str) -> None:
     for now in (10.0, 20.0):
-        store.refuse(3)
+        store.refuse(3, reason)
         store.count_refused(now)
     (event,) = told(store)
     assert (event.kind, event.spans, event.times, event.words) == ("refused", 6, 2, words)

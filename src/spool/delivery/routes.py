@@ -107,6 +107,9 @@ class Routes:
             self._warnings.warn("routes wait for their secrets", f"{route.name}: {error}")
             return None, str(error)
         adopt = f"`python -m spool adopt {route.name}`"
+        if route.public_key is None:
+            here = f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={route.endpoint} and its headers"
+            return None, f"nobody here is set to send there; run a drainer with {here}, or {adopt}"
         return None, f"its secret is not known here; run a drainer with its keys, or {adopt}"
 
     # When

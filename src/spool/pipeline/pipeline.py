@@ -211,7 +211,7 @@ class Pipeline:
         """
         self._notice_fork()
         observed.refuse(self.store, spans, reason)
-        self.store.refuse(spans)
+        self.store.refuse(spans, reason)
         if not self._users:
             late.add(self)
         if self._is_ended and time.monotonic() - self._counted_at > _COUNT_SECONDS:

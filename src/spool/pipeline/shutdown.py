@@ -83,7 +83,7 @@ class Shutdown:
                     self._send_last()
             if lost := self._overflow.unsent_spans:
                 logger.error("langfuse-spool: %d spans are lost: %s", lost, error)
-                self._store.refuse(lost)
+                self._store.refuse(lost, error)
                 observed.refuse(self._store, lost, error)
             with contextlib.suppress(SpoolError):  # it has been said
                 self._maintenance.write_down(BRIEFLY)

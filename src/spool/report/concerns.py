@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.delivery.route_state import RouteState
 from spool.report import sentences
+from spool.store import history
 from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 MAX_AGE: Final = 3600.0
 # So long it is a concern that spans were evicted, refused or damaged; the ledger tells it for ever.
 _A_DAY: Final = 86400.0
-# So much of the limit is all of it, but for what is under way.
-_FULL: Final = 0.9
 # So many files are named.
 _FEW: Final = 3
 
@@ -118,15 +117,13 @@ def _of_losses(facts: Facts) -> Iterator[Concern]:
 
 
 def _why_refused(facts: Facts) -> tuple[str, str]:
-    """Tell what refuses spans, by what can be seen now, and what to do."""
-    if facts.disk != "ok":
-        return _disk_words(facts.disk), "make room there"
-    if facts.used_bytes >= _FULL * facts.max_bytes:
+    """Tell what refused spans last, and what to do."""
+    if facts.refused_by == history.LIMIT_OF_SIZE:
         return _fullness(facts), "end the outage, or raise SPOOL_MAX_BYTES"
-    return (
-        "limit and disk have room now; a call's own keys or host may be wrong",
-        "read the warnings in the programs' logs, they name the reason",
-    )
+    if facts.refused_by == history.BY_DISK:
+        return "disk and memory were full", f"make room at {facts.path.parent}"
+    said = facts.refused_by or "the programs' logs say why"
+    return said, "correct that in the program that makes these spans; its log names them"
 
 
 def _fullness(facts: Facts) -> str:

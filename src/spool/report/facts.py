@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from spool.delivery.route_state import RouteState
 from spool.journal.identity import Identity
-from spool.store import drainer_presence
+from spool.store import drainer_presence, history
 from spool.store.journal_chunks import inbound_bytes
 from spool.store.records import Route
 from spool.system import disk, spool_files
@@ -49,6 +49,7 @@ class Facts:
     states: tuple[RouteState, ...]
     missing: tuple[str, ...]
     trouble: Trouble
+    refused_by: str
     used_bytes: int
     free_bytes: int
     disk: DiskState
@@ -81,6 +82,7 @@ class Facts:
             ),
             missing=missing,
             trouble=store.last_trouble(),
+            refused_by=_refused_by(store, now),
             used_bytes=store.database.live_bytes() + inbound_bytes(store.database),
             free_bytes=free,
             disk=state,
@@ -139,6 +141,13 @@ def with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable[
             oldest_at=min(oldest_at, frame.created_at),
         )
     return by_name.values()
+
+
+def _refused_by(store: Store, now: float) -> str:
+    """Say why spans were refused last, within a day; nothing where no history tells it."""
+    with store.database.reading() as connection:
+        found = history.events(connection, now - 86400)
+    return next((one.words for one in reversed(found) if one.kind == history.Kind.REFUSED), "")
 
 
 def _age(route: Route, now: float) -> float | None:

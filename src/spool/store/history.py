@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from spool.errors import SpoolBusyError, SpoolError, SpoolFileError, SpoolFullError
 from spool.store import sql
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _DAY: Final = 86400.0
 LIMIT_OF_SIZE: Final = "SPOOL_MAX_BYTES was reached"
 LIMIT_OF_AGE: Final = "older than SPOOL_MAX_AGE_SECONDS"
 
+BY_DISK: Final = "the disk took nothing"
 BY_APPLICATION: Final = "an application"
 BY_RUN: Final = "python -m spool run"
 BY_HAND: Final = "python -m spool drain"
@@ -160,11 +162,21 @@ def note(  # noqa: PLR0913, PLR0917 - each says something else of what happened
     _begin(connection, kind, route, now, spans, words, end_at=now)
 
 
-def refuse(connection: sqlite3.Connection, spans: int, now: float, *, is_full: bool) -> None:
-    """Count spans that were not accepted: the spool `is_full`, else it is the disk."""
+def refuse(connection: sqlite3.Connection, spans: int, now: float, why: str) -> None:
+    """Count spans that were not accepted."""
     connection.execute(sql.REFUSED, (spans, now))
-    why = LIMIT_OF_SIZE if is_full else "the disk took nothing"
     note(connection, Kind.REFUSED, "", spans, now, why)
+
+
+def why_refused(reason: object) -> str:
+    """Say in words that recur why spans are not accepted; `reason` is an error, or words."""
+    if isinstance(reason, SpoolFullError):
+        return LIMIT_OF_SIZE
+    if isinstance(reason, SpoolFileError | SpoolBusyError):
+        return BY_DISK
+    if isinstance(reason, Exception) and not isinstance(reason, SpoolError):
+        return "they cannot be encoded"
+    return str(reason)
 
 
 def _begin(  # noqa: PLR0913, PLR0917 - the columns

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -70,7 +71,7 @@ class Store:
         self.is_full = False
         self.is_cramped = False
         self.unreadable: dict[Path, str] = {}
-        self._refused = 0
+        self._refused: Counter[str] = Counter()
 
     def exists(self) -> bool:
         """Say whether there is a spool; an empty file is none yet."""
@@ -117,14 +118,14 @@ class Store:
         with self.database.writing(patience) as connection:
             connection.execute(sql.REGISTER, Identity.of(target))
 
-    def refuse(self, spans: int) -> None:
-        """Remember to count spans that could not be appended; see `count_refused`."""
-        self._refused += spans
+    def refuse(self, spans: int, reason: object = history.BY_DISK) -> None:
+        """Remember to count spans that were refused, by an error or words; see `count_refused`."""
+        self._refused[history.why_refused(reason)] += spans
         self.database.written.set()
 
     def forget_refused(self) -> None:
         """Leave that count to another process: the one that this one was forked from."""
-        self._refused = 0
+        self._refused = Counter()
 
     def _check_room(self) -> None:
         if self.is_cramped:
@@ -157,8 +158,8 @@ class Store:
         if not self._refused:
             return
         with self.database.transaction(patience) as connection:
-            counted = self._refused
-            history.refuse(connection, counted, now, is_full=self.is_full)
+            for why, spans in (counted := self._refused.copy()).items():
+                history.refuse(connection, spans, now, why)
         self._refused -= counted
 
     # Writing: the drainer
@@ -271,10 +272,7 @@ class Store:
         return self.probe_lock if route.is_troubled else self.drain_lock
 
     def waiting(self) -> list[Route]:
-        """Give the routes with something pending, in the order of their first use.
-
-        Not since when: so it costs little, however many there are.
-        """
+        """Give the routes with something pending, not since when: so it costs little."""
         return self._routes(sql.WAITING)
 
     def routes(self) -> list[Route]:
