@@ -72,7 +72,7 @@ def test_a_spool_where_all_is_well_says_so_first(
 ) -> None:
     store.open()
     said = read(page_of(report_of(store, settings, NOW), hours, [])).said
-    assert said.index("All is well") < said.index("No span has come yet.") < said.index("Routes")
+    assert said.index("All is well") < said.index("Nothing waits.") < said.index("Routes")
     assert "Nothing out of the ordinary" in said
 
 

@@ -56,7 +56,7 @@ def test_a_report_is_told_in_full(store: Store, settings: Settings) -> None:
     ]:
         assert found[f"langfuse_spool_{name}", labels] == value, name
     assert found["langfuse_spool_pending_bytes", of_route] > 100
-    assert found["langfuse_spool_size_bytes", ()] > 1000
+    assert found["langfuse_spool_used_bytes", ()] > 1000
     assert found["langfuse_spool_disk_free_bytes", ()] > 0
     assert ("langfuse_spool_last_success_timestamp_seconds", of_route) not in found, "never"
     assert all(name.startswith("langfuse_spool_") for name, _ in found)

@@ -13,19 +13,19 @@ import base64
 import hashlib
 import importlib.resources
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Final
 
 from spool.__about__ import __version__
 from spool.delivery.route_state import RouteState
-from spool.report import chart
+from spool.report import chart, sentences
 from spool.system.redaction import printable
-from spool.system.words import count_of, duration_of, size_of
+from spool.system.words import duration_of, share_of, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from spool.report.chart import Hour
     from spool.report.concerns import Concern
@@ -43,7 +43,6 @@ _ICON: Final = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E"
     "%3Ccircle cx='4' cy='4' r='3' fill='%23{colour}'/%3E%3C/svg%3E"
 )
-_DAY: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,36 +103,11 @@ def _top(report: Report, title: str, concerns: Sequence[Concern]) -> str:
     where = f"langfuse-spool · <code>{_text(str(report.path))}</code>"
     return (
         f'<header>\n<p class="where soft">{where}</p>\n<h1>{title}</h1>\n'
-        f'<p class="lede">{_text(" ".join(_lede(report)))}</p>\n'
+        f'<p class="lede">{_text(_sentence(sentences.pending(report)))} '
+        f"Drained by {_text(sentences.drains(report))}.</p>\n"
         + (f'<ol class="concerns">{listed}</ol>\n' if concerns else "")
         + "</header>"
     )
-
-
-def _lede(report: Report) -> Iterator[str]:
-    ledger = report.ledger
-    if not ledger.accepted and not ledger.imported:
-        yield "No span has come yet."
-    elif not ledger.pending:
-        yield (
-            "Nothing waits: all that came was delivered."
-            if _is_all_delivered(report)
-            else ("Nothing waits.")
-        )
-    else:
-        waits = "waits" if ledger.pending == 1 else "wait"
-        size = size_of(sum(route.pending_bytes for route in report.routes))
-        oldest = report.oldest_seconds
-        since = "" if oldest is None else f", the oldest for {duration_of(oldest)}"
-        yield f"{count_of(ledger.pending, 'span')} {waits} ({size}{since})."
-    if report.is_running:
-        yield "A drainer sends what comes" + (f" (pid {report.pid})." if report.pid else ".")
-    else:
-        yield "No process drains at the moment."
-
-
-def _is_all_delivered(report: Report) -> bool:
-    return report.ledger.delivered == report.ledger.accepted + report.ledger.imported
 
 
 # The figures
@@ -141,25 +115,22 @@ def _is_all_delivered(report: Report) -> bool:
 
 def _figures(report: Report, hours: Sequence[Hour]) -> str:
     ledger = report.ledger
-    share = report.file_bytes / report.max_bytes if report.max_bytes else 0.0
-    last = max((r.last_success_at for r in report.routes if r.last_success_at), default=None)
     of_day = sum(bar.delivered for bar in chart.bars_of(chart.PERIODS[0], hours, report.now))
-    return (
-        '<dl class="figures">'
-        + _figure("Waiting", f"{ledger.pending:,}", "spans")
-        + _figure("Delivered", f"{of_day:,}", f"in the last day, {ledger.delivered:,} ever")
-        + _figure(
-            "Last delivery",
-            "never" if last is None else duration_of(max(0.0, report.now - last)),
-            "" if last is None else "ago",
-        )
-        + _figure("Disk", size_of(report.file_bytes), f"{share:.0%} of {size_of(report.max_bytes)}")
-        + "</dl>"
+    last = max((r.last_success_at for r in report.routes if r.last_success_at), default=None)
+    ago = "never" if last is None else duration_of(max(0.0, report.now - last))
+    share = share_of(report.used_bytes, report.max_bytes)
+    free = f"{share} of the limit, the disk has {size_of(report.free_bytes)} left"
+    figures = (
+        ("Waiting", f"{ledger.pending:,}", "span" if ledger.pending == 1 else "spans"),
+        ("Delivered in a day", f"{of_day:,}", f"{ledger.delivered:,} ever"),
+        ("Last delivery", ago, "" if last is None else "ago"),
+        ("On disk", size_of(report.used_bytes), free),
     )
-
-
-def _figure(name: str, value: str, more: str) -> str:
-    return f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>"
+    shown = (
+        f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>"
+        for name, value, more in figures
+    )
+    return f'<dl class="figures">{"".join(shown)}</dl>'
 
 
 # The routes
@@ -168,29 +139,24 @@ def _figure(name: str, value: str, more: str) -> str:
 def _routes(report: Report) -> str:
     if not report.routes:
         return '<p class="soft">None yet: the first span makes one.</p>'
-    routes = zip(report.routes, report.states, report.missing, strict=True)
+    routes = zip(report.routes, report.states, strict=True)
     return f'<ul class="routes">{"".join(_route(report, *one) for one in routes)}</ul>'
 
 
-def _route(report: Report, route: Route, state: RouteState, missing: str) -> str:
+def _route(report: Report, route: Route, state: RouteState) -> str:
     mark = "state" if state is RouteState.OK else "state bad"
-    said = " ".join(_route_words(report, route, state, missing))
+    remedy = sentences.remedy(route) if state is RouteState.WAITING else ""
+    said = (
+        sentences.state(report, route, state),
+        remedy,
+        sentences.waiting(report, route),
+        sentences.attempts(report, route, state),
+    )
+    lines = "".join(f"<p>{_text(_sentence(one))}</p>" for one in said if one)
     return (
         f'<li><h3>{_text(route.name)} <span class="{mark}">{state.value}</span></h3>'
-        f'<p class="soft">{_text(route.endpoint)}</p><p>{_text(said)}</p></li>'
+        f'<p class="soft">{_text(route.endpoint)}</p>{lines}</li>'
     )
-
-
-def _route_words(report: Report, route: Route, state: RouteState, missing: str) -> Iterator[str]:
-    if route.pending_spans:
-        verb = "waits" if route.pending_spans == 1 else "wait"
-        yield f"{count_of(route.pending_spans, 'span')} {verb}."
-    if state is RouteState.NO_SECRET:
-        yield _sentence(missing)
-    elif state is not RouteState.OK:
-        yield _sentence(route.last_error)
-    if route.last_success_at is not None:
-        yield f"Last delivery {duration_of(max(0.0, report.now - route.last_success_at))} ago."
 
 
 # The charts
@@ -256,14 +222,9 @@ def _foot(report: Report, note: str) -> str:
     now = _local(report.now)
     said = f"As of {_time(now)}; times are local, {now:UTC%z}."
     return (
-        f"<footer><p>{said} {_text(note)}</p><p>{_ledger(report)}</p>"
+        f"<footer><p>{said} {_text(note)}</p><p>In spans: {_text(sentences.ledger(report))}.</p>"
         f"<p>langfuse-spool {__version__}</p></footer>"
     )
-
-
-def _ledger(report: Report) -> str:
-    counts = [f"{name.replace('_', ' ')} {n:,}" for name, n in asdict(report.ledger).items() if n]
-    return "Ledger, in spans: " + (", ".join(counts) or "nothing yet") + "."
 
 
 def _local(at: float) -> datetime:

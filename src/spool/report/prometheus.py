@@ -14,8 +14,8 @@
 | route_failed_attempts | gauge | route | requests that failed since the last delivery |
 | accepted_spans_total, and as many as the ledger has that only grow | counter | | the ledger |
 | dead_letter_spans, in_memory_spans | gauge | | what is there now |
-| size_bytes, limit_bytes | gauge | | the file; `SPOOL_MAX_BYTES` |
-| disk_free_bytes | gauge | | what the disk has left for spans |
+| used_bytes, limit_bytes | gauge | | live data, as the limit counts it; `SPOOL_MAX_BYTES` |
+| file_bytes, disk_free_bytes | gauge | | the file with its WAL; what the disk has left |
 
 The names are public. prometheus_client writes them, with what has to be escaped: an extra.
 """
@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Final
 from spool.__about__ import __version__
 from spool.delivery.route_state import RouteState
 from spool.errors import SettingsError
-from spool.system import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -132,10 +131,10 @@ def _ledger(report: Report) -> Iterator[Metric]:
 
 
 def _file(report: Report) -> Iterator[Metric]:
-    yield _gauge("size_bytes", "The size of the spool's files.", report.file_bytes)
+    yield _gauge("used_bytes", "Live data, as the limit counts it.", report.used_bytes)
     yield _gauge("limit_bytes", "SPOOL_MAX_BYTES.", report.max_bytes)
-    free = max(0, disk.room(report.path.parent))
-    yield _gauge("disk_free_bytes", "What the disk has left for spans.", free)
+    yield _gauge("file_bytes", "The size of the file and its WAL.", report.file_bytes)
+    yield _gauge("disk_free_bytes", "What the disk has left.", report.free_bytes)
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:
