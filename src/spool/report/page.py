@@ -144,18 +144,17 @@ def _routes(report: Report) -> str:
 
 
 def _route(report: Report, route: Route, state: RouteState) -> str:
-    mark = "state" if state is RouteState.OK else "state bad"
+    mark = "" if state is RouteState.OK else ' class="bad"'
     remedy = sentences.remedy(route) if state is RouteState.WAITING else ""
     said = (
-        sentences.state(report, route, state),
         remedy,
         sentences.waiting(report, route),
         sentences.attempts(report, route, state),
     )
     lines = "".join(f"<p>{_text(_sentence(one))}</p>" for one in said if one)
     return (
-        f'<li><h3>{_text(route.name)} <span class="{mark}">{state.value}</span></h3>'
-        f'<p class="soft">{_text(route.endpoint)}</p>{lines}</li>'
+        f'<li><h3>{_text(route.name)}</h3><p class="soft">{_text(route.endpoint)}</p>'
+        f"<p{mark}>{_text(_sentence(sentences.state(report, route, state)))}</p>{lines}</li>"
     )
 
 
@@ -201,14 +200,12 @@ def _bad(one: Happening) -> str:
 
 
 def _when(one: Happening, now: float) -> str:
-    begin = _local(one.begin_at)
     if one.end_at is None:
-        return f"{_time(begin)}, for {duration_of(max(0.0, now - one.begin_at))} now"
-    end = _local(one.end_at)
-    if one.end_at - one.begin_at < 1:
-        return _time(begin)
-    until = _time(end, f"{end:%H:%M}" if end.date() == begin.date() else "")
-    return f"{_time(begin)} to {until} ({duration_of(one.end_at - one.begin_at)})"
+        return f"{_time(one.begin_at)}, {_text(sentences.since(one.begin_at, now))}"
+    lasted = one.end_at - one.begin_at
+    if lasted < 1:
+        return _time(one.begin_at)
+    return f"{_time(one.begin_at)}, for {duration_of(lasted)}"
 
 
 # The rest
@@ -219,21 +216,20 @@ def _section(heading: str, content: str) -> str:
 
 
 def _foot(report: Report, note: str) -> str:
-    now = _local(report.now)
-    said = f"As of {_time(now)}; times are local, {now:UTC%z}."
+    said = f"As of {_time(report.now)}; all times are local."
     return (
         f"<footer><p>{said} {_text(note)}</p><p>In spans: {_text(sentences.ledger(report))}.</p>"
         f"<p>langfuse-spool {__version__}</p></footer>"
     )
 
 
-def _local(at: float) -> datetime:
-    return datetime.fromtimestamp(at).astimezone()
-
-
-def _time(at: datetime, words: str = "") -> str:
-    shown = words or f"{at:%a} {at.day} {at:%b}, {at:%H:%M}"
-    return f'<time datetime="{at.isoformat(timespec="seconds")}">{shown}</time>'
+def _time(at: float) -> str:
+    try:
+        local = datetime.fromtimestamp(at).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return "At a time that is in no calendar"
+    shown = f"{local:%a} {local.day} {local:%b}, {local:%H:%M}"
+    return f'<time datetime="{local.isoformat(timespec="seconds")}">{shown}</time>'
 
 
 def _sentence(words: str) -> str:
