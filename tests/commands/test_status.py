@@ -114,3 +114,14 @@ def test_status_needs_no_credentials(filled: Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("LANGFUSE_PUBLIC_KEY")
     monkeypatch.delenv("LANGFUSE_SECRET_KEY")
     assert "pending  10 spans wait" in spool("status", code=1).stdout
+
+
+def test_status_tells_prometheus_what_it_knows(filled: Store) -> None:
+    said = spool("status", "--prometheus", code=1).stdout
+    assert "\nlangfuse_spool_ok 0.0\n" in said
+    assert '\nlangfuse_spool_pending_spans{route="pk-lf-test"} 10.0\n' in said
+    assert said.endswith("\n"), "as the textfile collector wants it"
+
+
+def test_status_tells_prometheus_of_a_spool_that_is_not_there(path: Path) -> None:
+    assert "\nlangfuse_spool_exists 0.0\n" in spool("status", "--prometheus", code=2).stdout

@@ -9,6 +9,7 @@ from reports import report_of
 from spans import batch
 from spool.errors import SettingsError
 from spool.report import prometheus
+from spool.report.report import Report
 from spool.settings.settings import Settings
 from spool.store.store import Store
 
@@ -18,6 +19,10 @@ pytestmark = pytest.mark.once
 NOW = 1_700_000_000.0
 HOSTILE = 'pk-lf-"\\n\\"}\n# TYPE x counter\n\x1b[31m'
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def text_of(report: Report) -> str:
+    return prometheus.text_of(report, report.concerns())
 
 
 def samples_of(text: str) -> Samples:
@@ -37,7 +42,7 @@ def test_a_report_is_told_in_full(store: Store, settings: Settings) -> None:
     target = settings.require_target()
     store.append(target, batch("a", "b"), NOW - 60)
     store.append(target, batch("c"), NOW - 30)
-    found = samples_of(prometheus.text_of(report_of(store, settings, NOW)))
+    found = samples_of(text_of(report_of(store, settings, NOW)))
     of_route = (("route", target.route),)
     for name, labels, value in [
         ("exists", (), 1),
@@ -68,7 +73,7 @@ def test_the_ledger_is_told_in_full(store: Store, settings: Settings) -> None:
     ledger = replace(report.ledger, **{
         name: number for number, name in enumerate(report.ledger.__slots__, 1)
     })  # fmt: skip
-    found = samples_of(prometheus.text_of(replace(report, ledger=ledger)))
+    found = samples_of(text_of(replace(report, ledger=ledger)))
     values = {value for (name, _), value in found.items() if "_spans" in name}
     assert values == {*range(1, 12)} - {ledger.pending}, "what waits is told by route"
 
@@ -78,15 +83,15 @@ def test_what_others_have_named_breaks_no_line(store: Store, settings: Settings)
     report = report_of(store, settings, NOW)
     (route,) = report.routes
     hostile = replace(report, routes=(replace(route, name=HOSTILE),))
-    found = samples_of(prometheus.text_of(hostile))
+    found = samples_of(text_of(hostile))
     assert found["langfuse_spool_pending_spans", (("route", HOSTILE),)] == 1
 
 
 def test_where_there_is_no_spool_only_that_is_told() -> None:
-    assert samples_of(prometheus.text_of(None)) == {("langfuse_spool_exists", ()): 0}
+    assert samples_of(prometheus.text_of(None, [])) == {("langfuse_spool_exists", ()): 0}
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(SettingsError, match="pip install prometheus_client"):
-        prometheus.text_of(None)
+        prometheus.text_of(None, [])

@@ -18,7 +18,7 @@ from spool.commands.open_spool import OpenSpool, existing
 from spool.commands.output import say
 from spool.commands.zero_code import what_is_missing
 from spool.delivery.route_state import RouteState
-from spool.report import concerns, sentences
+from spool.report import concerns, prometheus, sentences
 from spool.report.concerns import Concern
 from spool.report.report import Report, none_json
 from spool.settings.settings import Settings
@@ -53,7 +53,13 @@ class _Look:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the state as JSON.")
+@click.option("--json", "shape", flag_value="json", help="Print the state as JSON.")
+@click.option(
+    "--prometheus",
+    "shape",
+    flag_value="prometheus",
+    help="Print it as Prometheus' textfile collector reads it.",
+)
 @click.option("-w", "--watch", is_flag=True, help="Look again every 2 s, until Ctrl-C.")
 @click.option("-v", "--verbose", is_flag=True, help="All of the ledger, and all routes.")
 @click.option(
@@ -64,24 +70,28 @@ class _Look:
     help="The age in seconds from which a waiting span is a concern (3600).",
 )
 @click.pass_obj
-def status(path: str | None, max_age: float, *, as_json: bool, watch: bool, verbose: bool) -> None:
+def status(
+    path: str | None, max_age: float, shape: str | None, *, watch: bool, verbose: bool
+) -> None:
     """Show what waits, why, until when, and what to do.
 
     Exits with 1 if a person should look: lines with `!` say why.
     """
     with existing(path) as spool:
         if spool is None:
-            if as_json:
+            if shape == "json":
                 click.echo(json.dumps(_none(path), indent=2))
+            if shape == "prometheus":
+                click.echo(prometheus.text_of(None, []), nl=False)
             return
         look = _look(spool, max_age)
-        _show(look, as_json=as_json, verbose=verbose)
+        _show(look, shape, verbose=verbose)
         try:
             while watch:
                 time.sleep(_WATCH)
                 look = _look(spool, max_age, look.report)
-                _clear(as_json=as_json)
-                _show(look, as_json=as_json, verbose=verbose)
+                _clear(shape)
+                _show(look, shape, verbose=verbose)
         except KeyboardInterrupt:
             pass
     if look.concerns:
@@ -122,17 +132,20 @@ def _of_zero_code(missing: str) -> Concern:
 # Printing
 
 
-def _clear(*, as_json: bool) -> None:
+def _clear(shape: str | None) -> None:
     """Begin a screen anew; elsewhere a line of its own."""
-    if not as_json and sys.stdout.isatty():
+    if not shape and sys.stdout.isatty():
         click.echo(_CLEAR, nl=False)
-    elif not as_json:
+    elif not shape:
         click.echo()
 
 
-def _show(look: _Look, *, as_json: bool, verbose: bool) -> None:
-    if as_json:
+def _show(look: _Look, shape: str | None, *, verbose: bool) -> None:
+    if shape == "json":
         click.echo(json.dumps(look.report.as_json(look.concerns), indent=2))
+        return
+    if shape == "prometheus":
+        click.echo(prometheus.text_of(look.report, look.concerns), nl=False)
         return
     for line in _of_spool(look, verbose=verbose):
         say(line)

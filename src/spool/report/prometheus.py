@@ -31,10 +31,11 @@ from spool.delivery.route_state import RouteState
 from spool.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
+    from spool.report.concerns import Concern
     from spool.report.report import Report
     from spool.store.records import Route
 
@@ -64,7 +65,7 @@ _OF_A_ROUTE: Final[tuple[tuple[str, str, Callable[[Route], float | None]], ...]]
 )
 
 
-def text_of(report: Report | None) -> str:
+def text_of(report: Report | None, concerns: Sequence[Concern]) -> str:
     """Write a report; None says that there is no spool. Raises SettingsError without the extra."""
     try:
         from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - an extra
@@ -73,7 +74,7 @@ def text_of(report: Report | None) -> str:
             "prometheus_client is not installed, which writes this: pip install prometheus_client"
         ) from error
     registry = CollectorRegistry()
-    registry.register(_Metrics(report))
+    registry.register(_Metrics(report, concerns))
     text: str = generate_latest(registry).decode()
     return text
 
@@ -81,8 +82,9 @@ def text_of(report: Report | None) -> str:
 class _Metrics:
     """What prometheus_client collects from."""
 
-    def __init__(self, report: Report | None) -> None:
+    def __init__(self, report: Report | None, concerns: Sequence[Concern]) -> None:
         self._report = report
+        self._concerns = concerns
 
     def collect(self) -> Iterator[Metric]:
         report = self._report
@@ -91,14 +93,14 @@ class _Metrics:
             return
         path = {"path": str(report.path), "version": __version__}
         yield _gauges("info", "Which spool this is.", [(path, 1)])
-        yield from _concerns(report)
+        yield from _health(report, self._concerns)
         yield from _routes(report)
         yield from _ledger(report)
         yield from _file(report)
 
 
-def _concerns(report: Report) -> Iterator[Metric]:
-    codes = Counter(concern.code for concern in report.concerns())
+def _health(report: Report, concerns: Sequence[Concern]) -> Iterator[Metric]:
+    codes = Counter(concern.code for concern in concerns)
     yield _gauge("ok", "Whether no person need look: there is no concern.", not codes)
     found = [({"code": code}, count) for code, count in sorted(codes.items())]
     yield _gauges("concerns", "What a person should see to, by its code.", found)

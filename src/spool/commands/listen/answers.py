@@ -71,8 +71,9 @@ class Answers:
         return _health_of(self._report().concerns(), as_json)
 
     def _metrics(self, _: bool) -> Answer:
+        report = self._report()
         try:
-            text = prometheus.text_of(self._report())
+            text = prometheus.text_of(report, report.concerns())
         except SettingsError as error:
             return Answer(HTTPStatus.NOT_IMPLEMENTED, f"{error}\n")
         return Answer(HTTPStatus.OK, text, prometheus.CONTENT_TYPE)
