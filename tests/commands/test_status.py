@@ -19,7 +19,7 @@ def test_status_has_the_public_keys(filled: Store, path: Path, langfuse: StandIn
     said = json.loads(spool("status", "--json", code=1).stdout)
     assert list(said) == [
         "path", "file_bytes", "max_bytes", "pending", "ledger", "drainer", "routes", "exists",
-        "ok", "concerns", "version", "used_bytes", "disk",
+        "ok", "concerns", "version", "used_bytes", "disk", "drainers",
     ]  # fmt: skip
     assert said["path"] == str(path)
     assert list(said["pending"]) == [

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ from spool.journal import directory
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import operations, route_waits
+from spool.store.drainers import seen
 from spool.store.records import Route
 from spool.store.store import Store
 from standin import StandIn
+from targets import MINE, OTHERS
 from waits import wait_until
 
 
@@ -322,3 +325,27 @@ def test_a_route_that_waits_rouses_nobody_before_its_time(
     route_waits.wait(store.database, route_of(store), 20, clock.now, "500")
     assert len(langfuse.requests) == 4
     assert 19 < drainer._next_due() <= 20
+
+
+def test_others_see_which_routes_a_drainer_can_send_and_none_of_its_secrets(
+    drainer: Drainer, settings: Settings, store: Store, other: Store, tmp_path: Path
+) -> None:
+    waiting = replace(MINE, endpoint=settings.require_target().endpoint)
+    for target in (waiting, OTHERS):
+        store.append(target, batch("a"), 1.0)
+    credentials = tmp_path / "credentials"
+    credentials.touch(0o600)
+    credentials.write_text("pk-lf-mine: sk-lf-mine\npk-lf-nothing-waits: sk-lf-nothing-waits\n")
+    informed = Drainer(store, replace(settings, credentials_file=credentials))
+    informed.routes.add(settings.require_target())
+    informed.start()
+    try:
+        wait_until(lambda: [one.can_send("pk-lf-mine") for one in seen(other)] == [True])
+        (one,) = seen(other)
+        assert sorted(one.routes or ()) == ["pk-lf-mine", "pk-lf-test"]
+        (file,) = store.database.path.parent.glob("*.drainer-*")
+        assert b"sk-lf" not in file.read_bytes()
+        assert b"authorization" not in file.read_bytes()
+    finally:
+        informed.stop(60)
+    assert seen(other) == ()

@@ -12,7 +12,7 @@ from journal_sending import send_from_journal
 from manners import each_manner
 from spans import span
 from spool import Settings, SpoolSpanExporter
-from spool.store import drainer_presence
+from spool.store import drainers
 from standin import StandIn
 
 
@@ -81,7 +81,7 @@ def test_force_flush_waits_for_another_process_that_drains(
         assert sidecar.stderr is not None
         sidecar.stderr.readline()
         writer.export([span("a")])
-        while not drainer_presence.drainer(writer._pipeline.store)[0]:
+        while not drainers.is_any(writer._pipeline.store):
             pass
         assert writer.force_flush(60_000)
         sidecar.send_signal(signal.SIGTERM)

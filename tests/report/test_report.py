@@ -15,6 +15,7 @@ from spool.report.report import Report
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import operations, route_waits
+from spool.store.drainers import SeenDrainer
 from spool.store.records import Ledger, Route, Trouble
 from spool.store.store import Store
 from spool.system.spool_files import beside
@@ -32,8 +33,9 @@ WELL = Route(
 
 def report(*routes: Route, trouble: Trouble | None = None) -> Report:
     return Report(
-        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), is_running=True, pid=1,
-        routes=routes, states=(RouteState.OK,) * len(routes), missing=("",) * len(routes),
+        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(),
+        drainers=(SeenDrainer(pid=1),), pid=1, routes=routes,
+        states=(RouteState.OK,) * len(routes), missing=("",) * len(routes),
         trouble=trouble or Trouble(None, None, None),
         refused_by="", used_bytes=0, free_bytes=1 << 40, disk="ok",
         strangers=(), unreadable=(), now=NOW,

@@ -786,6 +786,28 @@ SABOTAGES = [
         "system/test_background_thread.py",
     ),
     Sabotage(
+        "a drainer that was killed is taken for a living one",
+        "store/drainers.py",
+        "        if is_locked(fd):\n",
+        "        if is_locked(fd) or True:\n",
+        "store/test_drainers.py",
+    ),
+    Sabotage(
+        "a child keeps its parent's drainer alive",
+        "store/drainers.py",
+        "PerProcess(_OwnFile, _OwnFile.close)",
+        "PerProcess(_OwnFile, lambda _: None)",
+        "store/test_drainers.py",
+    ),
+    Sabotage(
+        "secrets are in a drainer's file",
+        "delivery/routes.py",
+        "        return found.union(target.route for target in self.targets.values())\n",
+        "        return found.union(str(target.headers) for target in self.targets.values())\n",
+        "delivery/test_drainer.py::test_others_see_which_routes_a_drainer_can_send"
+        "_and_none_of_its_secrets",
+    ),
+    Sabotage(
         "a variable whose name is mistyped is passed over in silence",
         "settings/environment.py",
         "            _warn_if_mistyped(variable)\n",

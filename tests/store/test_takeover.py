@@ -16,7 +16,8 @@ from spool.errors import SpoolFileError
 from spool.journal import at_fork, directory, reader
 from spool.journal.chunk import Chunk
 from spool.settings.settings import Settings
-from spool.store import drainer_presence, ingest, journal_chunks, takeover
+from spool.store import ingest, journal_chunks, takeover
+from spool.store.drainers import Presence
 from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.store.takeover import Takeover
@@ -235,7 +236,7 @@ def test_while_one_has_looked_no_other_does(
 ) -> None:
     for process in (store, other):
         process.open()
-    with drainer_presence.present(store), drainer_presence.present(other):
+    with Presence(store, 1).shown(), Presence(other, 1).shown():
         both = [Takeover(store, settings), Takeover(other, settings)]
         for one in both:
             one.look()  # each begins with it

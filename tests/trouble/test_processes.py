@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.store import drainer_presence
+from spool.store import drainers
 from spool.store.store import Store
 from trials import Trial
 from users import SHORT_WAITS, environment_of
@@ -67,9 +67,9 @@ def drainer_of(path: Path, nursery: Nursery) -> int:
 
     def is_found() -> bool:
         store = Store(path)
-        is_running, pid = drainer_presence.drainer(store) if path.exists() else (False, None)
+        pid = store.drain_lock.pid() if path.exists() and drainers.is_any(store) else None
         store.close()
-        if is_running and pid in nursery.alive:
+        if pid in nursery.alive:
             found.append(pid or 0)
         return bool(found)
 

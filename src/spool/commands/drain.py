@@ -16,7 +16,6 @@ from spool.commands.output import say
 from spool.delivery import drain_once
 from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
-from spool.store import drainer_presence
 from spool.store.history import BY_HAND
 from spool.store.maintenance import Maintenance
 from spool.store.maintenance_thread import MaintenanceThread
@@ -94,7 +93,7 @@ def _kept(spool: OpenSpool) -> Iterator[None]:
     maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()
     try:
-        with drainer_presence.present(spool.store):
+        with spool.drainer.presence.shown():
             yield
     finally:
         maintenance.stop(ENDING_SECONDS)

@@ -16,16 +16,19 @@ from spool.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from spool.store.drainers import Kind
+
 ENDING_SECONDS: Final = 5.0  # the longest that a command waits for a thread of its own to end
 
 
 class OpenSpool:
     """The spool that a command works on."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, kind: Kind = "drain") -> None:
         self.settings = Settings.from_env(path=path)
         self.store = Store(self.settings.path, self.settings.durability)
         self.drainer = Drainer(self.store, self.settings)
+        self.drainer.presence.kind = kind
         if self.settings.target is not None:
             self.drainer.routes.add(self.settings.target)
 

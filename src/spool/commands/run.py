@@ -28,7 +28,7 @@ def run(path: str | None, listen: str | None) -> None:
     # the main thread, which sleeps on where the kernel has given the signal to another.
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    spool = OpenSpool(path)
+    spool = OpenSpool(path, "run")
     spool.store.database.pace.by = BY_RUN
     server = None if listen is None else HealthServer(listen, Answers(spool))
     spool.store.open()

@@ -101,6 +101,7 @@ def drain(drainer: Drainer, timeout: float | None, progress: Callable[[], None])
         if (target := drainer.routes.target_of(route)) is not None
     }
     while errands and (began_at := time.monotonic()) < end:
+        drainer.show()
         for route_id, errand in list(errands.items()):
             now = time.monotonic()
             if errand.not_before <= now < end:

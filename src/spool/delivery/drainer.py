@@ -30,7 +30,7 @@ from spool.delivery.routes import Routes
 from spool.delivery.row_delivery import RowDelivery
 from spool.errors import SpoolError
 from spool.journal.overflow import Overflow
-from spool.store import drainer_presence
+from spool.store.drainers import Presence
 from spool.store.takeover import Takeover
 from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
@@ -69,6 +69,7 @@ class Drainer(BackgroundThread):
         super().__init__("spool-drainer", "the spool file")
         self.store = store
         self.settings = settings
+        self.presence = Presence(store, settings.timeout_seconds)
         self.client = Client(settings, clock)
         self.routes = Routes(store, settings, self.client, clock, targets)
         self.row_delivery = RowDelivery(store, settings, self.routes, self.client)
@@ -98,6 +99,7 @@ class Drainer(BackgroundThread):
         super().stop(timeout)
         if self._prober is not None and self._prober.is_alive():
             self._prober.join(max(0.0, end - time.monotonic()))
+        self.presence.end()  # whether that sufficed or not
 
     def has_prospects(self) -> bool:
         """Say whether spans wait that could go out now: not for a route in trouble.
@@ -125,8 +127,9 @@ class Drainer(BackgroundThread):
 
     def run(self) -> None:
         """Send what comes, until it is stopping."""
-        with hidden_from_instrumentation(), drainer_presence.present(self.store):
+        with hidden_from_instrumentation(), self.presence.shown():
             while not self.stopping.is_set():
+                self.safely(self.show, otherwise=None)
                 self._awake.clear()
                 self.store.come.clear()
                 self._watch.begin()
@@ -134,6 +137,10 @@ class Drainer(BackgroundThread):
                     self._rest()
         self._journal_delivery.stop()
         self.client.connections.close()
+
+    def show(self) -> None:
+        """Let others see which routes can be sent from here. Raises SpoolError."""
+        self.presence.tell(self.routes.sendable(self.store.waiting()))
 
     def _rest(self) -> None:
         """Pack, or sleep until there may be something to do."""
@@ -144,6 +151,7 @@ class Drainer(BackgroundThread):
         pause = TICK
         while not self.store.come.wait(pause):
             self.client.connections.close_unusable()
+            self.presence.move()
             self.safely(self._look_around, otherwise=None)
             if self._watch.is_over():
                 return
@@ -228,6 +236,7 @@ class Drainer(BackgroundThread):
         if self.stopping.is_set():  # nobody might see its answer
             return None
         self._packer.look_again(target.route)
+        self.presence.move()
         return self.row_delivery.send(route_id, target, timeout)
 
     def _send_well(self, due: list[tuple[Route, Target]]) -> bool:

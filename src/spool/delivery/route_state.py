@@ -35,10 +35,10 @@ class RouteState(Enum):
             return cls.OK  # what failed was adopted, purged or evicted since
         if route.is_held:
             return cls.HELD
-        if route.attempts:
-            return cls.WAITING
         is_left_alone = route.oldest_at is not None and now - route.oldest_at > _SOON
-        return cls.NO_SECRET if is_left_alone and not is_secret_known else cls.OK
+        if is_left_alone and not is_secret_known:  # whatever came of it when somebody had that
+            return cls.NO_SECRET
+        return cls.WAITING if route.attempts else cls.OK
 
 
 @dataclass(frozen=True, slots=True)

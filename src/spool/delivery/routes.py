@@ -84,6 +84,11 @@ class Routes:
         """Give the target that a route's spans go to; None where its secret is not known."""
         return self._find(route)[0]
 
+    def sendable(self, waiting: Iterable[Route]) -> set[str]:
+        """Name the routes that can be sent from here: all that are known, and those that wait."""
+        found = {route.name for route in waiting if self.target_of(route) is not None}
+        return found.union(target.route for target in self.targets.values())
+
     def credentials_state(self) -> object:
         """Give what is different after each change of the credentials file."""
         with contextlib.suppress(OSError):

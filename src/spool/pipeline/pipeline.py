@@ -37,7 +37,7 @@ from spool.pipeline.shutdown import POLL_SECONDS, STOP_SECONDS, Shutdown
 from spool.pipeline.threads import Threads
 from spool.settings.known_targets import KnownTargets
 from spool.settings.values import shown
-from spool.store import drainer_presence, ingest
+from spool.store import drainers, ingest
 from spool.store.store import Store
 from spool.system import exits, forks
 from spool.system.locks import BRIEFLY
@@ -261,7 +261,7 @@ class Pipeline:
     def _is_hopeless(self, target: Target) -> bool:
         routes = self.store.routes()
         return any(r.name == target.route and r.attempts for r in routes) or not (
-            self._threads.drainer is not None or drainer_presence.drainer(self.store)[0]
+            self._threads.drainer is not None or drainers.is_any(self.store)
         )
 
     def start_threads(self) -> None:

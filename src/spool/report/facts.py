@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from spool.delivery.route_state import RouteState
 from spool.journal.identity import Identity
-from spool.store import drainer_presence, history
+from spool.store import drainers, history
 from spool.store.journal_chunks import inbound_bytes
 from spool.store.records import Route
 from spool.system import disk, spool_files
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from spool.delivery.routes import Routes
     from spool.journal.frames import Frame
+    from spool.store.drainers import SeenDrainer
     from spool.store.records import Ledger, Trouble
     from spool.store.store import Store
 
@@ -37,13 +38,17 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A spool at one moment; `now` is in seconds since 1970."""
+    """A spool at one moment; `now` is in seconds since 1970.
+
+    `drainers` are the processes that drain it, those that are stopped, too; `pid` is that of one
+    which is not. `missing` is what keeps each route from being sent, by them and from here.
+    """
 
     path: Path
     file_bytes: int
     max_bytes: int
     ledger: Ledger
-    is_running: bool
+    drainers: tuple[SeenDrainer, ...]
     pid: int | None
     routes: tuple[Route, ...]
     states: tuple[RouteState, ...]
@@ -60,21 +65,24 @@ class Facts:
     @classmethod
     def of(cls, store: Store, routes: Routes, max_bytes: int, now: float) -> Self:
         """Read a spool's state; `routes` knows whose secrets this environment holds."""
-        is_running, pid = drainer_presence.drainer(store)
+        seen = drainers.seen(store)
         with store.database.file_errors():
             strangers = tuple(spool_files.strangers(store.database.path))
             free, is_readonly = disk.free(store.database.path.parent)
         is_full = store.database.is_cramped()
         state: DiskState = "read-only" if is_readonly else "almost-full" if is_full else "ok"
         known = tuple(with_inbound(store.routes(), store.inbound()))
-        missing = tuple(routes.missing(one) for one in known)
+        missing = tuple(
+            "" if any(drainer.can_send(one.name) for drainer in seen) else routes.missing(one)
+            for one in known
+        )
         return cls(
             path=store.database.path,
             file_bytes=store.database.file_bytes(),
             max_bytes=max_bytes,
             ledger=store.ledger(),
-            is_running=is_running,
-            pid=pid,
+            drainers=seen,
+            pid=_pid(seen, store.drain_lock.pid()),
             routes=known,
             states=tuple(
                 RouteState.of(one, now, is_secret_known=not said)
@@ -90,6 +98,11 @@ class Facts:
             unreadable=tuple(f"{p.name}: {why}" for p, why in sorted(store.unreadable.items())),
             now=now,
         )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any process drains that is not stopped."""
+        return not all(one.is_stopped for one in self.drainers)
 
     @property
     def oldest_seconds(self) -> float | None:
@@ -148,6 +161,12 @@ def _refused_by(store: Store, now: float) -> str:
     with store.database.reading() as connection:
         found = history.events(connection, now - 86400)
     return next((one.words for one in reversed(found) if one.kind == history.Kind.REFUSED), "")
+
+
+def _pid(seen: Iterable[SeenDrainer], last: int | None) -> int | None:
+    """Give the pid of who drains: of many who had a turn `last`; None where nobody does."""
+    pids = [one.pid for one in seen if not one.is_stopped]
+    return last if last in pids else next(iter(pids), None)
 
 
 def _age(route: Route, now: float) -> float | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spool.report.concerns import Concern
+    from spool.store.drainers import SeenDrainer
     from spool.store.records import Route
 
 
@@ -58,6 +59,7 @@ class Report(Facts):
             "version": __version__,
             "used_bytes": self.used_bytes,
             "disk": {"free_bytes": self.free_bytes, "state": self.disk},
+            "drainers": [_drainer_json(one) for one in self.drainers],
         }
 
     def _route_json(self, route: Route, state: RouteState) -> dict[str, Any]:
@@ -87,6 +89,18 @@ class Report(Facts):
 
     def _ago(self, at: float | None) -> float | None:
         return None if at is None else max(0.0, self.now - at)
+
+
+def _drainer_json(drainer: SeenDrainer) -> dict[str, Any]:
+    return {
+        "pid": drainer.pid,
+        "kind": drainer.kind,
+        "version": drainer.version,
+        "since": _iso(drainer.since),
+        "acted_at": _iso(drainer.acted_at),
+        "stopped": drainer.is_stopped,
+        "routes": None if drainer.routes is None else sorted(drainer.routes),
+    }
 
 
 def none_json(path: Path, found: Sequence[Concern]) -> dict[str, Any]:

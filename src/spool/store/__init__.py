@@ -20,7 +20,7 @@ In reading order:
 - `history`: what happened, and how much came and went by the hour.
 - `route_waits`: which routes wait and why. `row_packing`: few large rows of many small ones.
 - `eviction`: the oldest go. `operations`: what a person does.
-- `drainer_presence`: whether any process drains, for the others to see.
+- `drainers`: which processes drain, with whose secrets, and whether they move.
 - `ingest`: from this process's journal to rows. `takeover`: from those of others.
 - `maintenance`: what keeps a spool well. `maintenance_thread`: when. `limits`: age, size, disk.
 - `database`: the mutex, transactions, durability. `connections`: the reader and the writer.
@@ -125,6 +125,7 @@ Beside it stand, each with its name first (all mode 0600):
     .lock                    nothing: the mutex. Once it is there, a damaged file is known as ours
     .drainer                 nothing: locked, shared, by all that have a drainer. Its change time
                              says when somebody looked after others' journals last
+    .drainer-<pid>-<hex>     one process that drains, see `drainers`: locked by it
     .reporter                nothing: locked by who tells a MeterProvider of the spool
     .turn, .deputy, .probe.turn, .probe.deputy
                              who sends: see the package `system`

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.errors import SpoolError
 from spool.journal import directory, header
-from spool.store import ingest, journal_chunks
+from spool.store import drainers, ingest, journal_chunks
 from spool.system import spool_files
 from spool.system.locks import BRIEFLY, PATIENTLY, can_lock
 from spool.system.log import LimitedWarnings
@@ -75,6 +75,9 @@ class Takeover:
         except SpoolError as error:  # what is in the file can be sent all the same
             self._warnings.warn("journals of other processes", error)
             return
+        if is_sweep:
+            with contextlib.suppress(OSError):  # a disk that is read-only: later
+                drainers.remove_dead(self._store.database.path)
         for path, why in self._store.unreadable.items():
             self._warnings.warn(f"{path} is passed over", why)
         if is_sweep and is_done:

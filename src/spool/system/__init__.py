@@ -7,7 +7,7 @@ Invariants:
 - A child of a fork begins anew.
 
 The locks lie beside the spool, whose name comes first (all mode 0600, never removed but for the
-last, which is taken from a reporter that nobody asks any more):
+last two: a reporter's is taken from one that nobody asks any more, a drainer's goes with it):
 
     file                                       locked by                           content
     spool.db.lock                              who writes or checkpoints           none
@@ -16,8 +16,9 @@ last, which is taken from a reporter that nobody asks any more):
     spool.db.probe.turn, spool.db.probe.deputy the same, for routes in trouble     as above
     spool.db.drainer                           all that have a drainer, shared     none
     spool.db.reporter                          who tells metrics of the spool      none
+    spool.db.drainer-<pid>-<hex>               one process that drains             what it can send
 
-The bytes of a signature are drawn in `locks`.
+The bytes of a signature are drawn in `locks`, those of a drainer's file in `store.drainers`.
 
 In reading order:
 

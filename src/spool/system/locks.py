@@ -282,9 +282,14 @@ def is_held(path: Path, spool: Path) -> bool:
     except (FileNotFoundError, SpoolStrangerError):
         return False
     try:
-        return not any(_can_lock_soon(fd) for _ in range(_PROBES))
+        return is_locked(fd)
     finally:
         os.close(fd)
+
+
+def is_locked(fd: int) -> bool:
+    """Say whether anybody has locked an open file; else it is locked here now. Raises OSError."""
+    return not any(_can_lock_soon(fd) for _ in range(_PROBES))
 
 
 def can_lock(fd: int) -> bool:

@@ -28,7 +28,9 @@ SQLITES: Final = ("-wal", "-shm", "-journal")
 # What a salvage makes, see `store.recovery`.
 SALVAGES: Final = (".salvaged", ".salvaging", ".grafted")
 # What else we open beside the main file.
-_OTHERS: Final = r"(\.probe)?\.(turn|deputy)|\.(lock|drainer|reporter|inbox-\d+-[0-9a-f]{12})"
+_OTHERS: Final = (
+    r"(\.probe)?\.(turn|deputy)|\.(lock|reporter|drainer|(drainer|inbox)-\d+-[0-9a-f]{12})"
+)
 
 
 def beside(path: Path, suffix: str) -> Path:
