@@ -15,6 +15,7 @@ from spool.commands.adopt import adopt
 from spool.commands.check import check
 from spool.commands.dead import dead
 from spool.commands.drain import drain
+from spool.commands.history import history
 from spool.commands.output import say
 from spool.commands.peek import peek
 from spool.commands.run import run
@@ -54,5 +55,5 @@ def commands(context: click.Context, path: str | None) -> None:
     context.obj = path
 
 
-for command in (drain, run, status, check, peek, adopt, dead):
+for command in (drain, run, status, history, check, peek, adopt, dead):
     commands.add_command(command)

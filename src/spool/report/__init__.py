@@ -10,5 +10,6 @@ In reading order:
 - `report`: a spool at one moment. `facts`: what is read for it.
 - `sentences`: how spool and routes stand, in words. `concerns`: what a person should see to.
 - `prometheus`: the same in Prometheus' text format.
+- `timeline`: what happened as sentences, and a chart for a terminal.
 - `page`: the same as a page of HTML. `chart`: its charts.
 """
