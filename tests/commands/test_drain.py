@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import standin
+from spans import batch
 from spool.settings.target import Target
 from spool.store import route_waits
 from spool.store.store import Store
 from standin import StandIn
-from users import spool
+from terminals import on_terminal
+from users import invoke, spool
 
 
 def test_drain_delivers_all_and_says_so(filled: Store, langfuse: StandIn) -> None:
-    assert spool("drain").stdout.startswith("delivered 10 spans in 1 requests")
+    assert spool("drain").stdout.startswith("delivered 10 spans in 1 request")
     assert langfuse.accepted == 10
 
 
@@ -87,18 +89,63 @@ def test_drain_uses_the_stored_endpoint_where_the_environment_names_none(
 
 
 def test_drain_shows_its_progress_on_a_terminal(filled: Store) -> None:
-    import pty
+    shown = on_terminal("drain")
+    assert "draining" in shown
+    assert "100%" in shown
 
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-m", "spool", "drain"])
-    shown = b""
-    try:
-        while chunk := os.read(terminal, 4096):
-            shown += chunk
-    except OSError:  # the terminal's other side was closed
-        pass
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"draining" in shown
-    assert b"100%" in shown
+
+def test_drain_says_why_it_gave_up_and_what_to_do(filled: Store, langfuse: StandIn) -> None:
+    langfuse.stop()
+    (said,) = invoke("drain", code=1).stderr.splitlines()
+    assert said == (
+        f"pk-lf-test: 10 spans wait: nobody listens at 127.0.0.1:{langfuse.port}; start the "
+        "server, or correct the host and its port (given up after 3 tries)"
+    )
+
+
+def test_drain_says_what_its_time_was_over_for(filled: Store, langfuse: StandIn) -> None:
+    langfuse.behave(standin.mute())
+    said = invoke("drain", "--timeout", "0.2", code=1).stderr
+    assert said == "pk-lf-test: 10 spans wait: the time is over\n"
+
+
+def test_the_bar_moves_within_a_request_and_says_what_it_waits_for(
+    store: Store, target: Target, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+    monkeypatch.setenv("SPOOL_BACKOFF_SECONDS", "2..2")
+    # More than the buffers of a connection hold.
+    store.append(target, batch("big", size=32 << 20), now=1.0)
+    store.close()
+
+    def slow(exchange: standin.Exchange) -> None:
+        exchange.read(0.1)
+        exchange.pause(2)
+        exchange.reset()
+
+    langfuse.behave(standin.sequence([slow, None]))
+    shown = on_terminal("drain")
+    percents = set(map(int, re.findall(r"(\d+)%", shown)))
+    assert {0, 100} < percents, "a part of the one span"
+    assert "pk-lf-test failed; next try in " in shown
+    assert "a request is under way for " in shown
+
+
+def test_drain_tells_the_spool_where_its_route_goes_now(
+    filled: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StandIn() as moved:
+        monkeypatch.setenv("LANGFUSE_HOST", moved.url)
+        invoke("drain")
+        assert filled.routes()[0].endpoint == moved.endpoint
+
+
+def test_two_drains_at_once_deliver_all_of_it_once(
+    filled: Store, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.delay(0.2))
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(lambda _: spool("drain"), range(2)):
+            assert "0 spans pending" in done.stdout
+    assert set(langfuse.names().values()) == {1}
+    assert store.ledger().delivered == 10

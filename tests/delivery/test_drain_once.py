@@ -174,6 +174,59 @@ def test_one_bad_span_alone_is_no_dead_letter(
     assert (store.ledger().dead, store.ledger().pending) == (1, 0)
 
 
+def wait_of(store: Store) -> tuple[object, ...]:
+    route = route_of(store)
+    return route.attempts, route.waited_at, route.wait_seconds, route.held_at, route.suspect_to
+
+
+@pytest.mark.parametrize("answer", [standin.unavailable(), standin.mute(), None])
+def test_a_drain_that_fails_makes_no_backoff_longer(
+    drainer: Drainer, store: Store, langfuse: StandIn, answer: standin.Behaviour | None
+) -> None:
+    drainer.client.timeout = 0.2
+    for _ in range(3):
+        route_waits.wait(store.database, route_of(store), 40, 1_600_000_000.0, "before")
+    before = wait_of(store)
+    langfuse.behave(answer)
+    if answer is None:
+        langfuse.stop()
+    drain(drainer)
+    assert wait_of(store) == before
+    assert route_of(store).last_error != "before"
+    assert store.ledger().dead == 0
+
+
+@pytest.mark.parametrize(("status", "is_later"), [(403, False), (404, False), (401, True)])
+def test_a_held_routes_probe_comes_no_later_unless_the_server_remembers_the_try(
+    status: int, drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn, *, is_later: bool
+) -> None:
+    langfuse.behave(standin.status(status))
+    drain(drainer)
+    before = wait_of(store)
+    clock.now += 100
+    assert drain(drainer) == 1
+    assert (wait_of(store) != before) is is_later
+    assert route_of(store).is_held
+
+
+def test_what_a_server_asks_for_is_kept_to(
+    drainer: Drainer, store: Store, clock: Clock, langfuse: StandIn
+) -> None:
+    route_waits.wait(store.database, route_of(store), 5, clock.now - 1, "before")
+    langfuse.behave(standin.too_many(600))
+    drain(drainer)
+    assert (route_of(store).waited_at, route_of(store).wait_seconds) == (clock.now, 600)
+
+
+def test_a_drain_of_what_is_refused_altogether_makes_no_dead_letters(
+    drainer: Drainer, store: Store, langfuse: StandIn
+) -> None:
+    langfuse.behave(standin.status(413))
+    for _ in range(2):
+        drain(drainer)
+    assert (store.ledger().dead, store.ledger().pending) == (0, 20)
+
+
 ROUTE = Route.unknown("pk-lf-test", "http://127.0.0.1:9", "pk-lf-test")
 
 

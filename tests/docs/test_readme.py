@@ -216,7 +216,7 @@ def test_the_quick_start_ends_with_a_trace(
 ) -> None:
     (tmp_path / "hello.py").write_text(block("Quick start", "python"))
     drained, *status = run_shell(block("Quick start", "sh")).splitlines()
-    assert drained.startswith("delivered 1 spans")
+    assert drained.startswith("delivered 1 span in")
     assert "delivered 2" in "\n".join(status)
     assert langfuse.names() == {"hello": 2}
 

@@ -16,6 +16,7 @@ In reading order:
 - `open_spool`: the spool that a command works on. `zero_code`: why there may be none yet.
 - `output`: what all of them print with. `spans`: spans as a person reads them.
 - `choice`: which route, spans or dead letters are meant. `consent`: what is done is said first.
+- `drain_bar`: what a drain shows of itself.
 - `drain`, `run`, `status`, `history`, `check`, `peek`, `adopt`, `dead`: the commands.
 - `listen`: what `run --listen` serves. `checks`: what `check` asks.
 

@@ -7,29 +7,27 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from spool.commands.drain_bar import DrainBar
 from spool.commands.open_spool import ENDING_SECONDS, existing
 from spool.commands.output import say
 from spool.delivery import drain_once
+from spool.delivery.causes import Cause
 from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store.history import BY_HAND
 from spool.store.maintenance import Maintenance
 from spool.store.maintenance_thread import MaintenanceThread
+from spool.system.words import count_of, duration_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from spool.commands.open_spool import OpenSpool
     from spool.store.records import Route
-
-_DRAINED: Final = (
-    "delivered {delivered} spans in {requests} requests and {seconds:.1f} s; "
-    "{pending} pending, {dead} dead letters made"
-)
 
 
 @click.command()
@@ -46,44 +44,54 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
     started = time.monotonic()
     with existing(path) as spool:
         tally, pending = Tally(), 0
+        endings: dict[str, str] = {}
         if spool is not None:
-            with _progress(spool, hidden=as_json) as progress, _kept(spool):
-                try:
-                    drain_once.drain(spool.drainer, timeout, progress)
-                except SpoolDamagedError:
-                    spool.store.database.repair()
-                    drain_once.drain(spool.drainer, timeout, progress)
+            endings = _drain(spool, timeout, is_shown=not as_json and sys.stderr.isatty())
             tally, pending = spool.drainer.client.tally, spool.store.ledger().pending
         seconds = round(time.monotonic() - started, 3)
-        result = {**asdict(tally), "pending": pending, "seconds": seconds}
-        say(json.dumps(result) if as_json else _DRAINED.format(**result))
+        if as_json:
+            click.echo(json.dumps({**asdict(tally), "pending": pending, "seconds": seconds}))
+        elif spool is not None:
+            say(_result(tally, pending, seconds))
         if spool is not None and (pending or tally.dead):
-            _explain(spool)
+            _explain(spool, endings)
             sys.exit(1)
 
 
-def _explain(spool: OpenSpool) -> None:
+def _drain(spool: OpenSpool, timeout: float | None, *, is_shown: bool) -> dict[str, str]:
+    """Drain, and give the routes that were left alone, and why."""
+    with DrainBar.of(spool.store, spool.drainer, is_shown=is_shown) as bar, _kept(spool):
+        try:
+            return drain_once.drain(spool.drainer, timeout, bar.go_on, bar.wait)
+        except SpoolDamagedError:
+            spool.store.database.repair()
+            return drain_once.drain(spool.drainer, timeout, bar.go_on, bar.wait)
+
+
+def _result(tally: Tally, pending: int, seconds: float) -> str:
+    delivered, requests = count_of(tally.delivered, "span"), count_of(tally.requests, "request")
+    said = f"delivered {delivered} in {requests} and {duration_of(seconds)}"
+    made = f", {count_of(tally.dead, 'span')} refused for good" if tally.dead else ""
+    return f"{said}; {count_of(pending, 'span')} pending{made}"
+
+
+def _explain(spool: OpenSpool, endings: dict[str, str]) -> None:
     for route in spool.store.routes():
-        if route.pending_spans and (missing := spool.drainer.routes.missing(route)):
-            _note(route, missing)
-        elif route.pending_spans and route.last_error:
-            _note(route, route.last_error)
+        if route.pending_spans:
+            why = spool.drainer.routes.missing(route) or _why(route, endings.get(route.name, ""))
+            waits = "waits" if route.pending_spans == 1 else "wait"
+            say(f"{route.name}: {count_of(route.pending_spans, 'span')} {waits}: {why}", err=True)
     if spool.drainer.client.tally.dead:
         say("see the dead letters with `python -m spool dead list`", err=True)
 
 
-def _note(route: Route, text: str) -> None:
-    say(f"{route.name}: {route.pending_spans} spans wait: {text}", err=True)
-
-
-@contextlib.contextmanager
-def _progress(spool: OpenSpool, *, hidden: bool) -> Iterator[Any]:
-    if hidden or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    total, tally = spool.store.ledger().pending, spool.drainer.client.tally
-    with click.progressbar(length=total, label="draining", file=sys.stderr) as bar:
-        yield lambda: bar.update(tally.delivered + tally.dead - bar.pos)
+def _why(route: Route, ending: str) -> str:
+    """Say what is the matter with a route, what to do, and why this drain left it alone."""
+    if not route.last_error:
+        return ending or "they came meanwhile, or another process sends them"
+    cause = Cause.of(route.cause)
+    said = f"{cause.explain(route.last_error)}; {cause.remedy}"
+    return f"{said} ({ending})" if ending else said
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from spool.delivery.http.classification import Outcome, Verdict
 from spool.delivery.http.connection_pool import ConnectionPool
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from spool.settings.target import Target
 
 
+# So many spans, in so many bytes, when so many had been sent before.
+_NOTHING_UNDER_WAY: Final = (0, 1, 0)
+
+
 @dataclass(slots=True)
 class Tally:
     """What one drainer did: spans delivered, requests sent, spans that became dead letters."""
@@ -44,7 +48,8 @@ class Tally:
 class Client:
     """Sends the requests of all routes, over connections that are kept open.
 
-    `timeout` is how many seconds a request may last at most.
+    `timeout` is how many seconds a request may last at most. `asked_at` is when the last one began
+    that is not done, by the monotonic clock; None where none is.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
@@ -59,6 +64,13 @@ class Client:
         self._request_sizes: dict[str, RequestSize] = {}
         self._unanswered: dict[str, tuple[str, float]] = {}
         self._warnings = LimitedWarnings()
+        self.asked_at: float | None = None
+        self._under_way = _NOTHING_UNDER_WAY
+
+    def spans_under_way(self) -> float:
+        """Tell how many spans of the last request that is not done were sent, by its bytes."""
+        spans, size, before = self._under_way
+        return spans * min(self.connections.sent_bytes - before, size) / size
 
     def request_size(self, route: str) -> RequestSize:
         """Give how much a request of a route may hold."""
@@ -105,7 +117,10 @@ class Client:
     def _send(self, sender: Sender, body: bytes, spans: int, timeout: float) -> Outcome:
         self.tally.requests += 1
         target, asked_at = sender.target, time.monotonic()
+        self._under_way = spans, max(1, len(body)), self.connections.sent_bytes
+        self.asked_at = asked_at
         outcome = sender.send(body, timeout)
+        self._under_way, self.asked_at = _NOTHING_UNDER_WAY, None
         if outcome.is_unanswered:
             self._unanswered[target.route] = target.endpoint, asked_at
         else:

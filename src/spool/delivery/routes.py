@@ -22,6 +22,7 @@ from spool.delivery.causes import Cause
 from spool.delivery.route_state import probe_wait_of, wait_of, waits_of
 from spool.delivery.silent_hosts import Silence
 from spool.errors import SettingsError
+from spool.journal.identity import Identity
 from spool.settings.credentials import Credentials
 from spool.settings.known_targets import KnownTargets
 from spool.settings.target import Named, Target
@@ -117,6 +118,17 @@ class Routes:
             return None, f"nobody here is set to send there; run a drainer with {here}, or {adopt}"
         return None, f"its secret is not known here; run a drainer with its keys, or {adopt}"
 
+    def name_endpoints(self) -> None:
+        """Let the spool know where its routes go now, if their owner names it. Raises SpoolError.
+
+        What makes spans says so with them; what only sends them does here.
+        """
+        for route in self._store.routes():
+            target = self.target_of(route)
+            is_named = target is not None and target.named is Named.BY_OWNER
+            if target and is_named and Identity.of(target).endpoint != route.endpoint:
+                self._store.register(target)
+
     # When
 
     def now(self) -> float:
@@ -195,6 +207,16 @@ class Routes:
         # What memory holds of the route may have been delivered meanwhile, by another thread.
         if route.name in self._failures:
             self._failures[route.name] = _Failure()
+
+    def restore(self, before: Route, failed: Route) -> None:
+        """Undo what a try by hand has done to a wait that was there before: it makes none longer.
+
+        Unless the receiver asked for that: Langfuse caches an unknown key anew with each request.
+        Raises SpoolError.
+        """
+        is_asked = Cause.of(failed.cause) in (Cause.ASKED_TO_WAIT, Cause.KEYS)
+        if before.attempts and before.fingerprints == failed.fingerprints and not is_asked:
+            route_waits.restore(self._store.database, before)
 
     def put_off(self, routes: Sequence[Route], silence: Silence) -> None:
         """Keep the spans of routes whose host is silent until that is tried next.

@@ -87,6 +87,15 @@ def put_off(
             history.fail(connection, route.name, route.pending_spans, now, reason, Kind.DOWN)
 
 
+def restore(database: Database, before: Route) -> None:
+    """Let a route wait as it did before a try by hand, which failed; what was said of it stays."""
+    names = (
+        "id", "name", "attempts", "waited_at", "wait_seconds", "held_at", "suspect_to", "probes",
+    )  # fmt: skip
+    with database.writing() as connection:
+        connection.execute(sql.RESTORE, {name: getattr(before, name) for name in names})
+
+
 def restart_wait(database: Database, route: Route, now: float) -> None:
     """Let a wait begin now: the clock went back behind its beginning."""
     with database.writing() as connection:

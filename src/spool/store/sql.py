@@ -89,6 +89,13 @@ SUSPECT: Final = "UPDATE route SET suspect_to = ?, probes = ? WHERE id = ?"
 # Only what nobody has changed meanwhile.
 PUT_OFF: Final = f"{_FAIL} AND name = :name AND attempts = :attempts"
 
+# As it was before a try by hand that failed, unless another has tried meanwhile.
+RESTORE: Final = """
+    UPDATE route SET
+        attempts = :attempts, waited_at = :waited_at, wait_seconds = :wait_seconds,
+        held_at = :held_at, suspect_to = :suspect_to, probes = :probes
+    WHERE id = :id AND name = :name AND attempts = :attempts + 1"""
+
 HOLD: Final = "UPDATE route SET fingerprints = ?, held_at = ? WHERE id = ?"
 
 # The rows of a route that moves get ids behind those of the route that adopts them.

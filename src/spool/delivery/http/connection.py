@@ -23,7 +23,7 @@ from spool.delivery.http.dial import dial
 from spool.delivery.http.proxy import authorization, proxy_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -56,11 +56,17 @@ class _Response(http.client.HTTPResponse):
 
 
 class Connection(http.client.HTTPConnection):
-    """One connection to an endpoint, through a proxy where the environment names one."""
+    """One connection to an endpoint, through a proxy where the environment names one.
+
+    `note_sent` is told how many bytes have just been sent.
+    """
 
     response_class = _Response
 
-    def __init__(self, endpoint: str, settings: Settings) -> None:
+    def __init__(
+        self, endpoint: str, settings: Settings, note_sent: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.note_sent = note_sent
         url = urllib.parse.urlsplit(endpoint)
         host, port = url.hostname or "", url.port or _PORTS[url.scheme]
         self.deadline = Deadline(0)
@@ -135,7 +141,9 @@ class _Socket:
         view = memoryview(data).cast("B")
         while view:
             self._sock.settimeout(self._connection.deadline.left())
-            view = view[self._sock.send(view) :]
+            sent = self._sock.send(view)
+            self._connection.note_sent(sent)
+            view = view[sent:]
 
     def recv_into(self, buffer: WriteableBuffer) -> int:
         self._sock.settimeout(self._connection.deadline.left())

@@ -23,9 +23,13 @@ _MOST: Final = 8
 
 
 class ConnectionPool:
-    """Keeps what requests leave open for those that follow; safe between background threads."""
+    """Keeps what requests leave open for those that follow; safe between background threads.
+
+    `sent_bytes` is about how much was sent over any.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self.sent_bytes = 0
         self._settings = settings
         self._idle: dict[str, Connection] = {}  # the one that was used last, last
         self._lock = threading.Lock()
@@ -38,7 +42,10 @@ class ConnectionPool:
             return kept
         if kept is not None:
             kept.close()
-        return Connection(endpoint, self._settings)
+        return Connection(endpoint, self._settings, self._note_sent)
+
+    def _note_sent(self, sent: int) -> None:
+        self.sent_bytes += sent
 
     def keep(self, endpoint: str, connection: Connection) -> None:
         """Take back one that could take another request now."""
