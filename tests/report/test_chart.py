@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
 from datetime import datetime
 
 import pytest
 
 from spool.report import chart
+from spool.store import history
 
 pytestmark = pytest.mark.once
 
@@ -21,16 +21,10 @@ NOW = local(3, 4, 15, 20).timestamp()  # a Wednesday
 HOUR = 3600.0
 
 
-@dataclass
-class Hour:
-    end_at: float
-    delivered: int = 0
-    pending_spans: int = 0
-    seconds: float = HOUR
-
-    @property
-    def begin_at(self) -> float:
-        return self.end_at - self.seconds
+def hour(
+    end_at: float, delivered: int = 0, waiting: int = 0, *, seconds: float = HOUR
+) -> history.Hour:
+    return history.Hour(end_at - seconds, end_at, 0, delivered, waiting, 0)
 
 
 def delivered(bars: list[chart.Bar]) -> list[int]:
@@ -64,36 +58,36 @@ def test_a_period_ends_with_the_bar_of_now(
 
 def test_what_was_delivered_stands_in_the_hour_before_it_was_counted() -> None:
     at = local(3, 4, 12).timestamp()
-    bars = chart.bars_of(DAY, [Hour(at, 300, seconds=9 * HOUR)], NOW)
+    bars = chart.bars_of(DAY, [hour(at, 300, seconds=9 * HOUR)], NOW)
     assert {bar.begin.hour: bar.delivered for bar in bars if bar.delivered} == {11: 300}
 
 
 def test_what_was_delivered_in_an_hour_of_two_bars_is_shared_between_them() -> None:
     at = local(3, 4, 12, 15).timestamp()
-    bars = chart.bars_of(DAY, [Hour(at, 400)], NOW)
+    bars = chart.bars_of(DAY, [hour(at, 400)], NOW)
     assert {bar.begin.hour: bar.delivered for bar in bars if bar.delivered} == {11: 300, 12: 100}
 
 
 def test_all_that_was_delivered_in_a_period_is_in_some_bar() -> None:
-    hours = [Hour(NOW - n * HOUR, 70) for n in range(50, -1, -1)]
+    hours = [hour(NOW - n * HOUR, 70) for n in range(50, -1, -1)]
     for period in (WEEK, MONTH):
         assert sum(delivered(chart.bars_of(period, hours, NOW))) == 51 * 70
 
 
 def test_what_was_counted_in_no_time_is_there_too() -> None:
-    assert delivered(chart.bars_of(DAY, [Hour(NOW - 5, 7, seconds=0)], NOW)) == [7]
-    assert delivered(chart.bars_of(DAY, [Hour(NOW - 5, 7, seconds=-9)], NOW)) == [7]
+    assert delivered(chart.bars_of(DAY, [hour(NOW - 5, 7, seconds=0)], NOW)) == [7]
+    assert delivered(chart.bars_of(DAY, [hour(NOW - 5, 7, seconds=-9)], NOW)) == [7]
 
 
 def test_what_waited_goes_on_to_wait_until_somebody_counts_again() -> None:
     at = local(3, 4, 4, 30).timestamp()
-    hours = [Hour(at, pending_spans=5), Hour(at + 4 * HOUR, pending_spans=0)]
+    hours = [hour(at, waiting=5), hour(at + 4 * HOUR, waiting=0)]
     waited = {bar.begin.hour: bar.waited for bar in chart.bars_of(DAY, hours, NOW) if bar.waited}
     assert waited == {4: 5, 5: 5, 6: 5, 7: 5, 8: 5}
 
 
 def test_the_tallest_bar_is_as_tall_as_its_panel_and_nothing_has_none() -> None:
-    hours = [Hour(NOW - 3 * HOUR, 0, 1000), Hour(NOW - HOUR, 0, 1), Hour(NOW, 0, 0)]
+    hours = [hour(NOW - 3 * HOUR, 0, 1000), hour(NOW - HOUR, 0, 1), hour(NOW, 0, 0)]
     svg = drawn(DAY, chart.bars_of(DAY, hours, NOW))
     heights = [float(one.get("height", "0")) for one in rects(svg, "waited")]
     assert max(heights) == 62
@@ -102,7 +96,7 @@ def test_the_tallest_bar_is_as_tall_as_its_panel_and_nothing_has_none() -> None:
 
 
 def test_a_chart_says_what_it_shows_to_those_who_do_not_see_it() -> None:
-    hours = [Hour(NOW - 2 * HOUR, 0, 1), Hour(NOW, 1230, 0)]
+    hours = [hour(NOW - 2 * HOUR, 0, 1), hour(NOW, 1230, 0)]
     svg = drawn(DAY, chart.bars_of(DAY, hours, NOW))
     labels = (svg.get("aria-labelledby") or "").split()
     said = [one.text for one in svg if one.get("id") in labels]
@@ -134,7 +128,7 @@ def test_a_time_of_trouble_is_marked_as_far_as_it_is_shown(
     for mark in marks:
         x, width = float(mark.get("x", "")), float(mark.get("width", ""))
         assert x >= 0
-        assert x + width <= 360 + 2
+        assert x + width <= 300 + 2
 
 
 def test_the_last_label_is_not_cut_off() -> None:
@@ -142,4 +136,4 @@ def test_the_last_label_is_not_cut_off() -> None:
         svg = drawn(period, chart.bars_of(period, [], NOW))
         ticks = [one for one in svg.iter("text") if one.get("class") == "tick"]
         assert ticks
-        assert all(float(one.get("x", "")) <= 360 - 36 for one in ticks)
+        assert all(float(one.get("x", "")) <= 300 - 36 for one in ticks)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import html.parser
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -11,9 +11,10 @@ import pytest
 from reports import hold, report_of
 from spans import batch
 from spool.report import page
-from spool.report.page import Happening, page_of
+from spool.report.page import page_of
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store.history import Event, Hour
 from spool.store.store import Store
 
 pytestmark = pytest.mark.once
@@ -46,14 +47,6 @@ class Reader(html.parser.HTMLParser):
             self.said += f"{data}\n"
 
 
-@dataclass
-class Hour:
-    begin_at: float
-    end_at: float
-    delivered: int
-    pending_spans: int
-
-
 def read(text: str) -> Reader:
     reader = Reader()
     reader.feed(text)
@@ -64,14 +57,16 @@ def read(text: str) -> Reader:
 
 @pytest.fixture
 def hours() -> list[Hour]:
-    return [Hour(NOW - 3600 * n - 3600, NOW - 3600 * n, 100, n % 7) for n in range(720, -1, -1)]
+    return [
+        Hour(NOW - 3600 * n - 3600, NOW - 3600 * n, 0, 100, n % 7, 0) for n in range(720, -1, -1)
+    ]
 
 
 def test_a_spool_where_all_is_well_says_so_first(
     store: Store, settings: Settings, hours: list[Hour]
 ) -> None:
     store.open()
-    said = read(page_of(report_of(store, settings, NOW), hours, [])).said
+    said = read(page_of(report_of(store, settings, NOW), [], hours)).said
     assert said.index("All is well") < said.index("Nothing waits.") < said.index("Routes")
     assert "Nothing out of the ordinary" in said
 
@@ -108,9 +103,9 @@ def test_what_others_say_is_text_and_never_markup(
     hostile = replace(
         report, routes=(replace(route, name=f"pk{HOSTILE}", endpoint=f"https://x/{HOSTILE}"),),
     )  # fmt: skip
-    happening = Happening(NOW - 60, None, HOSTILE, is_trouble=True)
-    known = {tag for tag, _ in read(page_of(report_of(store, settings, NOW), hours, [])).tags}
-    reader = read(page_of(hostile, hours, [happening]))
+    event = Event(1, "down", f"pk{HOSTILE}", NOW - 60, None, 1, 1, HOSTILE)
+    known = {tag for tag, _ in read(page_of(report_of(store, settings, NOW), [], hours)).tags}
+    reader = read(page_of(hostile, [event], hours))
     assert {tag for tag, _ in reader.tags} - known <= {"ol", "li", "time"}
     assert not [name for _, attributes in reader.tags for name in attributes if name[:2] == "on"]
     assert reader.said.count("<script>alert(1)</script>") >= 4
@@ -121,7 +116,7 @@ def test_nothing_is_loaded_and_no_script_runs(
     store: Store, settings: Settings, hours: list[Hour]
 ) -> None:
     store.open()
-    text = page_of(report_of(store, settings, NOW), hours, [])
+    text = page_of(report_of(store, settings, NOW), [], hours)
     reader = read(text)
     assert {tag for tag, _ in reader.tags} & {"script", "img", "iframe", "a", "form"} == set()
     links = [value for _, a in reader.tags for n, value in a.items() if n in {"src", "href"}]
@@ -138,17 +133,19 @@ def test_nothing_is_loaded_and_no_script_runs(
 
 def test_what_happened_is_told_with_its_times(store: Store, settings: Settings) -> None:
     store.open()
-    happenings = [
-        Happening(NOW - 7200, None, "route a is down: nobody listens there", is_trouble=True),
-        Happening(NOW - 90_000, NOW - 86_400, "route a was down", is_trouble=True),
-        Happening(NOW - 200_000, NOW - 200_000, "1 span was evicted", is_trouble=False),
+    events = [
+        Event(1, "dead", "a", NOW - 200_000, NOW - 200_000, 1, 1, "400 bad"),
+        Event(2, "down", "a", NOW - 90_000, NOW - 86_400, 1, 7, "503"),
+        Event(3, "down", "a", NOW - 7200, None, 1, 7, "nobody listens there"),
     ]
-    text = page_of(report_of(store, settings, NOW), [], happenings)
+    text = page_of(report_of(store, settings, NOW), events, [])
     said = read(text).said
-    assert "for 2 h" in said
-    assert "for 1 h" in said
-    assert "Route a is down: nobody listens there." in said
-    assert len(re.findall(r'<time datetime="\d{4}-\d\d-\d\dT[\d:]+[+-]\d\d:\d\d">', text)) == 4
+    assert "to now (2 h)" in said
+    assert "(1 h)" in said
+    assert "Route a is down: nobody listens there; 7 spans wait." in said
+    assert said.index("is down") < said.index("was down") < said.index("dead letters"), (
+        "newest first"
+    )
     assert text.count('<p class="bad">') == 1, "what lasts"
 
 
@@ -156,7 +153,7 @@ def test_the_charts_are_named_in_order_and_each_once(
     store: Store, settings: Settings, hours: list[Hour]
 ) -> None:
     store.open()
-    reader = read(page_of(report_of(store, settings, NOW), hours, []))
+    reader = read(page_of(report_of(store, settings, NOW), [], hours))
     ids = [a["id"] for _, a in reader.tags if "id" in a]
     assert len(ids) == len(set(ids)) == 6
     assert [tag for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)] == [
@@ -190,3 +187,14 @@ def test_the_colours_can_be_read_by_light_and_by_dark() -> None:
 def test_a_target_without_deliveries_says_never(store: Store, settings: Settings) -> None:
     store.append(Target.otlp("https://new.example/v1/traces", {}), batch("a"), NOW)
     assert "never" in read(page_of(report_of(store, settings, NOW), [], [])).said
+
+
+def test_of_very_much_that_happened_the_newest_is_told(store: Store, settings: Settings) -> None:
+    store.open()
+    at = NOW - 10_000
+    events = [Event(n, "down", "a", at + n, at + n + 0.5, 1, 0, f"no {n}") for n in range(2000)]
+    said = read(page_of(report_of(store, settings, NOW), events, [])).said
+    assert "no 1999" in said
+    assert "no 1800" in said
+    assert "no 1799" not in said
+    assert "1,800 older" in said

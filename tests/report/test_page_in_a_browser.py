@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -11,8 +11,9 @@ import browsers
 from reports import hold, report_of
 from spans import batch
 from spool.commands.listen.server import Answer, HealthServer
-from spool.report.page import CSP, Happening, page_of
+from spool.report.page import CSP, page_of
 from spool.settings.settings import Settings
+from spool.store.history import Event, Hour
 from spool.store.store import Store
 
 pytestmark = [
@@ -25,17 +26,6 @@ LONG: Final = "<script>alert(1)</script>" + "x" * 300
 PHONE, DESK = 390, 1280
 
 
-@dataclass
-class Hour:
-    end_at: float
-    delivered: int
-    pending_spans: int
-
-    @property
-    def begin_at(self) -> float:
-        return self.end_at - 3600
-
-
 @pytest.fixture
 def page(store: Store, settings: Settings) -> str:
     """Show a spool in trouble, whose names and words are long and hostile."""
@@ -43,12 +33,15 @@ def page(store: Store, settings: Settings) -> str:
     hold(store, settings.require_target(), LONG, NOW)
     report = report_of(store, settings, NOW)
     report = replace(report, routes=(replace(report.routes[0], name=LONG, endpoint=LONG),))
-    hours = [Hour(NOW - 3600 * n, 10**9 * (n % 3), 10**9 * (n % 7)) for n in range(720, -1, -1)]
-    happenings = [
-        Happening(NOW - 7200, None, LONG, is_trouble=True),
-        Happening(NOW - 200_000, NOW - 100_000, "route a was down", is_trouble=True),
+    hours = [
+        Hour(NOW - 3600 * n - 3600, NOW - 3600 * n, 0, 10**9 * (n % 3), 10**9 * (n % 7), 0)
+        for n in range(720, -1, -1)
     ]
-    return page_of(report, hours, happenings)
+    events = [
+        Event(1, "down", "a", NOW - 200_000, NOW - 100_000, 1, 7, "503"),
+        Event(2, "held", LONG, NOW - 7200, None, 1, 10**9, LONG),
+    ]
+    return page_of(report, events, hours)
 
 
 @pytest.fixture

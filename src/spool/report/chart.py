@@ -11,34 +11,22 @@ import itertools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import escape
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from spool.store.history import HOUR
 from spool.system.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_HOUR: Final = 3600.0
+    from spool.store.history import Hour
 
-# As wide as a telephone: so that its letters are about as large as the page's there.
-_WIDTH, _HEIGHT = 360, 178
+# As wide as a small telephone, or a third of a desk: so its letters are as large as the page's.
+_WIDTH, _HEIGHT = 300, 178
 _WAITED, _DELIVERED = (20, 82), (112, 154)  # from top to base
 _WIDEST_TICK: Final = 36
 _GAP: Final = 2
 _LEAST: Final = 1.5  # the height of what is little, but not nothing
-
-
-class Hour(Protocol):
-    """What was delivered between two times, and what waited at the second; see `store.history`."""
-
-    @property
-    def begin_at(self) -> float: ...
-    @property
-    def end_at(self) -> float: ...
-    @property
-    def delivered(self) -> int: ...
-    @property
-    def pending_spans(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +107,7 @@ def in_words(bars: Sequence[Bar]) -> str:
 
 def _share(hour: Hour, begin: float, end: float) -> float:
     """Give how much was delivered of it between two times."""
-    since = max(hour.begin_at, hour.end_at - _HOUR)
+    since = max(hour.begin_at, hour.end_at - HOUR)
     if since >= hour.end_at:
         return hour.delivered if begin < hour.end_at <= end else 0.0
     overlap = min(hour.end_at, end) - max(since, begin)
@@ -145,10 +133,10 @@ def svg(period: Period, bars: Sequence[Bar], troubles: Sequence[tuple[float, flo
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d">',
         f'<title id="{name}-t">{escape(period.name)}</title>',
         f'<desc id="{name}-d">{escape(in_words(bars))}</desc>',
-        _caption(_WAITED[0], "Waiting", f"at most {waited:,}"),
+        _caption(_WAITED[0], "Waiting", f"at most {waited:,}" if waited else "none"),
         _panel("waited", _WAITED, [bar.waited for bar in bars], titles),
         *(_mark(begin, end, bars) for begin, end in troubles),
-        _caption(_DELIVERED[0], "Delivered", f"{delivered:,}"),
+        _caption(_DELIVERED[0], "Delivered", f"{delivered:,}" if delivered else "none"),
         _panel("delivered", _DELIVERED, [bar.delivered for bar in bars], titles),
         *(_tick(number, period.tick(bar.begin), len(bars)) for number, bar in enumerate(bars)),
         "</svg>",

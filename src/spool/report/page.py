@@ -13,24 +13,24 @@ import base64
 import hashlib
 import importlib.resources
 import re
-from dataclasses import dataclass
-from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Final
 
 from spool.__about__ import __version__
 from spool.delivery.route_state import RouteState
-from spool.report import chart, sentences
+from spool.report import chart, sentences, timeline
+from spool.store import history
 from spool.system.redaction import printable
 from spool.system.words import duration_of, share_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from spool.report.chart import Hour
     from spool.report.concerns import Concern
     from spool.report.report import Report
+    from spool.store.history import Event, Hour
     from spool.store.records import Route
+    from spool.store.store import Store
 
 _STYLE: Final = importlib.resources.files(__package__).joinpath("page.css").read_text()
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -43,22 +43,22 @@ _ICON: Final = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E"
     "%3Ccircle cx='4' cy='4' r='3' fill='%23{colour}'/%3E%3C/svg%3E"
 )
+_MONTH: Final = 31 * 86400.0
+# So many of what happened are told; the newest.
+_MOST_EVENTS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """One thing that happened: from when to when (None: it lasts), in seconds since 1970."""
+def read(store: Store, report: Report, note: str = "") -> str:
+    """Write the page of a spool, with what it keeps of the last month."""
+    since = report.now - _MONTH
+    with store.database.reading() as connection:
+        events = history.events(connection, since)
+        hours = history.hours(connection, since, report.now)
+    return page_of(report, events, hours, note)
 
-    begin_at: float
-    end_at: float | None
-    words: str
-    is_trouble: bool
 
-
-def page_of(
-    report: Report, hours: Sequence[Hour], happenings: Sequence[Happening], note: str = ""
-) -> str:
-    """Write the page; `hours` oldest first, `happenings` newest first, `note` for its foot."""
+def page_of(report: Report, events: Sequence[Event], hours: Sequence[Hour], note: str = "") -> str:
+    """Write the page; `events` and `hours` as `store.history` gives them, `note` for its foot."""
     concerns = report.concerns()
     title = _headline(concerns)
     colour = "b3261e" if concerns else "4c8c5a"
@@ -66,8 +66,8 @@ def page_of(
         _top(report, title, concerns),
         _figures(report, hours),
         _section("Routes", _routes(report)),
-        _section("Backlog and deliveries", _charts(report, hours, happenings)),
-        _section("What happened", _timeline(happenings, report.now)),
+        _section("Backlog and deliveries", _charts(report, events, hours)),
+        _section("What happened", _timeline(report, events)),
         _foot(report, note),
     ])  # fmt: skip
     return f"""<!doctype html>
@@ -103,11 +103,15 @@ def _top(report: Report, title: str, concerns: Sequence[Concern]) -> str:
     where = f"langfuse-spool · <code>{_text(str(report.path))}</code>"
     return (
         f'<header>\n<p class="where soft">{where}</p>\n<h1>{title}</h1>\n'
-        f'<p class="lede">{_text(_sentence(sentences.pending(report)))} '
-        f"Drained by {_text(sentences.drains(report))}.</p>\n"
+        f'<p class="lede">{_text(_sentence(sentences.pending(report)))} {_drained(report)}</p>\n'
         + (f'<ol class="concerns">{listed}</ol>\n' if concerns else "")
         + "</header>"
     )
+
+
+def _drained(report: Report) -> str:
+    by = _text(sentences.drains(report))
+    return f"Drained by {by}." if report.is_running else "Nobody drains at the moment."
 
 
 # The figures
@@ -152,8 +156,9 @@ def _route(report: Report, route: Route, state: RouteState) -> str:
         sentences.attempts(report, route, state),
     )
     lines = "".join(f"<p>{_text(_sentence(one))}</p>" for one in said if one)
+    endpoint = "" if route.endpoint == route.name else route.endpoint
     return (
-        f'<li><h3>{_text(route.name)}</h3><p class="soft">{_text(route.endpoint)}</p>'
+        f'<li><h3>{_text(route.name)}</h3><p class="soft">{_text(endpoint)}</p>'
         f"<p{mark}>{_text(_sentence(sentences.state(report, route, state)))}</p>{lines}</li>"
     )
 
@@ -161,13 +166,13 @@ def _route(report: Report, route: Route, state: RouteState) -> str:
 # The charts
 
 
-def _charts(report: Report, hours: Sequence[Hour], happenings: Sequence[Happening]) -> str:
+def _charts(report: Report, events: Sequence[Event], hours: Sequence[Hour]) -> str:
     if not hours:
         return '<p class="soft">Nothing to draw yet: what is counted each hour comes here.</p>'
     troubles = [
         (one.begin_at, report.now if one.end_at is None else one.end_at)
-        for one in happenings
-        if one.is_trouble
+        for one in events
+        if one.kind in history.TROUBLES
     ]
     drawn = "\n".join(_chart(period, hours, troubles, report.now) for period in chart.PERIODS)
     return f'<div class="charts">{drawn}</div>'
@@ -184,28 +189,22 @@ def _chart(
 # The timeline
 
 
-def _timeline(happenings: Sequence[Happening], now: float) -> str:
-    if not happenings:
-        return '<p class="soft">Nothing out of the ordinary, since this is written down.</p>'
+def _timeline(report: Report, events: Sequence[Event]) -> str:
+    if not events:
+        return '<p class="soft">Nothing out of the ordinary, as far as was written down.</p>'
+    told = timeline.told(events[-_MOST_EVENTS:], report.routes)
     listed = "\n".join(
-        f'<li><p class="soft">{_when(one, now)}</p>'
-        f"<p{_bad(one)}>{_text(_sentence(one.words))}</p></li>"
-        for one in happenings
+        f'<li><p class="soft">{_text(timeline.when(event, report.now))}</p>'
+        f"<p{_bad(event)}>{_text(_sentence(words))}</p></li>"
+        for event, words in reversed(told)
     )
-    return f'<ol class="timeline">{listed}</ol>'
+    more = len(events) - len(told)
+    older = f'<p class="soft">{more:,} older: see `python -m spool history`.</p>' if more else ""
+    return f'<ol class="timeline">{listed}</ol>{_code(older)}'
 
 
-def _bad(one: Happening) -> str:
-    return ' class="bad"' if one.is_trouble and one.end_at is None else ""
-
-
-def _when(one: Happening, now: float) -> str:
-    if one.end_at is None:
-        return f"{_time(one.begin_at)}, {_text(sentences.since(one.begin_at, now))}"
-    lasted = one.end_at - one.begin_at
-    if lasted < 1:
-        return _time(one.begin_at)
-    return f"{_time(one.begin_at)}, for {duration_of(lasted)}"
+def _bad(event: Event) -> str:
+    return ' class="bad"' if event.kind in history.TROUBLES and event.end_at is None else ""
 
 
 # The rest
@@ -224,10 +223,7 @@ def _foot(report: Report, note: str) -> str:
 
 
 def _time(at: float) -> str:
-    try:
-        local = datetime.fromtimestamp(at).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return "At a time that is in no calendar"
+    local = timeline.local(at)
     shown = f"{local:%a} {local.day} {local:%b}, {local:%H:%M}"
     return f'<time datetime="{local.isoformat(timespec="seconds")}">{shown}</time>'
 
@@ -238,4 +234,8 @@ def _sentence(words: str) -> str:
 
 def _text(words: str) -> str:
     """Escape what somebody said; what stands in backticks is shown as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(printable(words)))
+    return _code(escape(printable(words)))
+
+
+def _code(escaped: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from spool.commands.listen.server import Answer
 from spool.errors import SettingsError, SpoolError
-from spool.report import prometheus
+from spool.report import page, prometheus
 from spool.report.concerns import Concern
-from spool.report.page import CSP, page_of
 from spool.report.report import Report
 from spool.system.log import logger
 from spool.system.redaction import printable
@@ -62,10 +61,10 @@ class Answers:
 
     def _page(self, _: bool) -> Answer:
         reload = "Refresh", str(_RELOAD_SECONDS)
-        policy = "Content-Security-Policy", f"{CSP}; frame-ancestors 'none'"
+        policy = "Content-Security-Policy", f"{page.CSP}; frame-ancestors 'none'"
         note = f"This page reloads every {_RELOAD_SECONDS} s."
-        page = page_of(self._report(), [], [], note)
-        return Answer(HTTPStatus.OK, page, _HTML, (reload, policy))
+        text = page.read(self._spool.store, self._report(), note)
+        return Answer(HTTPStatus.OK, text, _HTML, (reload, policy))
 
     def _health(self, as_json: bool) -> Answer:
         return _health_of(self._report().concerns(), as_json)
