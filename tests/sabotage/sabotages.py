@@ -814,4 +814,18 @@ SABOTAGES = [
         "            pass\n",
         "settings/test_environment.py",
     ),
+    Sabotage(
+        "the history grows for ever",
+        "store/history.py",
+        "    connection.execute(sql.FORGET_EVENTS, (newest - MOST_EVENTS,))\n",
+        "    assert newest\n",
+        "store/test_history.py",
+    ),
+    Sabotage(
+        "each failure of an outage is an event",
+        "store/history.py",
+        "    if end_at is None and known_kind in (kind, Kind.HELD):\n        return\n",
+        "",
+        "store/test_history.py",
+    ),
 ]

@@ -139,7 +139,8 @@ def recover(connection: sqlite3.Connection, route_id: int, spans: int, now: floa
 
     So many `spans` of it were delivered just now.
     """
-    connection.execute(sql.END_TROUBLE, {"id": route_id, "spans": spans, "now": now})
+    if connection.execute(sql.IN_TROUBLE, (route_id,)).fetchone():
+        connection.execute(sql.END_TROUBLE, {"id": route_id, "spans": spans, "now": now})
 
 
 def note(  # noqa: PLR0913, PLR0917 - each says something else of what happened
@@ -234,14 +235,16 @@ class Pace:
     def begin(self, connection: sqlite3.Connection) -> None:
         """Note the totals at a transaction's begin, if it is time."""
         if time.monotonic() >= self._totals_due:
+            self._totals_due = time.monotonic() + HOUR  # also where the disk refuses it
             self._totals_due = time.monotonic() + note_totals(connection, time.time())
 
     def deliver(self, connection: sqlite3.Connection, spans: int, now: float) -> None:
         """Note that this process delivers, if it is time."""
         self._delivered += spans
         if time.monotonic() >= self._delivered_due:
-            note(connection, Kind.DRAINED, "", self._delivered, now, self.by, within=_DAY)
-            self._delivered_due, self._delivered = time.monotonic() + self._every, 0
+            spans, self._delivered = self._delivered, 0
+            self._delivered_due = time.monotonic() + self._every
+            note(connection, Kind.DRAINED, "", spans, now, self.by, within=_DAY)
 
 
 def restore(

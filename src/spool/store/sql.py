@@ -225,11 +225,13 @@ EXTEND_EVENT: Final = """
     UPDATE event SET end_at = max(end_at, :now), times = times + 1, spans = spans + :spans
     WHERE id = :id"""
 
+IN_TROUBLE: Final = "SELECT 1 FROM route WHERE id = ? AND attempts > 0"
+
 END_TROUBLE: Final = """
     UPDATE event SET
         end_at = max(begin_at, :now),
         spans = max(spans, :spans + (SELECT pending_spans FROM route WHERE id = :id))
-    WHERE route = (SELECT name FROM route WHERE id = :id AND attempts > 0)
+    WHERE route = (SELECT name FROM route WHERE id = :id)
       AND kind IN ('down', 'held') AND end_at IS NULL"""
 
 FORGET_EVENTS: Final = "DELETE FROM event WHERE id <= ?"
