@@ -13,9 +13,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "README.md"
 TESTS: Final = ROOT / "tests" / "README.md"
 SCRIPTS: Final = ROOT / "scripts" / "README.md"
+DEPLOY: Final = ROOT / "scripts" / "deploy" / "README.md"
 GATEWAY: Final = ROOT / "scripts" / "gateway" / "README.md"
 CONTRIBUTING: Final = ROOT / ".github" / "CONTRIBUTING.md"
-PAGES: Final = [README, TESTS, SCRIPTS, GATEWAY, CONTRIBUTING]
+PAGES: Final = [README, TESTS, SCRIPTS, DEPLOY, GATEWAY, CONTRIBUTING]
 
 
 @dataclass(frozen=True)
