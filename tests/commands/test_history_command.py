@@ -211,3 +211,28 @@ def test_it_is_told_while_others_write_and_where_nothing_can_be_written(
         assert told() == []
     finally:
         path.parent.chmod(0o700)
+
+
+def test_the_page_is_written_whole_or_not_at_all(filled: Store, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text("the old one")
+    invoke("history", "--html", str(file))
+    text = file.read_text()
+    assert text.startswith("<!doctype html>")
+    assert text.endswith("</html>\n")
+    assert "10 spans wait" in text
+    assert "reloads" not in text
+    assert invoke("history", "--html", "-").stdout.startswith("<!doctype html>")
+    assert [one.name for one in tmp_path.glob("*page*")] == ["page.html"]
+
+
+@pytest.mark.parametrize("name", ["no-such-directory/page.html", "", "a-directory"])
+def test_a_page_that_cannot_be_written_leaves_nothing(
+    filled: Store, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "www" / "a-directory").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "www")
+    said = invoke("history", "--html", name, code=2).stderr
+    assert said.startswith(f"spool: --html {name}: ")
+    assert said.endswith("; name a file that you may write\n")
+    assert [str(one) for one in Path().rglob("*")] == ["a-directory"]

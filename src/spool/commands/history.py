@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sys
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from spool.commands.open_spool import existing
 from spool.commands.output import say
-from spool.report import timeline
+from spool.errors import SettingsError
+from spool.report import page, timeline
+from spool.report.report import Report
 from spool.store import history as kept
 
 if TYPE_CHECKING:
@@ -58,8 +63,14 @@ class _Since(click.ParamType[float]):
     help="From when on: 30min, 12h, 7d, or a date (7d).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the history as JSON.")
+@click.option(
+    "--html",
+    "file",
+    metavar="FILE",
+    help="Write the page of `run --listen`, with the last month, to FILE; - is standard output.",
+)
 @click.pass_obj
-def history(path: str | None, since: float, *, as_json: bool) -> None:
+def history(path: str | None, since: float, file: str | None, *, as_json: bool) -> None:
     """Show what happened: outages, what was lost, who drained, deliveries by the hour."""
     with existing(path) as spool:
         if spool is None:
@@ -67,6 +78,11 @@ def history(path: str | None, since: float, *, as_json: bool) -> None:
                 click.echo(json.dumps({"events": [], "hours": []}, indent=2))
             return
         now = time.time()
+        if file is not None:
+            settings = spool.settings
+            report = Report.of(spool.store, spool.drainer.routes, settings.max_bytes, now)
+            _write(file, page.read(spool.store, report))
+            return
         is_kept, events, hours = _read(spool.store, since, now)
         told = timeline.told(events, routes := spool.store.routes())
     if not is_kept:
@@ -86,6 +102,24 @@ def history(path: str | None, since: float, *, as_json: bool) -> None:
         _say("")
         for line in timeline.chart(hours, now, is_plain=not _can_show("▁█")):
             _say(line)
+
+
+def _write(file: str, text: str) -> None:
+    """Write a file so that who reads it meanwhile finds the old one or the new one, whole."""
+    if file == "-":
+        click.echo(text, nl=False)
+        return
+    target = Path(file)
+    draft = target.parent / f".{target.name}.{os.getpid()}"
+    try:
+        with draft.open("x", encoding="utf-8") as written:
+            written.write(text)
+        draft.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        words = f"{error.strerror}; name a file that you may write"
+        raise SettingsError(f"--html {file}: {words}") from error
 
 
 def _read(
