@@ -187,6 +187,18 @@ def test_only_the_newest_events_are_kept(store: Store) -> None:
     assert all(len(event.words) == 300 for event in events)
 
 
+def test_in_a_small_spool_that_is_full_the_history_gives_way_to_spans(store: Store) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    with store.database.transaction() as connection:
+        for number in range(MOST_EVENTS):
+            history.note(connection, Kind.PURGED, str(number), 1, 1.0, "w" * 300)
+    live = store.database.live_bytes()
+    assert eviction.evict(store, live // 2, now=1.0) == 0
+    assert store.ledger().evicted == 0
+    assert [event.route for event in told(store)] == [str(n) for n in range(1900, 2000)]
+    assert store.database.live_bytes() < live // 2
+
+
 def test_events_are_those_that_happened_or_lasted_since_a_time(filled: Store) -> None:
     fail(filled, 2e9)
     deliver_one(filled, 2e9 + 10)

@@ -30,6 +30,8 @@ def evict(store: Store, limit: int, now: float) -> int:
     letters = store.dead_letters(count=1)
     oldest = min(routes, key=lambda route: route.oldest_at or 0.0, default=None)
     with store.database.transaction() as connection:
+        if live_bytes(connection) > limit:
+            history.make_room(connection, limit)
         excess, evicted, route = live_bytes(connection) - limit, 0, ""
         if excess <= 0:  # another process was faster
             return 0

@@ -4,7 +4,8 @@ Invariants:
 
 - It is written only in transactions that are made anyway: events when something happens, and totals
   once an hour. While all is well no delivery writes any of it.
-- It is bounded: the newest 2,000 events of 500 bytes at most, and 33 days of hours. The oldest go.
+- It is bounded: the newest 2,000 events, and 33 days of hours. A small spool that is full keeps
+  fewer events: spans come first.
 - One event tells of one trouble, however many processes meet it: what lasts, or happens again soon,
   extends it.
 - No clock is trusted: what is newer has the larger id, and no difference is taken across a jump.
@@ -29,6 +30,8 @@ MOST_EVENTS: Final = 2000
 MOST_HOURS: Final = 33 * 24
 HOUR: Final = 3600.0
 _MOST_WORDS: Final = 300
+_MOST_BYTES: Final = 1024
+_FEWEST_EVENTS: Final = 100
 # A route that fails again so soon after it was well flaps: that is one event.
 _FLAPPING_SECONDS: Final = 600.0
 _DAY: Final = 86400.0
@@ -192,6 +195,13 @@ def _begin(  # noqa: PLR0913, PLR0917 - the columns
     values = kind.value, route, now, end_at, 1, spans, _cut(words)
     newest = connection.execute(sql.BEGIN_EVENT, values).lastrowid or 0
     connection.execute(sql.FORGET_EVENTS, (newest - MOST_EVENTS,))
+
+
+def make_room(connection: sqlite3.Connection, limit: int) -> None:
+    """Leave of a spool that is full an eighth to the history at most: it may have so many bytes."""
+    most = max(_FEWEST_EVENTS, limit // 8 // _MOST_BYTES)
+    (newest,) = connection.execute(sql.NEWEST_EVENT).fetchone()
+    connection.execute(sql.FORGET_EVENTS, ((newest or 0) - most,))
 
 
 def _cut(words: str) -> str:

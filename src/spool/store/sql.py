@@ -236,6 +236,8 @@ END_TROUBLE: Final = """
 
 FORGET_EVENTS: Final = "DELETE FROM event WHERE id <= ?"
 
+NEWEST_EVENT: Final = "SELECT max(id) FROM event"
+
 RESTORE_EVENT: Final = """
     INSERT OR IGNORE INTO event (id, kind, route, begin_at, end_at, times, spans, words)
     VALUES (:id, :kind, :route, :begin_at, coalesce(:end_at, :begin_at), :times, :spans, :words)"""
