@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import standin
 from drains import evict
+from spool.commands.main import commands
 from spool.store.store import Store
 from standin import StandIn
-from users import spool
+from users import invoke, spool
 
 pytestmark = pytest.mark.once
 
@@ -125,3 +132,79 @@ def test_status_tells_prometheus_what_it_knows(filled: Store) -> None:
 
 def test_status_tells_prometheus_of_a_spool_that_is_not_there(path: Path) -> None:
     assert "\nlangfuse_spool_exists 0.0\n" in spool("status", "--prometheus", code=2).stdout
+
+
+def test_status_says_since_when_why_what_to_do_and_until_when(
+    filled: Store, langfuse: StandIn
+) -> None:
+    langfuse.stop()
+    invoke("drain", code=1)
+    said = invoke("status", code=1).stdout
+    host = re.escape(langfuse.url.rpartition("/")[2])
+    assert re.search(rf"waiting for \d.* s: nobody listens at {host} — start the server", said)
+    assert re.search(r"10 spans wait \(.* KiB\), the oldest for \d+ d .*; fresh ones wait", said)
+    assert re.search(r"next attempt (now|in .*), once somebody drains, \d attempts? so far, ", said)
+    assert "evicted" not in said
+    assert "evicted 0" in invoke("status", "-v", code=1).stdout
+
+
+def test_status_in_json_says_all_that_the_screen_does(filled: Store, langfuse: StandIn) -> None:
+    langfuse.behave(standin.too_many(600))
+    invoke("drain", "--timeout", "0.5", code=1)
+    done = invoke("status", "--json", code=1)
+    assert done.stderr == ""
+    said = json.loads(done.stdout)
+    (route,) = said["routes"]
+    assert (route["cause"], said["ok"], said["exists"]) == ("asked-to-wait", False, True)
+    times = [route[name] for name in ("since", "next_attempt_at", "oldest_at")]
+    assert times == sorted(times, key=times.index)
+    assert all(datetime.fromisoformat(at).tzinfo for at in times)
+    assert route["since_seconds"] < 300
+    assert set(said["concerns"][0]) == {"code", "words", "remedy"}
+    assert said["disk"]["state"] == "ok"
+    assert said["disk"]["free_bytes"] > 0
+
+
+def test_after_a_backlog_was_adopted_nothing_is_ok_beside_an_old_error(
+    filled: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    langfuse.behave(standin.status(401))
+    invoke("drain", code=1)
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-other")
+    langfuse.keys["pk-lf-other"] = "sk-lf-test"
+    invoke("adopt", "pk-lf-test", "--yes")
+    said = json.loads(invoke("status", "--json", code=1).stdout)
+    old = next(route for route in said["routes"] if route["route"] == "pk-lf-test")
+    assert (old["state"], old["last_error"], old["cause"]) == ("ok", None, None)
+
+
+def test_a_spool_that_does_not_exist_is_json_all_the_same(path: Path) -> None:
+    said = json.loads(invoke("status", "--json", code=2).stdout)
+    assert (said["exists"], said["ok"], said["path"]) == (False, False, str(path))
+    assert [one["code"] for one in said["concerns"]] == ["no-spool"]
+    assert not path.parent.exists()
+
+
+def test_watch_looks_again_until_it_is_interrupted_and_writes_no_escapes_to_a_pipe(
+    filled: Store,
+) -> None:
+    command = [sys.executable, "-m", "spool", "status", "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        looks = 0
+        said = []
+        while looks < 2:
+            said.append(line := watching.stdout.readline())
+            assert line, said
+            looks += line.startswith("! 10 spans wait")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 1
+    assert "\033" not in "".join(said)
+
+
+@pytest.mark.parametrize(("variables", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colour_is_for_terminals_and_not_where_no_color_is_set(
+    filled: Store, variables: dict[str, str], *, is_coloured: bool
+) -> None:
+    done = CliRunner().invoke(commands, ["status"], env=variables, color=True)
+    assert ("\033[31m! 10 spans wait" in done.stdout) is is_coloured

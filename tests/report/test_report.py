@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from made_reports import NOW, WELL, report
 from spans import batch
 from spool.delivery.drainer import Drainer
 from spool.delivery.route_state import RouteState
@@ -15,31 +16,11 @@ from spool.report.report import Report
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store import operations, route_waits
-from spool.store.drainers import SeenDrainer
-from spool.store.records import Ledger, Route, Trouble
+from spool.store.records import Route, Trouble
 from spool.store.store import Store
 from spool.system.spool_files import beside
 
 pytestmark = pytest.mark.once
-
-NOW = 1_700_000_000.0
-WELL = Route(
-    id=1, name="pk-lf-a", endpoint="https://langfuse.example", public_key="pk-lf-a",
-    pending_spans=0, pending_batches=0, pending_bytes=0, attempts=0, waited_at=0, wait_seconds=0,
-    fingerprints=(), held_at=0, suspect_to=0, probes=0,
-    last_error="", last_success_at=NOW, oldest_at=None,
-)  # fmt: skip
-
-
-def report(*routes: Route, trouble: Trouble | None = None) -> Report:
-    return Report(
-        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(),
-        drainers=(SeenDrainer(pid=1),), pid=1, routes=routes,
-        states=(RouteState.OK,) * len(routes), missing=("",) * len(routes),
-        trouble=trouble or Trouble(None, None, None),
-        refused_by="", used_bytes=0, free_bytes=1 << 40, disk="ok",
-        strangers=(), unreadable=(), now=NOW,
-    )  # fmt: skip
 
 
 def waiting(since: float, *, delivered: float | None) -> Route:

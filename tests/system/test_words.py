@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from spool.system.words import count_of, duration_of, size_of
+from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
 
 pytestmark = pytest.mark.once
 
@@ -56,3 +58,17 @@ def test_a_size_has_a_unit_of_its_scale(size: float, said: str) -> None:
 )
 def test_a_duration_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
     assert duration_of(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "said"),
+    [(0, 0, "0 %"), (0, 5, "0 %"), (1, 5000, "under 0.1 %"), (3, 1000, "0.3 %"), (1, 2, "50 %")],
+)
+def test_a_share(part: float, whole: float, said: str) -> None:
+    assert share_of(part, whole) == said
+
+
+def test_a_time_of_a_clock() -> None:
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", clock_of(1_700_000_000.0, 1_700_000_000.0))
+    assert re.fullmatch(r"2023-11-1\d \d\d:\d\d", clock_of(1_700_000_000.0, 1_800_000_000.0))
+    assert clock_of(1e300) == "a time that is in no calendar"

@@ -85,7 +85,7 @@ def _silence(facts: Facts, route: Route, max_age: float) -> float:
 
 def _of_clocks(facts: Facts) -> Iterator[Concern]:
     if facts.now < sentences.PLAUSIBLE_AT:
-        words = f"this machine's clock is wrong: it says {clock_of(facts.now, 0.0)}"
+        words = f"this machine's clock is wrong: it says {clock_of(facts.now)}"
         yield Concern("clock", words, "set it, or let NTP do that; spans go all the same")
         return
     times = [one.oldest_at for one in facts.routes if one.oldest_at is not None]

@@ -56,10 +56,14 @@ def share_of(part: float, whole: float) -> str:
     return f"{percent:.0f} %" if percent >= 10 or not percent else f"{percent:.1f} %"  # noqa: PLR2004 - two digits suffice
 
 
-def clock_of(seconds: float, now: float) -> str:
-    """Give a time in seconds since 1970 as clocks show it here: "14:20:05", "2026-01-31 14:20"."""
+def clock_of(seconds: float, now: float | None = None) -> str:
+    """Give a time in seconds since 1970 as clocks show it here: "2026-01-31 14:20".
+
+    Of the day that it is `now`: "14:20:05".
+    """
     try:
-        at, today = (datetime.fromtimestamp(one).astimezone() for one in (seconds, now))
+        at = datetime.fromtimestamp(seconds).astimezone()
+        today = None if now is None else datetime.fromtimestamp(now).astimezone().date()
     except (ValueError, OverflowError, OSError):
         return "a time that is in no calendar"
-    return f"{at:%H:%M:%S}" if at.date() == today.date() else f"{at:%Y-%m-%d %H:%M}"
+    return f"{at:%H:%M:%S}" if at.date() == today else f"{at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,86 @@
+"""What a person should see to: the sentences, by what the spool says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from made_reports import NOW, WELL, report
+from spool.delivery.route_state import RouteState
+from spool.report.concerns import Concern
+from spool.report.report import Report
+from spool.store import history
+from spool.store.records import Ledger, Trouble
+
+pytestmark = pytest.mark.once
+
+
+def only(found: Report) -> Concern:
+    (concern,) = found.concerns()
+    return concern
+
+
+def test_a_missing_secret_says_what_to_do() -> None:
+    route = replace(WELL, pending_spans=1)
+    found = report(route, state=RouteState.NO_SECRET, missing="its secret is not here; bring it")
+    words = "route pk-lf-a: 1 span waits: its secret is not here"
+    assert only(found) == Concern("no-secret", words, "bring it")
+
+
+@pytest.mark.parametrize(
+    ("by", "words", "remedy"),
+    [
+        (history.LIMIT_OF_SIZE, "the limit of 100.0 MiB is used by 99 %", "SPOOL_MAX_BYTES"),
+        (history.BY_DISK, "disk and memory were full", "make room"),
+        ("langfuse_host must be a URL", "langfuse_host must be a URL", "in the program"),
+        ("", "the programs' logs say why", "in the program"),
+    ],
+)
+def test_what_refuses_spans_is_told_apart(by: str, words: str, remedy: str) -> None:
+    found = replace(
+        report(trouble=Trouble(None, NOW - 5, None)), refused_by=by, used_bytes=99 << 20,
+        max_bytes=100 << 20, ledger=Ledger(refused=3),
+    )  # fmt: skip
+    concern = only(found)
+    assert concern.words == f"spans are refused, 3 in all, which are lost: {words}"
+    assert remedy in concern.remedy
+
+
+@pytest.mark.parametrize("disk", ["almost-full", "read-only"])
+def test_a_disk_that_refuses_says_what_memory_may_hold_elsewhere(disk: Any) -> None:
+    concern = only(replace(report(), disk=disk))
+    assert "programs may hold spans in memory only" in concern.words
+
+
+def test_a_clock_that_was_wrong_is_no_outage_of_decades() -> None:
+    found = report(replace(WELL, pending_spans=1, oldest_at=100.0, last_success_at=None))
+    assert only(found).code == "clock"
+    ahead = report(replace(WELL, pending_spans=1, oldest_at=NOW + 3e7))
+    assert only(ahead).code == "clock"
+    wrong = replace(report(WELL), now=1000.0)
+    assert only(wrong).words.startswith("this machine's clock is wrong: it says 1970-01-01")
+
+
+def test_many_strange_files_are_one_line() -> None:
+    names = tuple(f"/s/spool.db.inbox-{n}: it is a symlink" for n in range(12))
+    assert only(replace(report(), strangers=names)).words.endswith(
+        ": 12 files: spool.db.inbox-0, spool.db.inbox-1, spool.db.inbox-2, …"
+    )
+    assert only(replace(report(), strangers=names[:1])).words.endswith(names[0])
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [(RouteState.OK, "send them by"), (RouteState.HELD, "see to their routes first")],
+)
+def test_drain_is_recommended_only_where_it_can_help(state: RouteState, remedy: str) -> None:
+    found = report(replace(WELL, pending_spans=2), state=state)
+    found = replace(found, ledger=Ledger(pending=2), **NOBODY)
+    (concern,) = [one for one in found.concerns() if one.code == "nobody-drains"]
+    assert concern.words == "2 spans wait and no process drains"
+    assert concern.remedy.startswith(remedy)
+
+
+NOBODY: dict[str, Any] = {"drainers": (), "pid": None}
