@@ -12,6 +12,7 @@ from spool.delivery.route_state import RouteState
 from spool.report.concerns import Concern
 from spool.report.report import Report
 from spool.store import history
+from spool.store.drainers import SeenDrainer
 from spool.store.records import Ledger, Trouble
 
 pytestmark = pytest.mark.once
@@ -84,3 +85,22 @@ def test_drain_is_recommended_only_where_it_can_help(state: RouteState, remedy: 
 
 
 NOBODY: dict[str, Any] = {"drainers": (), "pid": None}
+
+
+def test_a_drainer_that_is_stopped_is_named_and_does_not_count() -> None:
+    stopped = SeenDrainer(pid=12, kind="run", is_stopped=True)
+    found = replace(report(replace(WELL, pending_spans=1)), ledger=Ledger(pending=1))
+    concern, nobody = replace(found, drainers=(stopped,), pid=None).concerns()
+    assert (concern.code, nobody.code) == ("drainer-stopped", "nobody-drains")
+    assert concern.words.startswith("`run` (pid 12), which does not move: it is stopped")
+    assert concern.remedy.startswith("`kill -CONT 12`")
+
+
+def test_a_route_that_only_this_shell_could_send_is_a_concern() -> None:
+    others = SeenDrainer(pid=12, routes=frozenset({"pk-lf-b"}))
+    waiting = replace(WELL, pending_spans=1, oldest_at=NOW - 60)
+    concern = only(replace(report(waiting), drainers=(others,)))
+    assert concern.code == "no-secret"
+    assert concern.words.endswith(": 1 span waits: who drains has no secret for it, this shell has")
+    known = replace(others, routes=frozenset({"pk-lf-a"}))
+    assert replace(report(waiting), drainers=(known,)).concerns() == []

@@ -26,7 +26,8 @@ def report(
     missing: str = "",
 ) -> Report:
     return Report(
-        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(), drainers=(SeenDrainer(pid=1),), pid=1,
+        path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(),
+        drainers=(SeenDrainer(pid=1),), pid=1,
         routes=routes, states=(state,) * len(routes), missing=(missing,) * len(routes),
         trouble=trouble or Trouble(None, None, None), refused_by="", used_bytes=0,
         free_bytes=1 << 40, disk="ok", strangers=(), unreadable=(), now=NOW,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # A span that nobody sends for so long, though a drainer runs, waits for somebody with the secret.
-_SOON: Final = 30.0
+SOON: Final = 30.0
 
 
 class RouteState(Enum):
@@ -35,7 +35,7 @@ class RouteState(Enum):
             return cls.OK  # what failed was adopted, purged or evicted since
         if route.is_held:
             return cls.HELD
-        is_left_alone = route.oldest_at is not None and now - route.oldest_at > _SOON
+        is_left_alone = route.oldest_at is not None and now - route.oldest_at > SOON
         if is_left_alone and not is_secret_known:  # whatever came of it when somebody had that
             return cls.NO_SECRET
         return cls.WAITING if route.attempts else cls.OK

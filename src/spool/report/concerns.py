@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from spool.delivery.route_state import RouteState
+from spool.delivery.route_state import SOON, RouteState
 from spool.report import sentences
 from spool.store import history
 from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
@@ -63,6 +63,10 @@ def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
             secret, _, remedy = missing.partition("; ")
             words = f"route {route.name}: {waits}: {secret}"
             yield Concern("no-secret", words, remedy or "correct SPOOL_CREDENTIALS_FILE")
+        elif _is_left_alone(facts, route):
+            waits = sentences.waits(route.pending_spans)
+            words = f"route {route.name}: {waits}: who drains has no secret for it, this shell has"
+            yield Concern("no-secret", words, "send them by `python -m spool drain`")
         elif silence := _silence(facts, route, max_age):
             why = f": {sentences.why(route)}" if route.attempts else ""
             words = (
@@ -70,6 +74,13 @@ def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
                 f"spans wait{why}"
             )
             yield Concern("stuck", words, sentences.remedy(route))
+
+
+def _is_left_alone(facts: Facts, route: Route) -> bool:
+    """Say whether others drain, and nobody of them can send what has waited a while."""
+    if route.oldest_at is None or not facts.is_running or facts.is_sent(route):
+        return False
+    return facts.now - route.oldest_at > SOON
 
 
 def _silence(facts: Facts, route: Route, max_age: float) -> float:
@@ -164,13 +175,21 @@ def _summed(files: Sequence[str]) -> str:
 
 
 def _of_drainers(facts: Facts) -> Iterator[Concern]:
+    for one in facts.drainers:
+        if one.is_stopped:
+            words = f"{sentences.drainer(one, facts.now)}: it is stopped, frozen or dead-locked"
+            yield Concern("drainer-stopped", words, f"`kill -CONT {one.pid}`, or end that process")
     if facts.ledger.pending and not facts.is_running:
         words = f"{sentences.waits(facts.ledger.pending)} and no process drains"
-        waiting = [s for r, s in zip(facts.routes, facts.states, strict=True) if r.pending_spans]
-        remedy = "send them by `python -m spool drain`, or let `python -m spool run` do that"
-        if RouteState.OK not in waiting:
-            remedy = "see to their routes first, then run `python -m spool drain`"
-        yield Concern("nobody-drains", words, remedy)
+        yield Concern("nobody-drains", words, _remedy_of_nobody(facts))
+
+
+def _remedy_of_nobody(facts: Facts) -> str:
+    """Recommend a drain only where it can help."""
+    states = zip(facts.routes, facts.states, strict=True)
+    if any(route.pending_spans and state is RouteState.OK for route, state in states):
+        return "send them by `python -m spool drain`, or let `python -m spool run` do that"
+    return "see to their routes first, then run `python -m spool drain`"
 
 
 def _is_recent(facts: Facts, at: float | None) -> bool:

@@ -113,9 +113,14 @@ class Facts:
     def is_under_way(self) -> bool:
         """Whether something that waits is being sent, as far as can be told."""
         states = zip(self.routes, self.states, strict=True)
-        return self.is_running and any(
-            route.pending_spans and state is RouteState.OK for route, state in states
+        return any(
+            route.pending_spans and state is RouteState.OK and self.is_sent(route)
+            for route, state in states
         )
+
+    def is_sent(self, route: Route) -> bool:
+        """Say whether any process that drains can send a route, as far as is known."""
+        return any(one.can_send(route.name) for one in self.drainers)
 
     def pace(self, earlier: Facts) -> Pace:
         """Tell how fast it empties, by what was there earlier."""

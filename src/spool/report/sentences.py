@@ -13,13 +13,14 @@ from spool.system.words import clock_of, count_of, duration_of, share_of, size_o
 
 if TYPE_CHECKING:
     from spool.report.facts import Facts, Pace
+    from spool.store.drainers import SeenDrainer
     from spool.store.records import Route
 
 # 2020 began then: a clock that says less is wrong.
 PLAUSIBLE_AT: Final = 1_577_836_800.0
 # What clocks of several processes may differ.
 _JITTER: Final = 60.0
-_KINDS: Final = {"run": "a sidecar", "drain": "`drain`", "application": "an application"}
+_KINDS: Final = {"run": "`run`", "drain": "`drain`", "application": "an application"}
 # What makes up what came, and what is beside it.
 _CAME: Final = ("accepted", "imported")
 _BESIDE: Final = ("refused", "in_memory")
@@ -63,7 +64,19 @@ def ledger(facts: Facts, *, is_whole: bool = False) -> str:
 
 def drains(facts: Facts) -> str:
     """Say who drains."""
-    return f"pid {facts.pid}" if facts.is_running else "nobody"
+    if not facts.drainers:
+        return "nobody"
+    return "; ".join(drainer(one, facts.now) for one in facts.drainers)
+
+
+def drainer(one: SeenDrainer, now: float) -> str:
+    """Say which process drains, and for how long."""
+    who = _KINDS.get(one.kind or "", "a process")
+    pid = "" if one.pid is None else f" (pid {one.pid})"
+    if one.is_stopped:
+        return f"{who}{pid}, which does not move"
+    began = "" if one.since is None else f", for {duration_of(max(0.0, now - one.since))}"
+    return f"{who}{pid}{began}"
 
 
 def pace(found: Pace) -> str:
@@ -91,7 +104,7 @@ def state(facts: Facts, route: Route, of: RouteState) -> str:
         return f"waiting{ago}: {why(route)}"
     if not route.pending_spans:
         return "ok, nothing waits"
-    return "ok, under way" if facts.is_running else "ok as far as is known, but nobody sends"
+    return "ok, under way" if facts.is_sent(route) else "ok as far as is known, but nobody sends"
 
 
 def why(route: Route) -> str:
