@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from forked import run_forked
 from instrumented import is_here, needs_configuration, needs_distro
 from langfuse_scenarios import needs_langfuse
 from litellm_scenarios import needs_litellm, needs_v2
@@ -46,10 +47,12 @@ needs_openinference = pytest.mark.skipif(
 # The page as a whole
 
 
+@pytest.mark.once
 def test_the_readme_fits_its_page() -> None:
     assert len(README.read_text().splitlines()) <= MOST_LINES
 
 
+@pytest.mark.once
 def test_every_block_of_the_readme_has_its_test() -> None:
     assert [(b.section, b.kind) for b in blocks(README)] == [
         ("", ""),
@@ -71,6 +74,7 @@ def test_every_block_of_the_readme_has_its_test() -> None:
 # The first screen
 
 
+@pytest.mark.once
 def test_the_two_commands_are_there() -> None:
     lines = block("", "sh").splitlines()
     assert [line.split()[0] for line in lines] == ["scripts/demo", "scripts/test"]
@@ -110,6 +114,15 @@ def installing() -> str:
     return "\n".join(["import litellm, spool.litellm", *statements, ""])
 
 
+def run_with_litellm(code: str, **more: str) -> None:
+    """Run a program that imports LiteLLM first, as all of these do."""
+    program = Path("program.py")
+    program.write_text(code)
+    ended, said = run_forked("litellm", [str(program)], {**os.environ, **more})
+    assert ended == 0, said
+    assert "Traceback" not in said, said
+
+
 def python_with(words: str) -> str:
     """Give the README's program that has these words."""
     (found,) = [b.text for b in blocks(README) if b.kind == "python" and words in b.text]
@@ -126,7 +139,7 @@ def test_a_litellm_call_arrives_at_two_projects(environment: None, langfuse: Sta
     *given, call = block("", "python").splitlines()
     with StandIn({"pk-lf-2": "sk-lf-2"}) as other:
         url, second, _, of_litellm = two_destinations(other)
-        run_python(
+        run_with_litellm(
             "\n".join([*given, textwrap.dedent(imports), url, second, of_litellm, call, LOGGED])
         )
         drain()
@@ -136,7 +149,7 @@ def test_a_litellm_call_arrives_at_two_projects(environment: None, langfuse: Sta
 @needs_litellm
 @pytest.mark.once
 def test_a_litellm_call_arrives(environment: None, langfuse: StandIn) -> None:
-    run_python(block("", "python") + LOGGED)
+    run_with_litellm(block("", "python") + LOGGED)
     drain()
     assert langfuse.names() == {"litellm_request": 1, "raw_gen_ai_request": 1}
 
@@ -147,7 +160,7 @@ def test_a_litellm_call_arrives_under_the_name_langfuse_otel(
     environment: None, langfuse: StandIn
 ) -> None:
     (call,) = [c for c in block("", "python").splitlines() if c.startswith("litellm.completion")]
-    run_python(installing() + call + LOGGED)
+    run_with_litellm(installing() + call + LOGGED)
     drain()
     assert langfuse.names() == {"litellm_request": 1, "raw_gen_ai_request": 1}
 
@@ -167,12 +180,13 @@ async def main():
 def test_an_async_program_that_ends_after_its_calls_leaves_every_span(
     environment: None, langfuse: StandIn
 ) -> None:
-    run_python(f"{installing()}{ASYNC_CALLS}\n\nasyncio.run(main())\n")
+    run_with_litellm(f"{installing()}{ASYNC_CALLS}\n\nasyncio.run(main())\n")
     drain()
     assert langfuse.names() == {"litellm_request": 5, "raw_gen_ai_request": 5}
 
 
 @needs_litellm
+@pytest.mark.once
 @pytest.mark.parametrize("is_installed", [True, False], ids=["by install()", "by the handler"])
 def test_async_calls_arrive_by_litellms_v2(
     environment: None, langfuse: StandIn, is_installed: bool
@@ -183,7 +197,7 @@ def test_async_calls_arrive_by_litellms_v2(
     given, _, _ = block("", "python").partition("litellm.completion(")
     code = installing() if is_installed else given
     code = f"{code}{ASYNC_CALLS}\n\nasyncio.run(main())\n"
-    run_python(code, **dict([said.split("=")]))
+    run_with_litellm(code, **dict([said.split("=")]))
     drain()
     assert langfuse.names() == {"chat gpt-4o-mini": 5}
 
@@ -221,6 +235,7 @@ def test_the_quick_start_ends_with_a_trace(
     assert langfuse.names() == {"hello": 2}
 
 
+@pytest.mark.once
 def test_the_quick_start_leaves_the_right_host_behind(
     environment: None, tmp_path: Path, langfuse: StandIn
 ) -> None:
@@ -231,6 +246,7 @@ def test_the_quick_start_leaves_the_right_host_behind(
     assert "127.0.0.1:9/" not in status
 
 
+@pytest.mark.once
 def test_where_no_langfuse_is_at_hand_the_stand_in_plays_one(
     environment: None, tmp_path: Path
 ) -> None:
@@ -272,6 +288,7 @@ def test_an_instrumentation_is_turned_on_once_the_provider_is_set(
     assert langfuse.names() == {"hello": 1, "ChatCompletion": 1}
 
 
+@pytest.mark.once
 def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:
     (call,) = [
         said for said in quoted(README.read_text()) if said.startswith("SpoolSpanExporter(p")
@@ -280,6 +297,7 @@ def test_what_can_be_given_to_the_exporter_is_what_the_readme_says() -> None:
     assert re.findall(r"(\w+)=", call) == [name for name in taken if name != "settings"]
 
 
+@pytest.mark.once
 def test_extra_headers_are_sent_either_way(environment: None, langfuse: StandIn) -> None:
     said = quoted(README.read_text())
     (variable,) = [one for one in said if one.startswith("OTEL_EXPORTER_OTLP_HEADERS=")]
@@ -299,6 +317,7 @@ def two_destinations(server: StandIn, keys: str = "pk-lf-2:sk-lf-2") -> list[str
     return lines.replace("pk-lf-2:sk-lf-2", keys).splitlines()
 
 
+@pytest.mark.once
 def test_two_exporters_are_two_destinations(environment: None, langfuse: StandIn) -> None:
     program = block("Quick start", "python")
     (first,) = [line for line in program.splitlines() if "add_span_processor" in line]
@@ -392,6 +411,7 @@ print({
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "after the exporter"])
 def test_a_meter_provider_gets_the_metrics_that_the_readme_names(
     environment: None, is_first: bool

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from programs import run_python
+from forked import run_forked
 
 needs_langfuse: Final = pytest.mark.skipif(
     importlib.util.find_spec("langfuse") is None, reason="the Langfuse SDK is not installed here"
@@ -24,8 +24,11 @@ needs_langfuse: Final = pytest.mark.skipif(
 
 
 def run(scenario: str, exporter: str = "spool", **more: str) -> str:
-    """Run a program to its end, and give what it printed."""
-    return run_python(__file__, scenario, exporter, **more).stdout
+    """Run a program to its end, which is a good one, and give what it printed."""
+    code, said = run_forked("langfuse", [__file__, scenario, exporter], {**os.environ, **more})
+    assert code == 0, said
+    assert "Traceback" not in said, said
+    return said
 
 
 def client(**more: Any) -> Any:

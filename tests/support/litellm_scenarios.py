@@ -1,8 +1,8 @@
 """Scenarios with real LiteLLM calls, whose answers are mocks, each in a process of its own.
 
 LiteLLM keeps its state in module globals, and takes seconds to import. So most scenarios are forked
-from one process that has imported it: this file as a script. Those that are about how a program
-imports LiteLLM, forks or ends are run afresh: this file as a script, with file and function.
+from one process that has imported it. Those that are about how a program imports LiteLLM, forks or
+ends are run afresh. Both run this file as a script, with file and function.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pytest
 
+from forked import run_forked
 from waits import PATIENCE
 
 KEYS: Final = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
@@ -62,10 +62,11 @@ def run(
     """Run a scenario, a function of a test's file, in a process that only spools."""
     here = {"SPOOL_PATH": str(path), "SPOOL_DRAIN": "off", "LANGFUSE_HOST": host}
     environment = {**os.environ, **KEYS, **here, **more}
-    start = run_afresh if is_fresh else run_preloaded
-    with tempfile.NamedTemporaryFile("w+") as output:
-        code = start(scenario, environment, output)
-        log = Path(output.name).read_text()
+    command = [__file__, *place_of(scenario)]
+    if is_fresh:
+        code, log = run_afresh(command, environment)
+    else:
+        code, log = run_forked("litellm", command, environment)
     assert code == 0, log
     _, _, said = log.rpartition(SAID)  # LiteLLM logs to stdout too, even during exit
     return Ran(json.loads(said.splitlines()[0]), log)
@@ -75,58 +76,23 @@ def place_of(scenario: Callable[[], None]) -> tuple[str, str]:
     return scenario.__code__.co_filename, scenario.__name__
 
 
-def run_afresh(scenario: Callable[[], None], environment: dict[str, str], output: IO[str]) -> int:
-    command = [sys.executable, __file__, *place_of(scenario)]
+def run_afresh(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     done = subprocess.run(
-        command, env=environment, stdout=output, stderr=output, timeout=100, check=False
+        [sys.executable, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
     )
-    return done.returncode
-
-
-def run_preloaded(
-    scenario: Callable[[], None], environment: dict[str, str], output: IO[str]
-) -> int:
-    process = preloaded()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    json.dump([*place_of(scenario), environment, output.name], process.stdin)
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return int(process.stdout.readline())
-
-
-@functools.cache
-def preloaded() -> subprocess.Popen[str]:
-    """Start the process that others are forked from; it ends with the tests."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True)
+    return done.returncode, done.stdout
 
 
 def act(file: str, name: str) -> None:
     """Do a scenario, in this process."""
     sys.path.insert(0, str(Path(file).parent))
     getattr(importlib.import_module(Path(file).stem), name)()
-
-
-def fork_scenarios() -> None:
-    """Fork a process for each order that is read, and print its exit code."""
-    before = dict(os.environ)
-    import litellm  # noqa: F401 - for all of them
-
-    # As where its tokenizers lie: else it asks the internet for them, with a stream's first tokens.
-    set_by_litellm = dict(os.environ.items() - before.items())
-    assert threading.active_count() == 1, "no other thread would cross a fork"
-    for order in sys.stdin:
-        file, name, environment, output = json.loads(order)
-        pid = os.fork()
-        if pid == 0:
-            os.environ.clear()
-            os.environ.update(set_by_litellm | environment)
-            for fd in (1, 2):
-                os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), fd)
-            act(file, name)
-            return  # and ends as any program does
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 def spool(path: Path, host: str, command: str, **more: str) -> tuple[int, Any]:
@@ -243,7 +209,4 @@ async def finish_async() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        act(*sys.argv[1:])
-    else:
-        fork_scenarios()
+    act(*sys.argv[1:])
