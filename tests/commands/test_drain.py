@@ -15,6 +15,8 @@ from standin import StandIn
 from terminals import on_terminal
 from users import invoke, spool
 
+pytestmark = pytest.mark.once
+
 
 def test_drain_delivers_all_and_says_so(filled: Store, langfuse: StandIn) -> None:
     assert spool("drain").stdout.startswith("delivered 10 spans in 1 request")

@@ -15,6 +15,8 @@ from spool.store.store import Store
 from standin import StandIn
 from users import invoke, spool
 
+pytestmark = pytest.mark.once
+
 COMMANDS = [
     ["drain"], ["drain", "--json"], ["status"], ["status", "--json"], ["peek"], ["peek", "--json"],
     ["adopt", "pk-lf-x", "--yes"], ["dead", "list"], ["dead", "list", "--json"],
@@ -86,7 +88,6 @@ def test_one_key_without_the_other_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY must be set" in line
 
 
-@pytest.mark.once
 def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("a shopping list\n" * 1000)
@@ -96,7 +97,6 @@ def test_a_file_that_is_no_database_is_one_line(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["spool.db"]
 
 
-@pytest.mark.once
 def test_another_applications_database_is_one_line_and_stays_as_it_was(path: Path) -> None:
     path.parent.mkdir()
     other = sqlite3.connect(path)
@@ -138,7 +138,6 @@ def test_a_directory_without_rights_is_one_line(path: Path, tmp_path: Path) -> N
     assert "SPOOL_PATH" in line
 
 
-@pytest.mark.once
 def test_what_a_process_has_in_its_journal_is_shown_adopted_and_drained(
     store: Store, target: Target, langfuse: StandIn
 ) -> None:

@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from spool.store.store import Store
 from standin import StandIn
 from users import spool
+
+pytestmark = pytest.mark.once
 
 
 def test_run_ends_when_it_is_told_to_in_the_moment_that_it_goes_on(filled: Store) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 import standin
 from journal_sending import send_from_journal
 from manners import each_manner
@@ -14,6 +16,8 @@ from spans import span
 from spool import Settings, SpoolSpanExporter
 from spool.store import drainers
 from standin import StandIn
+
+pytestmark = pytest.mark.once
 
 
 @each_manner

@@ -26,6 +26,8 @@ from standin import StandIn
 from users import spool
 from waits import wait_until
 
+pytestmark = pytest.mark.once
+
 LIMIT = 1 << 30
 OF_SPOOL = {
     "spool.span.pending": ("{span}", False),

@@ -30,6 +30,8 @@ from spool.settings.endpoints import LANGFUSE_PATH
 from standin import Exchange, Reply, StandIn, healthy
 from users import environment_of, spool
 
+pytestmark = pytest.mark.once
+
 PASS: Final = "X-Gateway=let%20me%20in,Authorization=Bearer%20x"
 PROGRAM: Final = SIMPLE + 'tracer.start_span("a span").end()'
 GIVEN: Final = PROGRAM.replace("Exporter()", "Exporter(headers={'X-Gateway': 'let me in'})")
@@ -82,7 +84,6 @@ def test_they_come_to_the_authorization_that_the_keys_make(
     assert request.headers["x-langfuse-ingestion-version"] == "4"
 
 
-@pytest.mark.once
 def test_a_drain_in_another_process_sends_them_too(environment: None, langfuse: StandIn) -> None:
     run(PROGRAM, SPOOL_DRAIN="off")
     drained(code=1)
@@ -94,7 +95,6 @@ def test_a_drain_in_another_process_sends_them_too(environment: None, langfuse: 
     assert "let me in" not in spool("status").stdout
 
 
-@pytest.mark.once
 def test_a_change_of_them_leaves_no_span_behind(
     environment: None, langfuse: StandIn, path: Path
 ) -> None:
@@ -114,7 +114,6 @@ def drained(*, code: int = 0, **variables: str) -> str:
         return spool("drain", code=code).stderr
 
 
-@pytest.mark.once
 def test_routes_of_the_credentials_file_get_them_on_their_host_only(
     environment: None, langfuse: StandIn, path: Path, tmp_path: Path
 ) -> None:
@@ -128,7 +127,6 @@ def test_routes_of_the_credentials_file_get_them_on_their_host_only(
     assert keys_let_in(langfuse) == {TEAM_KEY}
 
 
-@pytest.mark.once
 def test_those_of_a_receiver_on_another_host_do_not_reach_langfuse(
     environment: None, langfuse: StandIn
 ) -> None:
@@ -141,7 +139,6 @@ def test_those_of_a_receiver_on_another_host_do_not_reach_langfuse(
     assert not any("x-gateway" in request.headers for request in langfuse.requests)
 
 
-@pytest.mark.once
 def test_what_cannot_be_read_is_passed_over_and_said_without_its_value(
     environment: None, langfuse: StandIn
 ) -> None:
@@ -153,7 +150,6 @@ def test_what_cannot_be_read_is_passed_over_and_said_without_its_value(
     assert langfuse.accepted == 4
 
 
-@pytest.mark.once
 def test_those_for_the_default_host_do_not_reach_the_remembered_one(
     environment: None, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +160,6 @@ def test_those_for_the_default_host_do_not_reach_the_remembered_one(
     assert not any("x-gateway" in request.headers for request in langfuse.requests)
 
 
-@pytest.mark.once
 def test_those_of_the_host_that_the_environment_names_do_not_reach_a_second_destination(
     environment: None, langfuse: StandIn
 ) -> None:
@@ -176,7 +171,6 @@ def test_those_of_the_host_that_the_environment_names_do_not_reach_a_second_dest
         assert not any("x-gateway" in request.headers for request in other.requests)
 
 
-@pytest.mark.once
 def test_two_exporters_of_one_key_send_each_its_own(environment: None, langfuse: StandIn) -> None:
     langfuse.behave(None)
     run(TWO.format("headers={'X-Gateway': 'let me in'}"))

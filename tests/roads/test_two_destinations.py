@@ -23,6 +23,8 @@ from standin import PATH, StandIn
 from users import SHORT_WAITS, environment_of, spool, status
 from waits import wait_until
 
+pytestmark = pytest.mark.once
+
 PROGRAM: Final = """
 import os, sys
 from opentelemetry.sdk.trace import TracerProvider

@@ -14,6 +14,8 @@ from spool.store.store import Store
 from stores import TWO, assert_balanced, names_of, pack_all, route_of, take_of
 from targets import MINE, OTHERS
 
+pytestmark = pytest.mark.once
+
 
 def grow_older(store: Store, seconds: float, at: float, max_age: float = 60) -> int:
     eviction.watch(store, seconds, at)

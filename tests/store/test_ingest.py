@@ -27,6 +27,8 @@ from spool.store.store import Store
 from spool.system import spool_files
 from targets import MINE, OTHERS
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_what_came_together_becomes_one_row_of_each_route(store: Store, *, compress: bool) -> None:

@@ -21,6 +21,8 @@ from spool.store.maintenance import Maintenance
 from spool.store.store import Store
 from targets import MINE
 
+pytestmark = pytest.mark.once
+
 
 def test_a_spool_that_is_too_large_loses_its_oldest_spans_and_counts_them(
     store: Store, small: Settings

@@ -18,6 +18,8 @@ from spool.store.store import Store
 from targets import MINE
 from waits import wait_until
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def running(store: Store, small: Settings) -> Iterator[MaintenanceThread]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from spans import batch
 from spool.otlp.batch import Batch
 from spool.settings.target import Target
@@ -12,6 +14,8 @@ from spool.store.store import Store
 from spool.system.spool_files import beside
 from stores import assert_balanced, names_of, route_of, take_of
 from targets import MINE, OTHERS
+
+pytestmark = pytest.mark.once
 
 
 def test_adopting_takes_no_other_routes_spans_where_another_file_has_come_to_the_path(

@@ -15,6 +15,8 @@ from spool.store import salvage
 from spool.store.store import Store
 from targets import MINE
 
+pytestmark = pytest.mark.once
+
 
 def test_a_kill_in_a_salvage_leaves_nothing_that_others_can_read_and_the_next_opening_removes_it(
     crashed: Path,

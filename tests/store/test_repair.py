@@ -24,6 +24,8 @@ from standin import StandIn
 from stores import assert_balanced
 from targets import MINE
 
+pytestmark = pytest.mark.once
+
 IMAGES = int(os.environ.get("TEST_DAMAGED_FILES", "150"))
 
 

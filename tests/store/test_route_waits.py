@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from spool.store import route_waits
 from spool.store.store import Store
 from stores import route_of, take_of
+
+pytestmark = pytest.mark.once
 
 
 def test_settling_clears_the_routes_trouble(filled: Store) -> None:

@@ -14,6 +14,8 @@ from spool.store.store import Store
 from stores import ALL, TWO, assert_balanced, names_of, pack_all, route_of, take_of
 from targets import MINE
 
+pytestmark = pytest.mark.once
+
 
 def test_a_row_that_an_older_version_packed_is_taken_and_packed_anew(store: Store) -> None:
     raw = batch(*"abc")

@@ -13,6 +13,8 @@ from spool.store.store import Store
 from stores import assert_balanced, names_of, take_of
 from targets import MINE
 
+pytestmark = pytest.mark.once
+
 
 def test_a_large_row_is_divided_in_its_place(store: Store) -> None:
     for names in ("abcd", "e"):

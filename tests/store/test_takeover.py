@@ -22,6 +22,8 @@ from spool.store.records import Ledger
 from spool.store.store import Store
 from spool.store.takeover import Takeover
 
+pytestmark = pytest.mark.once
+
 
 def test_what_a_dead_process_left_is_moved_and_its_journal_goes(path: Path, store: Store) -> None:
     die(path, "a", "b")

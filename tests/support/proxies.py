@@ -70,11 +70,13 @@ async def check(request, api_key):
 
 
 class Proxy:
-    """A LiteLLM proxy with two workers; `settings` are YAML, as they stand in its config.yaml."""
+    """A LiteLLM proxy; `settings` are YAML, as they stand in its config.yaml.
 
-    workers = 2
+    Each of several workers imports LiteLLM for seconds, and so does the process that has them.
+    """
 
-    def __init__(self, directory: Path, settings: str, **environment: str) -> None:
+    def __init__(self, directory: Path, settings: str, workers: int, **environment: str) -> None:
+        self.workers = workers
         directory.mkdir(exist_ok=True)
         (directory / "config.yaml").write_text(CONFIG + settings)
         (directory / "spooled.py").write_text(SHIM)
@@ -101,12 +103,12 @@ class Proxy:
                 start_new_session=True,
             )
 
-    def wait_until_up(self, started: int = workers) -> None:
-        """Wait until as many workers as this have ever started.
+    def wait_until_up(self, *, is_anew: bool = False) -> None:
+        """Wait until all workers have started, or those that come after them.
 
         Each says so when it is ready; before, a request could meet only the other.
         """
-
+        started = self.workers * (2 if is_anew else 1)
         deadline = time.monotonic() + 240
         while self.log().count("Application startup complete") < started:
             assert self._process.poll() is None, self.log()

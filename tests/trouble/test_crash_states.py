@@ -54,10 +54,10 @@ SCENARIOS = {
     "large journals": "export=3x600000 sleep=0.5 export=3x600000 await-sync export=4x600000 close",
     "vacuum": "export=16x90000 close serve export=1 flush keep export=2 close",
 }
-FEW_POINTS = 40
+FEW_POINTS = 20
 MOST_POINTS = 800
 SALVAGED_ROWS = 40
-FEWEST_IMAGES = {False: 200, True: 3000}
+FEWEST_IMAGES = {False: 100, True: 3000}
 SUBSETS = 3
 
 

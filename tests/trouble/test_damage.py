@@ -100,7 +100,7 @@ def test_no_damage_stops_the_application_and_what_is_missing_is_counted(
     store.close()
     counted = Trial("damaged files", 0, 0, 0, 0, 0, 0, 0)
     uncounted = replace(counted, name="damaged files, the totals among the damage")
-    for number in range(1200 if is_full else 50):
+    for number in range(1200 if is_full else 25):
         directory = tmp_path / f"damaged-{number}"
         shutil.copytree(crashed, directory)
         ruin(directory, chance)

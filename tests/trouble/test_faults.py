@@ -47,7 +47,7 @@ FAULTS = {
     "signal=SIGKILL": ("writev", "pwrite64", "fdatasync", "fsync", "ftruncate"),
 }
 AT_ONCE_AND_FOR_EVER = ["writev:error=EIO:when=1+", "pwrite64:error=EIO:when=1+"]
-FEW_RUNS = 10
+FEW_RUNS = 4
 
 
 @dataclass(frozen=True)

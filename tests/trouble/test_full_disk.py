@@ -60,7 +60,7 @@ def test_a_full_disk_loses_nothing_and_nothing_is_sent_again_and_again(
     is_full: bool,
     report: Callable[[Trial], None],
 ) -> None:
-    rounds = 30 if is_full else 2
+    rounds = 30 if is_full else 1
     ballast = path.parent / "ballast"
     with small_disk(path.parent, 16 << 20):
         refusal = Refusal(settings, langfuse)
@@ -109,7 +109,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
     is_full: bool,
     report: Callable[[Trial], None],
 ) -> None:
-    rounds = 30 if is_full else 2
+    rounds = 30 if is_full else 1
     with small_disk(path.parent, 8 << 20):
         refusal = Refusal(settings, langfuse)
         refusal.end_spans(20)

@@ -66,7 +66,7 @@ def test_no_acknowledged_span_is_lost_by_kill_9(
     path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     chance = random.Random(seed())
-    kills = 1000 if is_full else 60
+    kills = 1000 if is_full else 20
     with (
         Witness() as langfuse,
         Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,
@@ -129,7 +129,7 @@ def test_a_drainer_that_is_killed_in_mid_request_repeats_that_request_and_nothin
     path: Path, tmp_path: Path, is_full: bool, report: Callable[[Trial], None]
 ) -> None:
     chance = random.Random(seed())
-    kills = 1000 if is_full else 40
+    kills = 1000 if is_full else 20
     with (
         Witness() as langfuse,
         Nursery(tmp_path / "trails", environment_of(path, langfuse.url, **SHORT_WAITS)) as nursery,

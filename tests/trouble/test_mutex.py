@@ -146,7 +146,7 @@ def test_no_write_and_no_checkpoint_overlaps_another_in_any_process(path: Path) 
     assert seen.failure == ""
     assert seen.strays == []
     assert seen.writes["pwrite64"] > 1000
-    assert seen.writes["ftruncate"] > 20  # checkpoints that began the WAL anew
+    assert seen.writes["ftruncate"] > 2  # checkpoints that began the WAL anew
 
 
 def test_a_forked_child_that_comes_to_its_end_writes_nothing(path: Path) -> None:
