@@ -105,15 +105,23 @@ def test_a_file_of_another_owner_is_refused(shared_directory: Path) -> None:
     path = shared_directory / "spool.db"
     path.touch(mode=0o666)
     with as_user(STRANGER):
-        assert_refused(path, "belongs to user 0, not to user 12345")
+        assert_refused(
+            path,
+            "belongs to user root (0), not to user 12345; run as its owner, since application and "
+            "drainer must be one user",
+        )
 
 
 @only_root
 def test_a_directory_without_the_right_to_enter_it_is_refused(shared_directory: Path) -> None:
     shared_directory.chmod(0o700)
     path = shared_directory / "spool.db"
-    with as_user(STRANGER), pytest.raises(SpoolFileError, match=f"{path}.*Permission denied"):
+    with as_user(STRANGER), pytest.raises(SpoolFileError) as caught:
         prepare(path)
+    assert str(caught.value).startswith(
+        f"{path}: Permission denied: {shared_directory} belongs to user root (0), not to user "
+        "12345; run as its owner, since application and drainer must be one user"
+    )
 
 
 @only_root

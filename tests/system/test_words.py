@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
+from spool.system.words import clock_of, count_of, duration_of, share_of, size_of, user_of
 
 pytestmark = pytest.mark.once
 
@@ -72,3 +72,8 @@ def test_a_time_of_a_clock() -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d", clock_of(1_700_000_000.0, 1_700_000_000.0))
     assert re.fullmatch(r"2023-11-1\d \d\d:\d\d", clock_of(1_700_000_000.0, 1_800_000_000.0))
     assert clock_of(1e300) == "a time that is in no calendar"
+
+
+def test_a_user_is_named_with_the_number_if_it_has_a_name() -> None:
+    assert user_of(0) == "user root (0)"
+    assert user_of(3_999_999) == "user 3999999"

@@ -26,6 +26,7 @@ from spool.store import migrations
 from spool.store.store import Store
 from spool.system.log import logger
 from spool.system.spool_files import beside
+from spool.system.words import user_of
 from standin import StandIn
 from trials import Trial
 
@@ -169,7 +170,7 @@ def test_a_worker_that_may_not_use_roots_spool_is_told_so(
     code, said = run_as(WORKER, lambda: exporter.export([span("worker")]).name == "SUCCESS")
     exporter.shutdown()
     assert code == 1
-    assert f"{path}: it belongs to user 0, not to user {WORKER}; run as its owner" in said
+    assert f"{path}: it belongs to {user_of(0)}, not to {user_of(WORKER)}; run as its owner" in said
 
 
 # A stranger, where every user may make files

@@ -24,15 +24,17 @@ from spool.commands.output import say
 from spool.delivery.client import Client
 from spool.delivery.routes import Routes
 from spool.errors import SpoolError
+from spool.store import drainers
 from spool.store.store import Store
 from spool.system.words import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from spool.errors import SettingsError
     from spool.settings.settings import Settings
     from spool.settings.target import Target
+    from spool.store.drainers import SeenDrainer
     from spool.store.records import Route
 
 _SALVAGE: Final = "the next program that writes salvages it; see to the disk"
@@ -81,10 +83,11 @@ def _findings(
 def _of_the_spool(settings: Settings, store: Store, *, is_sound: bool) -> Iterator[Finding]:
     """Say what the spool says, whose secrets are known here, and what their receivers answer."""
     known: list[Route] = []
+    seen: Sequence[SeenDrainer] = ()
     try:
         if store.exists():
-            known = store.routes()
-            yield from draining.who_drains(store)
+            known, seen = store.routes(), drainers.seen(store)
+            yield from draining.who_drains(store.ledger().pending, seen)
     except SpoolError as error:
         yield Finding.of_error("spool", error, _SALVAGE)
     if not is_sound:
@@ -94,7 +97,7 @@ def _of_the_spool(settings: Settings, store: Store, *, is_sound: bool) -> Iterat
     routes = Routes(store, settings, client, time.time)
     if settings.target is not None:
         routes.add(settings.target)
-    targets, findings = secrets.known_targets(settings, routes, known)
+    targets, findings = secrets.known_targets(settings, routes, known, seen)
     yield from findings
     yield from _ask(targets, settings, client)
 

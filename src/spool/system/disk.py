@@ -8,6 +8,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from spool.errors import SpoolFileError, SpoolFullError, SpoolUnavailableError
+from spool.system import spool_files
+from spool.system.words import user_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +83,8 @@ def unusable(path: Path, error: OSError) -> SpoolFileError:
     where = error.filename or path
     remedy = _REMEDIES.get(error.errno or 0)
     if remedy is None:
+        if error.errno in (errno.EACCES, errno.EPERM) and (whose := _whose(path)):
+            return SpoolFileError(f"{path}: {error.strerror}: {whose}; {spool_files.ONE_USER}")
         return SpoolFileError(
             f"{path}: cannot be used as the spool: {error.strerror}: {where}; "
             "set SPOOL_PATH to a file in a directory that you may write"
@@ -88,6 +92,17 @@ def unusable(path: Path, error: OSError) -> SpoolFileError:
     if error.errno == errno.ENOSPC and not _has_inodes(path.parent):
         remedy = "no inodes are left: remove files there"
     return SpoolUnavailableError(f"{path}: {error.strerror}: {where}; {remedy}")
+
+
+def _whose(path: Path) -> str:
+    """Say whose a spool is that only its owner may look at; nothing where that is not the cause."""
+    for one in (path, path.parent):
+        with contextlib.suppress(OSError):
+            status = os.stat(one)
+            if status.st_uid == os.geteuid() or status.st_mode & 0o077:
+                return ""
+            return f"{one} belongs to {user_of(status.st_uid)}, not to {user_of(os.geteuid())}"
+    return ""
 
 
 def _has_inodes(directory: Path) -> bool:

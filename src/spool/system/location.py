@@ -19,6 +19,7 @@ from typing import Final
 
 from spool.errors import SpoolFileError
 from spool.system import disk, spool_files
+from spool.system.words import user_of
 
 # SQLite's WAL needs shared memory between the processes, which these cannot give
 # (https://www.sqlite.org/wal.html, "Disadvantages").
@@ -61,7 +62,9 @@ def check(path: Path) -> os.stat_result | None:
     _check_directory(path, directory, status)
     owner = spool_files.owner_of(path)[0]
     if status is not None and (why := spool_files.strangeness(status, owner)):
-        raise SpoolFileError(f"{path}: {why}; run as its owner, or set SPOOL_PATH to another file")
+        if status.st_uid != owner:
+            why = f"it belongs to {user_of(status.st_uid)}, not to {user_of(owner)}"
+        raise SpoolFileError(f"{path}: {why}; {spool_files.ONE_USER}")
     for suffix in (*spool_files.SQLITES, *spool_files.SALVAGES):
         if (found := _status(spool_files.beside(path, suffix))) is not None:
             spool_files.refuse_stranger(spool_files.beside(path, suffix), found, owner)

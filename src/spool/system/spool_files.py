@@ -27,6 +27,11 @@ _SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 SQLITES: Final = ("-wal", "-shm", "-journal")
 # What a salvage makes, see `store.recovery`.
 SALVAGES: Final = (".salvaged", ".salvaging", ".grafted")
+# What who meets the files of another user is to do.
+ONE_USER: Final = (
+    "run as its owner, since application and drainer must be one user (files are 0600), or set "
+    "SPOOL_PATH to another file"
+)
 # What else we open beside the main file.
 _OTHERS: Final = (
     r"(\.probe)?\.(turn|deputy)|\.(lock|reporter|drainer|(drainer|inbox)-\d+-[0-9a-f]{12})"

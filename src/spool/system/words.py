@@ -1,7 +1,8 @@
-"""Numbers as people read them: counts with the right plural, sizes, durations."""
+"""Numbers as people read them: counts with the right plural, sizes, durations, users."""
 
 from __future__ import annotations
 
+import pwd
 from datetime import datetime
 from typing import Final
 
@@ -67,3 +68,11 @@ def clock_of(seconds: float, now: float | None = None) -> str:
     except (ValueError, OverflowError, OSError):
         return "a time that is in no calendar"
     return f"{at:%H:%M:%S}" if at.date() == today else f"{at:%Y-%m-%d %H:%M}"
+
+
+def user_of(uid: int) -> str:
+    """Give a user as "user app (1000)", or "user 1000" where nobody is called so."""
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return f"user {uid}"

@@ -17,7 +17,7 @@ from ports import HOST, free_port
 from spool.commands.checks.finding import Finding
 from spool.commands.checks.reach import reach
 from spool.settings.settings import Settings
-from standin import StandIn
+from standin import Exchange, StandIn
 
 pytestmark = pytest.mark.once
 
@@ -79,9 +79,14 @@ def test_a_certificate_that_ends_soon_is_minded(authority: trustme.CA, trusting:
 
 
 def test_http_spoken_at_an_https_host_is_said(langfuse: StandIn, settings: Settings) -> None:
+    def refuse(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        exchange.hang()
+
+    langfuse.behave(refuse)
     found = way(langfuse.endpoint.replace("http:", "https:"), settings)["tls"]
-    assert "speaks http" in found.words
-    assert found.remedy.startswith("begin the host with http://")
+    assert "speaks http, not https" in found.words
+    assert found.remedy == "begin the host with http://"
 
 
 def test_nobody_listening_is_said(settings: Settings) -> None:

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from spool.commands.checks.finding import Finding
-from spool.store import drainers
 from spool.system.words import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from spool.store.store import Store
+    from spool.store.drainers import SeenDrainer
+
+_MOST_ROUTES: Final = 3
 
 
-def who_drains(store: Store) -> Iterator[Finding]:
-    """Say who drains, and what waits for that. Raises SpoolFileError."""
-    pending = store.ledger().pending
+def who_drains(pending: int, seen: Sequence[SeenDrainer]) -> Iterator[Finding]:
+    """Say who drains, and what waits for that; `seen` are the drainers."""
     waits = f"{count_of(pending, 'span')} wait{'s' if pending == 1 else ''}"
     yield Finding("spool", f"it can be read; {waits if pending else 'nothing waits'}")
-    seen = drainers.seen(store)
-    working = [one for one in seen if not one.is_stopped]
-    if working:
-        said = ", ".join(f"pid {one.pid}" for one in working)
-        yield Finding("drainer", f"{said} drain{'s' if len(working) == 1 else ''}")
-    elif seen:
-        remedy = f"`kill -CONT {seen[0].pid}`, or end it and start it anew"
-        yield Finding.wrong("drainer", f"pid {seen[0].pid} drains, but does not move", remedy)
-    elif pending:
+    for one in seen:
+        if one.is_stopped:
+            remedy = f"`kill -CONT {one.pid}`, or end it and start it anew"
+            yield Finding.wrong("drainer", f"{_named(one)} drains, but does not move", remedy)
+        else:
+            yield Finding("drainer", f"{_named(one)} drains, {_routes(one)}")
+    if not seen and pending:
         remedy = "start the application, or `python -m spool run`; or send it by `drain`"
         yield Finding.wrong("drainer", f"nobody drains, and {waits}", remedy)
-    else:
+    elif not seen:
         yield Finding("drainer", "nobody drains now, and nothing waits", is_well=None)
+
+
+def _named(one: SeenDrainer) -> str:
+    kind = {"run": "`run`", "drain": "`drain`", "application": "an application"}.get(one.kind or "")
+    return f"{kind or 'a process'}, pid {one.pid},"
+
+
+def _routes(one: SeenDrainer) -> str:
+    if one.routes is None:
+        return "with which secrets is not known"
+    if not one.routes:
+        return "but has no secret yet"
+    few = sorted(one.routes)[:_MOST_ROUTES]
+    more = len(one.routes) - len(few)
+    return f"with secrets of {', '.join(few)}{f' and {more} more' if more else ''}"

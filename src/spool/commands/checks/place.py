@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import sqlite3
 import stat
 from typing import TYPE_CHECKING, Final
@@ -12,7 +11,7 @@ from spool.commands.checks.finding import Finding
 from spool.errors import SpoolError
 from spool.store import version
 from spool.system import disk, location, spool_files
-from spool.system.words import size_of
+from spool.system.words import size_of, user_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +65,7 @@ def _to_be_made(path: Path) -> Finding:
 def _rights(path: Path) -> Finding:
     here = path if path.exists() else _existing(path.parent)
     status = here.stat()
-    said = f"{here} is {stat.filemode(status.st_mode)[1:]}, of {name_of(status.st_uid)}"
+    said = f"{here} is {stat.filemode(status.st_mode)[1:]}, of {user_of(status.st_uid)}"
     if here == path and status.st_mode & 0o077:
         return Finding.wrong("rights", f"{said}: others can read spans", f"chmod 600 {path}")
     if here == path and not _may(path, os.R_OK | os.W_OK):
@@ -122,13 +121,5 @@ def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
-def name_of(uid: int) -> str:
-    """Name a user."""
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name} ({uid})"
-    except KeyError:
-        return f"user {uid}"
-
-
 def _who() -> str:
-    return name_of(os.geteuid())
+    return user_of(os.geteuid())

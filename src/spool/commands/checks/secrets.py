@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spool.delivery.routes import Routes
     from spool.settings.settings import Settings
     from spool.settings.target import Target
+    from spool.store.drainers import SeenDrainer
     from spool.store.records import Route
 
 _NAME: Final = "secrets"
@@ -30,11 +31,11 @@ _NO_HOST: Final = (
 
 
 def known_targets(
-    settings: Settings, routes: Routes, known: Sequence[Route]
+    settings: Settings, routes: Routes, known: Sequence[Route], seen: Sequence[SeenDrainer]
 ) -> tuple[list[Target], list[Finding]]:
     """Give the targets that can be asked, as a delivery would, and what is to be said of the rest.
 
-    `known` are the routes of the spool.
+    `known` are the routes of the spool, `seen` its drainers.
     """
     targets = {one.name: found for one in known if (found := routes.target_of(one)) is not None}
     if settings.target is not None:
@@ -45,9 +46,9 @@ def known_targets(
     for public_key, found in _of_the_file(settings, findings):
         if public_key not in targets:
             targets[public_key] = settings.with_extra_headers(found)
-    findings += _without(routes, known)
+    findings += _without(routes, known, seen)
     if not targets:
-        findings.append(_none())
+        findings.append(_none(seen))
     return list(targets.values()), findings
 
 
@@ -76,13 +77,24 @@ def _owner(spool: Path) -> int:
         return os.geteuid()
 
 
-def _without(routes: Routes, known: Sequence[Route]) -> Iterator[Finding]:
+def _without(
+    routes: Routes, known: Sequence[Route], seen: Sequence[SeenDrainer]
+) -> Iterator[Finding]:
+    """Say who has a secret that is not here, and that nobody has one."""
     for route in known:
-        if route.pending_spans and (missing := routes.missing(route)):
-            spans = count_of(route.pending_spans, "span")
-            yield Finding(_NAME, f"{route.name}, of which {spans} wait: {missing}", is_well=None)
+        missing, _, remedy = routes.missing(route).partition("; ")
+        if not missing or not route.pending_spans:
+            continue
+        words = f"{route.name}, of which {count_of(route.pending_spans, 'span')} wait"
+        sender = next((one for one in seen if one.can_send(route.name)), None)
+        if sender is not None:
+            yield Finding(_NAME, f"{words}: pid {sender.pid} can send it", is_well=None)
+        else:
+            yield Finding.wrong(_NAME, f"{words}: {missing}", remedy or "correct that file")
 
 
-def _none() -> Finding:
+def _none(seen: Sequence[SeenDrainer]) -> Finding:
+    if any(one.routes for one in seen):
+        return Finding(_NAME, "none is known here, but to who drains", is_well=None)
     remedy = "set them here as the application has them, or OTEL_EXPORTER_OTLP_ENDPOINT"
     return Finding.wrong(_NAME, f"none is known here: {MISSING_KEYS.rstrip('.')}", remedy)
