@@ -62,8 +62,8 @@ def test_status_tells_of_a_held_route(filled: Store, langfuse: StandIn) -> None:
     langfuse.behave(standin.status(401, body=b"no such key"))
     spool("drain", code=1)
     said = spool("status", code=1).stdout
-    assert "! route pk-lf-test is held for " in said
-    assert "s: the receiver refuses the keys (401 no such key); correct the keys" in said
+    assert "! route pk-lf-test is held" in said
+    assert ": the receiver refuses the keys (401 no such key); correct the keys" in said
     assert json.loads(spool("status", "--json", code=1).stdout)["routes"][0]["state"] == "held"
 
 
@@ -141,7 +141,7 @@ def test_status_says_since_when_why_what_to_do_and_until_when(
     invoke("drain", code=1)
     said = invoke("status", code=1).stdout
     host = re.escape(langfuse.url.rpartition("/")[2])
-    assert re.search(rf"waiting for \d.* s: nobody listens at {host} — start the server", said)
+    assert re.search(rf"waiting.*: nobody listens at {host} — start the server", said)
     assert re.search(r"10 spans wait \(.* KiB\), the oldest for \d+ d .*; fresh ones wait", said)
     assert re.search(r"next attempt (now|in .*), once somebody drains, \d attempts? so far, ", said)
     assert "evicted" not in said

@@ -74,7 +74,7 @@ def test_many_strange_files_are_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("state", "remedy"),
-    [(RouteState.OK, "send them by"), (RouteState.HELD, "see to their routes first")],
+    [(RouteState.OK, "send them by"), (RouteState.HELD, "see to their routes")],
 )
 def test_drain_is_recommended_only_where_it_can_help(state: RouteState, remedy: str) -> None:
     found = report(replace(WELL, pending_spans=2), state=state)

@@ -65,7 +65,7 @@ def test_why_a_route_is_held_fits_what_came_last(changes: dict[str, Any], words:
 def test_one_suspicious_span_is_not_told_as_wrong_keys() -> None:
     alone = replace(HELD, cause="spans", suspect_to=9, pending_spans=1)
     assert "keys" not in sentences.remedy(alone)
-    assert "dead letter when one more is accepted" in sentences.remedy(alone)
+    assert "becomes a dead letter once one is accepted" in sentences.remedy(alone)
 
 
 def test_what_fresh_spans_do_meanwhile() -> None:
@@ -108,3 +108,14 @@ def test_how_fast_it_goes_and_when_it_is_done() -> None:
     assert sentences.pace(busy.pace(first)) == "2,000 spans a second; as many come"
     still = replace(first, now=NOW + 0.5)
     assert "no request has ended" in sentences.pace(still.pace(first))
+
+
+def test_one_span_that_fails_while_others_pass_needs_nobody() -> None:
+    poison = replace(DOWN, cause="server", last_error="500 no", suspect_to=9, pending_spans=1)
+    words = "the span that waits fails by itself, others pass: the server is in trouble (500 no)"
+    assert sentences.why(poison) == words
+    assert sentences.remedy(poison).startswith("nothing: it becomes a dead letter once enough")
+
+
+def test_a_trouble_that_has_only_begun_has_no_duration() -> None:
+    assert state(RouteState.WAITING, failing_since=NOW).startswith("waiting: nobody")

@@ -54,9 +54,8 @@ def of_facts(facts: Facts, max_age: float) -> list[Concern]:
 def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
     for route, state, missing in zip(facts.routes, facts.states, facts.missing, strict=True):
         if state is RouteState.HELD:
-            lasts = facts.failing_seconds(route)
-            span = "" if lasts is None else f" for {duration_of(lasts)}"
-            words = f"route {route.name} is held{span}: {sentences.why(route)}"
+            ago = sentences.lasting(facts, route)
+            words = f"route {route.name} is held{ago}: {sentences.why(route)}"
             yield Concern("held", words, sentences.remedy(route))
         elif state is RouteState.NO_SECRET:
             waits = sentences.waits(route.pending_spans)
@@ -189,7 +188,7 @@ def _remedy_of_nobody(facts: Facts) -> str:
     states = zip(facts.routes, facts.states, strict=True)
     if any(route.pending_spans and state is RouteState.OK for route, state in states):
         return "send them by `python -m spool drain`, or let `python -m spool run` do that"
-    return "see to their routes first, then run `python -m spool drain`"
+    return "see to their routes, and let `python -m spool run` send them when that helps"
 
 
 def _is_recent(facts: Facts, at: float | None) -> bool:

@@ -94,8 +94,7 @@ def pace(found: Pace) -> str:
 
 def state(facts: Facts, route: Route, of: RouteState) -> str:
     """Say how a route stands, since when, and why."""
-    lasts = facts.failing_seconds(route)
-    ago = "" if lasts is None else f" for {duration_of(lasts)}"
+    ago = lasting(facts, route)
     if of is RouteState.NO_SECRET:
         return f"no-secret: {facts.missing_of(route).partition('; ')[0]}"
     if of is RouteState.HELD:
@@ -105,6 +104,12 @@ def state(facts: Facts, route: Route, of: RouteState) -> str:
     if not route.pending_spans:
         return "ok, nothing waits"
     return "ok, under way" if facts.is_sent(route) else "ok as far as is known, but nobody sends"
+
+
+def lasting(facts: Facts, route: Route) -> str:
+    """Give " for 2 h 10 min", of a route that fails; nothing where it has only begun."""
+    seconds = facts.failing_seconds(route)
+    return f" for {duration_of(seconds)}" if seconds is not None and seconds >= 1 else ""
 
 
 def why(route: Route) -> str:
@@ -119,15 +124,18 @@ def why(route: Route) -> str:
             said = "is too large" if cause is Cause.TOO_LARGE else "is refused"
             return f"{whose} {said} ({route.last_error})"
     if route.suspect_to:
-        return f"some spans fail by themselves: {said}"
+        whose = "the span that waits fails" if route.pending_spans == 1 else "what waits fails"
+        return f"{whose} by itself, others pass: {said}"
     return said
 
 
 def remedy(route: Route) -> str:
     """Say what to do about a route that fails."""
+    if route.suspect_to and not route.is_held:
+        return "nothing: it becomes a dead letter once enough others were accepted"
     if route.suspect_to and route.pending_spans == 1:
         return (
-            "nothing, where others arrive: it is a dead letter when one more is accepted; where "
+            "nothing, where others arrive: it becomes a dead letter once one is accepted; where "
             "none arrives correct the host or the headers, or what stands between"
         )
     return Cause.of(route.cause).remedy
