@@ -31,9 +31,7 @@ def delivered(bars: list[chart.Bar]) -> list[int]:
     return [bar.delivered for bar in bars if bar.delivered]
 
 
-def drawn(
-    period: chart.Period, bars: list[chart.Bar], *troubles: tuple[float, float]
-) -> ET.Element:
+def drawn(period: chart.Period, bars: list[chart.Bar], *troubles: chart.Trouble) -> ET.Element:
     return ET.fromstring(chart.svg(period, bars, troubles))
 
 
@@ -86,6 +84,12 @@ def test_what_waited_goes_on_to_wait_until_somebody_counts_again() -> None:
     assert waited == {4: 5, 5: 5, 6: 5, 7: 5, 8: 5}
 
 
+def test_what_waited_between_two_counts_is_known_by_its_trouble() -> None:
+    trouble = chart.Trouble(NOW - 600, NOW - 300, 7)
+    bars = chart.bars_of(DAY, [hour(NOW - HOUR), hour(NOW)], NOW, [trouble])
+    assert [bar.waited for bar in bars if bar.waited] == [7]
+
+
 def test_the_tallest_bar_is_as_tall_as_its_panel_and_nothing_has_none() -> None:
     hours = [hour(NOW - 3 * HOUR, 0, 1000), hour(NOW - HOUR, 0, 1), hour(NOW, 0, 0)]
     svg = drawn(DAY, chart.bars_of(DAY, hours, NOW))
@@ -118,17 +122,20 @@ def test_an_empty_chart_says_so() -> None:
         (-1000 * HOUR, 0.0, 1),  # it began long before
         (-1000 * HOUR, -900 * HOUR, 0),
         (0.0, 900 * HOUR, 1),  # a clock that was ahead
+        (0.66 * HOUR, 0.66 * HOUR, 1),  # the last moment
     ],
 )
 def test_a_time_of_trouble_is_marked_as_far_as_it_is_shown(
     begin: float, end: float, expected: int
 ) -> None:
-    marks = rects(drawn(DAY, chart.bars_of(DAY, [], NOW), (NOW + begin, NOW + end)), "trouble")
+    marks = rects(
+        drawn(DAY, chart.bars_of(DAY, [], NOW), chart.Trouble(NOW + begin, NOW + end, 0)), "trouble"
+    )
     assert len(marks) == expected
     for mark in marks:
         x, width = float(mark.get("x", "")), float(mark.get("width", ""))
         assert x >= 0
-        assert x + width <= 300 + 2
+        assert x + width <= 300 + 0.1
 
 
 def test_the_last_label_is_not_cut_off() -> None:

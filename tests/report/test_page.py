@@ -10,10 +10,12 @@ import pytest
 
 from reports import hold, report_of
 from spans import batch
+from spool.delivery.route_state import RouteState
 from spool.report import page
 from spool.report.page import page_of
 from spool.settings.settings import Settings
 from spool.settings.target import Target
+from spool.store.drainers import SeenDrainer
 from spool.store.history import Event, Hour
 from spool.store.store import Store
 
@@ -91,6 +93,19 @@ def test_what_needs_a_person_stands_on_top_with_what_to_do(
 def test_one_thing_is_one(store: Store, settings: Settings) -> None:
     store.append(settings.require_target(), batch("a"), NOW)
     assert "1 thing needs you" in page_of(report_of(store, settings, NOW), [], [])
+
+
+def test_an_outage_that_is_waited_out_needs_nobody_and_is_not_well(
+    store: Store, settings: Settings
+) -> None:
+    store.append(settings.require_target(), batch("a"), NOW)
+    report = replace(
+        report_of(store, settings, NOW),
+        drainers=(SeenDrainer(1),), pid=1, states=(RouteState.WAITING,),
+    )  # fmt: skip
+    said = read(page_of(report, [], [])).said
+    assert "Nothing needs you: an outage is waited out" in said
+    assert "All is well" not in said
 
 
 def test_what_others_say_is_text_and_never_markup(

@@ -50,6 +50,15 @@ class Bar:
     delivered: int
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """From when to when something was wrong, in seconds, and how many spans waited at its end."""
+
+    begin_at: float
+    end_at: float
+    spans: int
+
+
 def _date(at: datetime) -> str:
     return f"{at.day} {at:%b}"
 
@@ -73,11 +82,14 @@ PERIODS: Final = (
 # What a chart shows
 
 
-def bars_of(period: Period, hours: Sequence[Hour], now: float) -> list[Bar]:
+def bars_of(
+    period: Period, hours: Sequence[Hour], now: float, troubles: Sequence[Trouble] = ()
+) -> list[Bar]:
     """Give a period's bars, the last with the present; `hours` in their order, local times.
 
     What was delivered in a longer time is its last hour's: before it nobody was there to count.
-    What waited went on to wait until somebody counted again.
+    What waited went on to wait until somebody counted again; what came and went between two counts
+    is known by the troubles alone.
     """
     last = datetime.fromtimestamp(now)  # noqa: DTZ006 - local, as people read it
     hour = last.hour // period.hours * period.hours
@@ -91,6 +103,7 @@ def bars_of(period: Period, hours: Sequence[Hour], now: float) -> list[Bar]:
         begin, end = (at.timestamp() for at in edge)
         first, behind = (bisect.bisect_right(times, at) for at in (begin, end))
         waited = [one.pending_spans for one in hours[max(0, first - 1) : behind]]
+        waited += [one.spans for one in troubles if begin < one.end_at <= end]
         delivered = sum(_share(one, begin, end) for one in hours[first : behind + 1])
         bars.append(Bar(*edge, max(waited, default=0), round(delivered)))
     return bars
@@ -121,8 +134,8 @@ def _most_and_all(bars: Sequence[Bar]) -> tuple[int, int]:
 # How it is drawn
 
 
-def svg(period: Period, bars: Sequence[Bar], troubles: Sequence[tuple[float, float]] = ()) -> str:
-    """Draw a period; `troubles` are from when to when something was wrong, in seconds."""
+def svg(period: Period, bars: Sequence[Bar], troubles: Sequence[Trouble] = ()) -> str:
+    """Draw a period."""
     name = period.name.replace(" ", "-").lower()
     waited, delivered = _most_and_all(bars)
     titles = [
@@ -135,7 +148,7 @@ def svg(period: Period, bars: Sequence[Bar], troubles: Sequence[tuple[float, flo
         f'<desc id="{name}-d">{escape(in_words(bars))}</desc>',
         _caption(_WAITED[0], "Waiting", f"at most {waited:,}" if waited else "none"),
         _panel("waited", _WAITED, [bar.waited for bar in bars], titles),
-        *(_mark(begin, end, bars) for begin, end in troubles),
+        *(_mark(one, bars) for one in troubles),
         _caption(_DELIVERED[0], "Delivered", f"{delivered:,}" if delivered else "none"),
         _panel("delivered", _DELIVERED, [bar.delivered for bar in bars], titles),
         *(_tick(number, period.tick(bar.begin), len(bars)) for number, bar in enumerate(bars)),
@@ -165,13 +178,13 @@ def _panel(kind: str, at: tuple[int, int], values: Sequence[int], titles: Sequen
     return "".join(drawn)
 
 
-def _mark(begin: float, end: float, bars: Sequence[Bar]) -> str:
+def _mark(trouble: Trouble, bars: Sequence[Bar]) -> str:
     first, last = bars[0].begin.timestamp(), bars[-1].end.timestamp()
-    scale = _WIDTH / (last - first)
-    left, right = max(0.0, (begin - first) * scale), min(_WIDTH, (end - first) * scale)
-    if right < 0 or left > _WIDTH:
+    if trouble.end_at < first or trouble.begin_at > last:
         return ""
-    width = max(_GAP, right - left)
+    scale = _WIDTH / (last - first)
+    left = min(_WIDTH - _GAP, max(0.0, (trouble.begin_at - first) * scale))
+    width = max(_GAP, min(_WIDTH, (trouble.end_at - first) * scale) - left)
     y = _WAITED[1] + _GAP
     return f'<rect class="trouble" x="{left:.1f}" y="{y}" width="{width:.1f}" height="3"/>'
 

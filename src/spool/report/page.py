@@ -60,7 +60,7 @@ def read(store: Store, report: Report, note: str = "") -> str:
 def page_of(report: Report, events: Sequence[Event], hours: Sequence[Hour], note: str = "") -> str:
     """Write the page; `events` and `hours` as `store.history` gives them, `note` for its foot."""
     concerns = report.concerns()
-    title = _headline(concerns)
+    title = _headline(report, concerns)
     colour = "b3261e" if concerns else "4c8c5a"
     body = "\n".join([
         _top(report, title, concerns),
@@ -89,10 +89,12 @@ def page_of(report: Report, events: Sequence[Event], hours: Sequence[Hour], note
 """
 
 
-def _headline(concerns: Sequence[Concern]) -> str:
-    if not concerns:
-        return "All is well"
-    return "1 thing needs you" if len(concerns) == 1 else f"{len(concerns)} things need you"
+def _headline(report: Report, concerns: Sequence[Concern]) -> str:
+    if concerns:
+        return "1 thing needs you" if len(concerns) == 1 else f"{len(concerns)} things need you"
+    if RouteState.WAITING in report.states:
+        return "Nothing needs you: an outage is waited out"
+    return "All is well"
 
 
 def _top(report: Report, title: str, concerns: Sequence[Concern]) -> str:
@@ -111,7 +113,7 @@ def _top(report: Report, title: str, concerns: Sequence[Concern]) -> str:
 
 def _drained(report: Report) -> str:
     by = _text(sentences.drains(report))
-    return f"Drained by {by}." if report.is_running else "Nobody drains at the moment."
+    return f"Drained by {by}." if report.drainers else "Nobody drains at the moment."
 
 
 # The figures
@@ -150,16 +152,13 @@ def _routes(report: Report) -> str:
 def _route(report: Report, route: Route, state: RouteState) -> str:
     mark = "" if state is RouteState.OK else ' class="bad"'
     remedy = sentences.remedy(route) if state is RouteState.WAITING else ""
-    said = (
-        remedy,
-        sentences.waiting(report, route),
-        sentences.attempts(report, route, state),
-    )
-    lines = "".join(f"<p>{_text(_sentence(one))}</p>" for one in said if one)
+    said = (sentences.waiting(report, route), sentences.attempts(report, route, state))
+    more = "".join(f'<p class="soft">{_text(_sentence(one))}</p>' for one in said if one)
     endpoint = "" if route.endpoint == route.name else route.endpoint
     return (
         f'<li><h3>{_text(route.name)}</h3><p class="soft">{_text(endpoint)}</p>'
-        f"<p{mark}>{_text(_sentence(sentences.state(report, route, state)))}</p>{lines}</li>"
+        f"<p{mark}>{_text(_sentence(sentences.state(report, route, state)))}</p>"
+        f"{f'<p>{_text(_sentence(remedy))}</p>' if remedy else ''}{more}</li>"
     )
 
 
@@ -170,7 +169,7 @@ def _charts(report: Report, events: Sequence[Event], hours: Sequence[Hour]) -> s
     if not hours:
         return '<p class="soft">Nothing to draw yet: what is counted each hour comes here.</p>'
     troubles = [
-        (one.begin_at, report.now if one.end_at is None else one.end_at)
+        chart.Trouble(one.begin_at, report.now if one.end_at is None else one.end_at, one.spans)
         for one in events
         if one.kind in history.TROUBLES
     ]
@@ -179,9 +178,9 @@ def _charts(report: Report, events: Sequence[Event], hours: Sequence[Hour]) -> s
 
 
 def _chart(
-    period: chart.Period, hours: Sequence[Hour], troubles: Sequence[tuple[float, float]], now: float
+    period: chart.Period, hours: Sequence[Hour], troubles: Sequence[chart.Trouble], now: float
 ) -> str:
-    bars = chart.bars_of(period, hours, now)
+    bars = chart.bars_of(period, hours, now, troubles)
     drawn = chart.svg(period, bars, troubles)
     return f"<figure><figcaption><h3>{period.name}</h3></figcaption>{drawn}</figure>"
 
