@@ -94,6 +94,7 @@ def test_drain_shows_its_progress_on_a_terminal(filled: Store) -> None:
     shown = on_terminal("drain")
     assert "draining" in shown
     assert "100%" in shown
+    assert "delivered 0 spans in 0 requests" in on_terminal("drain"), "of nothing there is a bar"
 
 
 def test_drain_says_why_it_gave_up_and_what_to_do(filled: Store, langfuse: StandIn) -> None:

@@ -45,7 +45,8 @@ def test_peek_shows_what_is_asked_for(filled: Store, theirs: Target) -> None:
     (one,) = json.loads(invoke("peek", "--json", "-n", "1", "--name", "two").stdout)
     assert names("--trace", one["trace_id"].upper()) == ["chat two"]
     assert names("--trace", "0" * 32) == []
-    assert invoke("peek", "--name", "nothing of this").stdout == ""
+    nothing = invoke("peek", "--name", "nothing of this")
+    assert (nothing.stdout, nothing.stderr) == ("", "no such span waits\n")
 
 
 def test_what_is_asked_for_wrongly_is_said(filled: Store, theirs: Target) -> None:

@@ -24,7 +24,7 @@ def test_a_host_may_lack_its_scheme_and_may_have_a_path(host: str, endpoint: str
 
 @pytest.mark.parametrize("host", ["ftp://h", "https://", "http://h:0", "h:99999", "h:x", "a b"])
 def test_a_host_that_is_none_is_refused(host: str) -> None:
-    with pytest.raises(SettingsError, match="must be a URL such as https://host/api/public"):
+    with pytest.raises(SettingsError, match=r"must be a URL such as https://host$"):
         read({**KEYS, "LANGFUSE_HOST": host})
 
 

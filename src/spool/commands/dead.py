@@ -46,7 +46,9 @@ def list_dead(path: str | None, /, *, is_verbose: bool, as_json: bool, **asked: 
         if as_json:
             click.echo(json.dumps([_as_json(letter) for letter in letters], indent=2))
             return
-        say_table(_HEADER, (run.line for run in _Run.each(letters, is_verbose=is_verbose)))
+        if spool is not None:
+            lines = (run.line for run in _Run.each(letters, is_verbose=is_verbose))
+            say_table(_HEADER, lines, "there are no such dead letters")
 
 
 @dead.command()

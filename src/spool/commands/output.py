@@ -25,10 +25,11 @@ def say(line: str, *, err: bool = False, colour: str | None = None) -> None:
     click.echo(text, err=err)
 
 
-def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print lines in columns, each as wide as what stands in it; without lines no header."""
+def say_table(header: Sequence[str], rows: Iterable[Sequence[str]], otherwise: str) -> None:
+    """Print lines in columns, each as wide as what stands in it; where there are none, that."""
     lines = [header, *([printable(cell) for cell in row] for row in rows)]
     if len(lines) == 1:
+        say(otherwise, err=True)
         return
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

@@ -48,7 +48,8 @@ def peek(path: str | None, /, count: int, *, as_json: bool, **asked: str | None)
         if as_json:
             click.echo(json.dumps(found, indent=2))
             return
-        say_table(_HEADER, map(_line, found))
+        if spool is not None:
+            say_table(_HEADER, map(_line, found), "no such span waits")
 
 
 def _pending(store: Store, filters: Filters) -> Iterator[dict[str, Any]]:

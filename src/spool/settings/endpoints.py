@@ -35,7 +35,8 @@ def check_url(variable: str, url: str, said: str) -> urllib.parse.SplitResult:
         allowed = "a URL with %40, %2F and %3F for the @, / and ? of user and password"
         refuse(variable, without_secrets(said), allowed)
     if not usable or re.search(r"[\x00-\x20\x7f]", url):
-        refuse(variable, without_secrets(said), f"a URL such as https://host{LANGFUSE_PATH}")
+        such_as = f"https://host{LANGFUSE_PATH if said == url else ''}"
+        refuse(variable, without_secrets(said), f"a URL such as {such_as}")
     return parts
 
 
