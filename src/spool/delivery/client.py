@@ -126,9 +126,10 @@ class Client:
         else:
             self.silent_hosts.answered(target.endpoint)
         logger.debug(
-            "langfuse-spool: sent %d spans (%d bytes) to %s: %s %s",
+            "langfuse-spool: sent %d spans (%d bytes) in %.3f s to %s: %s %s",
             spans,
             len(body),
+            time.monotonic() - asked_at,
             without_secrets(target.endpoint),
             outcome.verdict.value,
             outcome.reason,

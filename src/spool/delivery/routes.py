@@ -21,13 +21,14 @@ from spool.delivery.backoff import HOLD_SECONDS
 from spool.delivery.causes import Cause
 from spool.delivery.route_state import probe_wait_of, wait_of, waits_of
 from spool.delivery.silent_hosts import Silence
-from spool.errors import SettingsError
+from spool.errors import SettingsError, SpoolError
 from spool.journal.identity import Identity
 from spool.settings.credentials import Credentials
 from spool.settings.known_targets import KnownTargets
 from spool.settings.target import Named, Target
 from spool.store import route_waits
 from spool.system.log import LimitedWarnings
+from spool.system.words import count_of, duration_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 # So long other routes wait for one that was never delivered yet.
 _FIRST_SECONDS: Final = 1.0
+_AN_HOUR: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Routes:
         self._clock = clock
         self._failures: dict[str, _Failure] = {}
         self._warnings = LimitedWarnings()
+        self._downs: dict[str, LimitedWarnings] = {}
         self._first_backoff = settings.backoff_seconds[0]
         self._credentials = Credentials(settings.credentials_file, store.database.path)
 
@@ -95,6 +98,13 @@ class Routes:
         with contextlib.suppress(OSError):
             return self._credentials.state()
         return None
+
+    def reload_credentials(self) -> str:
+        """Read the credentials file again; say what has changed.
+
+        Raises SettingsError where it cannot be read: then those stay that were read before.
+        """
+        return self._credentials.reload()
 
     def missing(self, route: Route) -> str:
         """Say what is missing for sending a route from here; nothing where it can be sent."""
@@ -182,7 +192,7 @@ class Routes:
         With `suspect_to` those up to that id: perhaps it is they that are refused. So many `probes`
         of what came since were refused as well.
         """
-        self._warnings.warn(f"route {route.name} is held", _advice(outcome))
+        self._say_down(f"route {route.name} is held", route.name, outcome)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
         self._client.doubt_encoding(route.name)
         fingerprint, now = self.fingerprint(target), self.now()
@@ -193,7 +203,7 @@ class Routes:
     def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
-        self._warnings.warn(f"route {route.name} waits", _advice(outcome))
+        self._say_down(f"route {route.name} waits", route.name, outcome)
         if outcome.is_unanswered:
             self._client.mute(route.name, delay, outcome)
         self._remember(route.name, route.attempts, delay)
@@ -277,7 +287,27 @@ class Routes:
         if dead:
             self._warnings.warn(f"route {route}: dead letters", outcome.reason)
         self._failures.pop(route, None)
+        if dead < spans and self._downs.pop(route, None) is not None:
+            self._say_up(route)
         self._client.ended(route, spans - dead, dead)
+
+    def _say_down(self, what: str, route: str, outcome: Outcome) -> None:
+        """Say why a route is not sent: once, and once an hour as long as that lasts."""
+        said = self._downs.setdefault(route, LimitedWarnings(_AN_HOUR))
+        # Each cause by itself, but not each of the words that servers find.
+        said.warn(what, _advice(outcome), kind=outcome.cause.value)
+
+    def _say_up(self, name: str) -> None:
+        """Say that a route works again; as a warning, which who saw the other one sees, too."""
+        waiting: list[Route] = []
+        with contextlib.suppress(SpoolError):
+            waiting = [route for route in self._store.waiting() if route.name == name]
+        said = "what waits of it is sent"
+        for route in waiting:
+            said = f"{count_of(route.pending_spans, 'span')} to send"
+            if route.failing_since is not None:
+                said = f"after {duration_of(max(0.0, self.now() - route.failing_since))}, {said}"
+        self._warnings.warn(f"route {name} works again", said)
 
 
 def _advice(outcome: Outcome) -> str:

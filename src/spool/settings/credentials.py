@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -63,6 +64,7 @@ class Credentials:
         self._path = path
         self._spool = spool
         self._seen: tuple[int, ...] = ()
+        self._broken: tuple[int, ...] = ()
         self._found: dict[str, Credential] = {}
 
     def state(self) -> tuple[int, ...]:
@@ -85,10 +87,33 @@ class Credentials:
             raise SettingsError(
                 f"SPOOL_CREDENTIALS_FILE={self._path}: cannot be read: {error.strerror}"
             ) from error
-        if state != self._seen:
+        if state not in (self._seen, self._broken):
             self._found = read_credentials(self._path, state[-1])
             self._seen = state
         return self._found.get(public_key)
+
+    def reload(self) -> str:
+        """Read the file again now; say what has changed, without a secret.
+
+        Where that fails what was read before stays, until the file changes again. Raises
+        SettingsError.
+        """
+        if self._path is None:
+            return "there is no SPOOL_CREDENTIALS_FILE to read again"
+        before = self._found
+        with contextlib.suppress(OSError):
+            self._broken = self.state()
+        try:
+            found = read_credentials(self._path, spool_files.owner_of(self._spool)[0])
+        except OSError as error:
+            raise SettingsError(f"SPOOL_CREDENTIALS_FILE={self._path}: {error.strerror}") from error
+        self._seen, self._found = self._broken, found
+        new, gone = found.keys() - before.keys(), before.keys() - found.keys()
+        changed = {key for key in found.keys() & before.keys() if found[key] != before[key]}
+        counts = {"new": len(new), "changed": len(changed), "gone": len(gone)}
+        said = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+        keys = f"{len(found)} public key{'' if len(found) == 1 else 's'}"
+        return f"SPOOL_CREDENTIALS_FILE has secrets of {keys}: {said or 'nothing has changed'}"
 
 
 def read_credentials(path: Path, owner: int) -> dict[str, Credential]:

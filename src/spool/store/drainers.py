@@ -112,6 +112,7 @@ class Presence:
     def move(self) -> None:
         """Show that this process moves, if it has not done that just now."""
         own, now = self._own.get(), time.monotonic()
+        own.acted_at = now
         if not own.is_shown or now < own.due_at:
             return
         own.moved_at, own.due_at = now, now + MOVES_SECONDS
@@ -124,6 +125,17 @@ class Presence:
                 own.stamp()
             else:
                 own.write(self._said(own))
+
+    @property
+    def since(self) -> float | None:
+        """Since when this process is seen, in seconds since 1970; None where it is not."""
+        own = self._own.get()
+        return own.since if own.is_shown else None
+
+    def is_moving(self) -> bool:
+        """Say whether this process's drainer moves, as far as can be told yet."""
+        still = time.monotonic() - self._own.get().acted_at
+        return still < _STILL_SECONDS + 2 * self._sending
 
     def end(self) -> None:
         """Be seen no longer."""
@@ -153,6 +165,7 @@ class _OwnFile:
     is_shown: bool = False
     is_told: bool = False
     since: float = 0.0
+    acted_at: float = field(default_factory=time.monotonic)
     moved_at: float = 0.0
     due_at: float = 0.0
     routes: frozenset[str] | None = None

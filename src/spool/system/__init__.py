@@ -29,7 +29,7 @@ In reading order:
 - `forks`: what a child has for itself. `importing`: imports that a fork waits for.
 - `event`: what a signal handler may set.
 - `background_thread`: a thread that begins when it is told to, and ends when it is asked.
-- `exits`: what a process does last.
+- `exits`: what a process does last. `service_manager`: what systemd is told.
 - `metering`: how instruments come to a MeterProvider, and nobody waits for it.
 - `log`, `redaction`: log lines that cannot flood, and what may be shown. `words`: numbers as people
   read them.

@@ -28,17 +28,21 @@ logger.addFilter(_make_printable)
 
 
 class LimitedWarning:
-    """A warning of one kind of trouble, once a minute at most, with how often it was held back."""
+    """A warning of one kind of trouble, with how often it was held back.
 
-    def __init__(self, trouble: str) -> None:
+    It is given once in an `interval` of seconds at most.
+    """
+
+    def __init__(self, trouble: str, interval: float = _INTERVAL) -> None:
         self._trouble = trouble
-        self._warned_at = -_INTERVAL
+        self._interval = interval
+        self._warned_at = -interval
         self._held_back = 0
 
     def warn(self, detail: object) -> None:
-        """Warn, unless that was done within the last minute; then count it for the next time."""
+        """Warn, unless that was done within the interval; then count it for the next time."""
         now = time.monotonic()
-        if now - self._warned_at < _INTERVAL:
+        if now - self._warned_at < self._interval:
             self._held_back += 1
             return
         held_back = self._held_back
@@ -50,9 +54,10 @@ class LimitedWarning:
 class LimitedWarnings:
     """Warnings of several kinds of trouble, told apart by their words."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = _INTERVAL) -> None:
+        self._interval = interval
         self._kinds: dict[str, LimitedWarning] = {}
 
-    def warn(self, trouble: str, detail: object) -> None:
-        """Warn of this kind of trouble, as `LimitedWarning.warn` does."""
-        self._kinds.setdefault(trouble, LimitedWarning(trouble)).warn(detail)
+    def warn(self, trouble: str, detail: object, *, kind: str = "") -> None:
+        """Warn of this trouble, as `LimitedWarning.warn` does; of each `kind` of it by itself."""
+        self._kinds.setdefault(trouble + kind, LimitedWarning(trouble, self._interval)).warn(detail)

@@ -1,0 +1,152 @@
+"""The sidecar: what `run` says while it drains, in its log and to the service manager.
+
+Invariants:
+
+- A change is said once, what lasts once an hour. What becomes of a route says who sends it.
+- systemd hears of us only as long as the drainer moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from spool.errors import SpoolError
+from spool.store import drainers
+from spool.system import service_manager
+from spool.system.background_thread import BackgroundThread
+from spool.system.log import logger
+from spool.system.words import count_of, duration_of, size_of
+
+if TYPE_CHECKING:
+    from spool.commands.open_spool import OpenSpool
+    from spool.store.drainers import SeenDrainer
+
+_LOOK_SECONDS: Final = 2.0
+_AN_HOUR: Final = 3600.0
+# A watchdog is told of us so often within its time.
+_OFTEN: Final = 3
+
+
+class Sidecar(BackgroundThread):
+    """Watches what a drainer does in one spool, and says it."""
+
+    def __init__(self, spool: OpenSpool) -> None:
+        super().__init__("spool-sidecar", "cannot look at the spool file")
+        self._spool = spool
+        self._watchdog = service_manager.watchdog_seconds()
+        self._standing_by_for: int | None = None
+        self._missing: dict[str, str] = {}
+        self._told_at = time.monotonic()
+
+    def wake(self) -> None:
+        """Nothing wakes it but the end."""
+
+    def run(self) -> None:
+        """Look again and again, until it is stopping."""
+        pause = min(_LOOK_SECONDS, (self._watchdog or _AN_HOUR) / _OFTEN)
+        while not self.stopping.wait(pause):
+            if self._watchdog is not None and self._spool.drainer.presence.is_moving():
+                service_manager.notify(WATCHDOG=1)
+            self.safely(self._look, otherwise=None)
+
+    def begin_to_drain(self) -> None:
+        """Say that it drains, or stands by."""
+        self._standing_by_for = self._who_drains()
+        self._say_role(self._standing_by_for)
+        service_manager.notify(READY=1)
+
+    def reload(self) -> None:
+        """Read the credentials again, and say what has changed."""
+        service_manager.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        try:
+            logger.info("langfuse-spool: %s", self._spool.drainer.routes.reload_credentials())
+        except SpoolError as error:
+            logger.warning("langfuse-spool: %s; the secrets read before stay", error)
+        self._spool.drainer.wake()
+        service_manager.notify(READY=1)
+
+    def _look(self) -> None:
+        pid = self._who_drains()
+        if pid != self._standing_by_for:
+            if self._standing_by_for is not None:
+                logger.info("langfuse-spool: pid %d drains no longer", self._standing_by_for)
+            self._standing_by_for = pid
+            self._say_role(pid)
+        self._say_missing()
+        if time.monotonic() - self._told_at >= _AN_HOUR:
+            self._told_at = time.monotonic()
+            self._say_what_waits()
+
+    def _who_drains(self) -> int | None:
+        """Give the pid of another `run` that began before us; None where there is none."""
+        earlier = [one for one in self._others() if one.kind == "run" and self._is_earlier(one)]
+        return next((one.pid for one in earlier), None)
+
+    def _is_earlier(self, other: SeenDrainer) -> bool:
+        since = self._spool.drainer.presence.since
+        return other.since is not None and (since is None or other.since < since)
+
+    def _others(self) -> list[SeenDrainer]:
+        own = os.getpid(), self._spool.drainer.presence.since  # other containers have the pid, too
+        return [
+            one
+            for one in drainers.seen(self._spool.store)
+            if (one.pid, one.since) != own and not one.is_stopped
+        ]
+
+    def _say_role(self, pid: int | None) -> None:
+        path = self._spool.settings.path
+        role = f"draining {path}" if pid is None else f"standing by: pid {pid} drains {path}"
+        logger.info("langfuse-spool: %s", role)
+        service_manager.notify(STATUS=role)
+
+    def _say_missing(self) -> None:
+        """Say which routes wait for a secret that nobody has who drains, when that changes."""
+        routes, others = self._spool.drainer.routes, self._others()
+        missing = {
+            route.name: said
+            for route in self._spool.store.waiting()
+            if (said := routes.missing(route))
+            and not any(one.can_send(route.name) for one in others)
+        }
+        for name, said in missing.items():
+            if self._missing.get(name) != said:
+                logger.warning("langfuse-spool: route %s: its spans wait: %s", name, said)
+        for name in self._missing.keys() - missing.keys():
+            logger.info("langfuse-spool: route %s: nothing of it lacks a secret any more", name)
+        self._missing = missing
+
+    def _say_what_waits(self) -> None:
+        for route in self._spool.store.routes():
+            if route.pending_spans:
+                age = 0.0 if route.oldest_at is None else time.time() - route.oldest_at
+                logger.info(
+                    "langfuse-spool: route %s: %s (%s) waiting, the oldest for %s",
+                    route.name,
+                    count_of(route.pending_spans, "span"),
+                    size_of(route.pending_bytes),
+                    duration_of(max(0.0, age)),
+                )
+
+
+class _Lines(logging.Formatter):
+    """A line as a log of many services needs it: when, how bad, what."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give it local time, as ISO 8601 has it, and leave out whose log it is."""
+        at = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="seconds")
+        return f"{at} {super().format(record).replace('langfuse-spool: ', '', 1)}"
+
+
+def log_to_stderr(level: int) -> None:
+    """Write what is logged to standard error, from this level on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
