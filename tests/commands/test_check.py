@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 
 import standin
 from ports import free_port
+from spans import span
+from spool import SpoolSpanExporter
 from spool.settings.target import Target
 from spool.store.store import Store
 from standin import StandIn
-from users import invoke
+from users import invoke, shut_down
 
 pytestmark = pytest.mark.once
 
@@ -132,3 +135,21 @@ def test_a_server_that_answers_nothing_costs_no_more_than_the_timeout(
     langfuse.behave(standin.mute())
     found = findings(code=1)
     assert "no complete answer within 0.3 s" in found["export"]["words"]
+
+
+def test_a_path_that_is_refused_is_said_once(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no spool" * 1000)
+    found = findings(code=1)
+    assert found["path"]["remedy"] == "set SPOOL_PATH to another file"
+    assert "spool" not in found
+
+
+def test_a_drainer_that_works_is_named(langfuse: StandIn) -> None:
+    with shut_down(SpoolSpanExporter()) as exporter:
+        exporter.export([span("s")])
+        langfuse.wait_for(lambda server: server.accepted == 1)
+        assert exporter.force_flush(60_000)
+        found = findings()
+    said = f"an application, pid {os.getpid()}, drains, with secrets of pk-lf-test"
+    assert found["drainer"]["words"] == said

@@ -53,8 +53,9 @@ def test_what_gives_way_is_said_with_what_goes_before_it() -> None:
 
 def test_a_mistyped_name_is_wrong_and_another_programs_is_not() -> None:
     found = said({"SPOOL_SINC_SECONDS": "1", "SPOOL_OF_THREAD": "red"})
-    assert [one.is_wrong for one in found.values()] == [True, False]
-    assert "SPOOL_SYNC_SECONDS is one" in found["SPOOL_SINC_SECONDS"].ignored
+    assert "SPOOL_SYNC_SECONDS is one" in found["SPOOL_SINC_SECONDS"].remedy
+    assert found["SPOOL_OF_THREAD"].ignored == "it is no setting of the spool"
+    assert not found["SPOOL_OF_THREAD"].remedy
 
 
 def test_what_is_not_set_has_its_default() -> None:

@@ -71,28 +71,37 @@ def _findings(
 ) -> Iterator[Finding]:
     yield from configuration.describe(os.environ, path, errors)
     if settings is not None:
+        places = list(place.examine(settings))
+        yield from places
+        is_refused = any(one.name == "path" and one.is_well is False for one in places)
         store = Store(settings.path, settings.durability)
         try:
-            yield from place.examine(settings)
-            yield from _of_the_spool(settings, store, is_sound=not errors)
+            known, seen, said = ([], (), []) if is_refused else _look_into(store)
+            yield from said
+            if errors:
+                yield Finding("export", _NOT_TRIED, is_well=None)
+            else:
+                yield from _ask_around(settings, store, known, seen)
         finally:
             store.close()
     yield from surroundings.look_around(os.environ)
 
 
-def _of_the_spool(settings: Settings, store: Store, *, is_sound: bool) -> Iterator[Finding]:
-    """Say what the spool says, whose secrets are known here, and what their receivers answer."""
-    known: list[Route] = []
-    seen: Sequence[SeenDrainer] = ()
+def _look_into(store: Store) -> tuple[list[Route], tuple[SeenDrainer, ...], list[Finding]]:
+    """Give a spool's routes and its drainers, and what is to be said of these."""
     try:
         if store.exists():
             known, seen = store.routes(), drainers.seen(store)
-            yield from draining.who_drains(store.ledger().pending, seen)
+            return known, seen, list(draining.who_drains(store.ledger().pending, seen))
     except SpoolError as error:
-        yield Finding.of_error("spool", error, _SALVAGE)
-    if not is_sound:
-        yield Finding("export", _NOT_TRIED, is_well=None)
-        return
+        return [], (), [Finding.of_error("spool", error, _SALVAGE)]
+    return [], (), []
+
+
+def _ask_around(
+    settings: Settings, store: Store, known: Sequence[Route], seen: Sequence[SeenDrainer]
+) -> Iterator[Finding]:
+    """Say whose secrets are known here, and what their receivers answer."""
     client = Client(settings, time.time)
     routes = Routes(store, settings, client, time.time)
     if settings.target is not None:

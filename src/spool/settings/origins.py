@@ -28,13 +28,14 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 class Origin:
     """What set something, and how a person would write that.
 
-    `ignored` says why it does not count, nothing where it does; `is_wrong` that a person erred.
+    `ignored` says why it does not count, nothing where it does; `remedy` what to do where a person
+    erred.
     """
 
     name: str
     value: str
     ignored: str = ""
-    is_wrong: bool = False
+    remedy: str = ""
 
 
 def origins(env: Variables, path: str | None) -> list[Origin]:
@@ -61,8 +62,9 @@ def _own(env: Variables, *, has_path: bool) -> Iterator[Origin]:
             yield Origin(variable, value, "--path goes before it" if is_beaten else "")
         elif variable.startswith("SPOOL_"):
             meant = meant_by(variable)
-            why = f"{meant} is one" if meant else "perhaps another program's"
-            yield Origin(variable, _hidden(value), f"no setting of the spool; {why}", bool(meant))
+            why = "it is no setting of the spool"
+            remedy = f"{meant} is one: correct the name" if meant else ""
+            yield Origin(variable, _hidden(value), why, remedy)
 
 
 def _langfuse(env: Variables) -> Iterator[Origin]:

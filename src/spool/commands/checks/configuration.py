@@ -51,8 +51,8 @@ def describe(
         said = f"{origin.name}={origin.value}" if origin.name != "--path" else f"--path {path}"
         if not origin.ignored:
             yield Finding("setting", said)
-        elif origin.is_wrong:
-            yield Finding.wrong("setting", f"{said} is {origin.ignored}", "correct its name")
+        elif origin.remedy:
+            yield Finding.wrong("setting", f"{origin.name}: {origin.ignored}", origin.remedy)
         else:
             yield Finding("setting", f"{said} does not count: {origin.ignored}", is_well=None)
     if path is None and "SPOOL_PATH" not in env:
