@@ -103,7 +103,7 @@ def test_status_tells_for_a_day_that_spans_were_evicted_or_refused(filled: Store
     filled.count_refused(time.time() - 90_000)
     filled.close()
     said = spool("status", code=1).stdout
-    assert "! spans are evicted, 1 in all, the oldest: the limit of 1.0 GiB is used by " in said
+    assert "! spans are evicted, 1 in all, the oldest: a program has reached its limit" in said
     assert "are refused" not in said
 
 

@@ -46,11 +46,11 @@ for line in sys.stdin:
     print("ended", flush=True)
 """
 
-# To be put before a program: its clock is so many seconds off.
+# To be put before a program: its clock is so many seconds ahead.
 CLOCK: Final = """
 import time
 for name, unit in (("time", 1), ("time_ns", 10**9)):
-    setattr(time, name, lambda real=getattr(time, name), unit=unit: real() + {off} * unit)
+    setattr(time, name, lambda real=getattr(time, name), unit=unit: real() + {ahead} * unit)
 """
 
 # To be put before a program: what a resolver says to a name that is not there.
@@ -86,8 +86,8 @@ class Box:
             assert tell(app, f"{name} {size} {owner}") == "ended"
 
     def kill(self, program: Program) -> None:
-        program.kill()
-        program.communicate()
+        with program:
+            program.kill()
 
     def stop(self, program: Program) -> None:
         """Stop it, as Ctrl-Z or a debugger does."""
@@ -110,14 +110,13 @@ class Box:
         self._wait(lambda store: holds(store.ledger()))
 
     def _wait(self, holds: Callable[[Store], bool]) -> None:
-        store = Store(self.path)
-
         def is_so() -> bool:
             with contextlib.suppress(SpoolError, IndexError):  # not yet there, or being salvaged
                 return holds(store)
             return False
 
-        wait_until(is_so)
+        with contextlib.closing(Store(self.path)) as store:
+            wait_until(is_so)
 
     def status(self, *arguments: str) -> tuple[int, str]:
         """Look at it as a person does, who knows no keys: give the exit code and what is shown."""

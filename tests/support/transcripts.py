@@ -12,7 +12,8 @@ _VARIES: Final = [
     (r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?(?:Z|[+-]\d\d:\d\d)?", "DATE"),
     (r"\b\d\d:\d\d(?::\d\d)?\b", "TIME"),
     (r"\b[\d.,]+ (?:bytes?|[KMGT]iB)", "SIZE"),
-    (r"\b[\d.,]+ (?:ms|s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?", "DURATION"),
+    # What has only begun is said without how long it lasts.
+    (r"(?: for)? [\d.,]+ (?:ms|s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?", ""),
     (r"\b[\d.,]+ ?%", "SHARE"),
 ]
 

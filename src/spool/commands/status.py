@@ -6,6 +6,7 @@ otherwise one look is enough.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ from spool.commands.open_spool import OpenSpool, existing
 from spool.commands.output import say
 from spool.commands.zero_code import what_is_missing
 from spool.delivery.route_state import RouteState
+from spool.errors import SpoolBusyError, SpoolFileError
 from spool.report import concerns, prometheus, sentences
 from spool.report.concerns import Concern
 from spool.report.report import Report, none_json
@@ -77,9 +79,10 @@ def status(
 
     Exits with 1 if a person should look: lines with `!` say why.
     """
-    with existing(path) as spool:
+    is_json = shape == "json"
+    with _errors_as_json(path) if is_json else contextlib.nullcontext(), existing(path) as spool:
         if spool is None:
-            if shape == "json":
+            if is_json:
                 click.echo(json.dumps(_none(path), indent=2))
             if shape == "prometheus":
                 click.echo(prometheus.text_of(None, []), nl=False)
@@ -122,6 +125,19 @@ def _none(path: str | None) -> dict[str, object]:
     if missing := what_is_missing():
         found.append(_of_zero_code(missing))
     return none_json(where, found)
+
+
+@contextlib.contextmanager
+def _errors_as_json(path: str | None) -> Iterator[None]:
+    """Print an error of the file as JSON, too, and hand it on."""
+    try:
+        yield
+    except (SpoolFileError, SpoolBusyError) as error:
+        words, _, remedy = str(error).partition("; ")
+        found = Concern("unusable", words, remedy or "see to that file")
+        where = Settings.from_env(path=path).path
+        click.echo(json.dumps(none_json(where, [found], exists=True), indent=2))
+        raise
 
 
 def _of_zero_code(missing: str) -> Concern:

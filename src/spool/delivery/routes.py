@@ -126,7 +126,8 @@ class Routes:
         if route.public_key is None:
             here = f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={route.endpoint} and its headers"
             return None, f"nobody here is set to send there; run a drainer with {here}, or {adopt}"
-        return None, f"its secret is not known here; run a drainer with its keys, or {adopt}"
+        with_keys = "run a drainer with its keys, or with a SPOOL_CREDENTIALS_FILE that has them"
+        return None, f"its secret is not known here; {with_keys}, or {adopt}"
 
     def name_endpoints(self) -> None:
         """Let the spool know where its routes go now, if their owner names it. Raises SpoolError.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_AGE: Final = 3600.0
 # So long it is a concern that spans were evicted, refused or damaged; the ledger tells it for ever.
 _A_DAY: Final = 86400.0
+# So much of the limit is all of it, but for what is under way.
+_FULL: Final = 0.9
 # So many files are named.
 _FEW: Final = 3
 
@@ -118,7 +120,7 @@ def _of_losses(facts: Facts) -> Iterator[Concern]:
         yield Concern("damaged", words, f"see to the disk; what was is {facts.path}.corrupt-…")
     if _is_recent(facts, trouble.evicted_at):
         words = f"spans are evicted, {ledger.evicted:,} in all, the oldest: {_fullness(facts)}"
-        remedy = "end the outage, or raise SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS"
+        remedy = "end the outage, or raise the programs' SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS"
         yield Concern("evicted", words, remedy)
     if _is_recent(facts, trouble.refused_at):
         why, remedy = _why_refused(facts)
@@ -137,8 +139,11 @@ def _why_refused(facts: Facts) -> tuple[str, str]:
 
 
 def _fullness(facts: Facts) -> str:
-    share = share_of(facts.used_bytes, facts.max_bytes)
-    return f"the limit of {size_of(facts.max_bytes)} is used by {share}"
+    """Say how full it is: the limit is known as the environment has it, not that of programs."""
+    share, limit = share_of(facts.used_bytes, facts.max_bytes), size_of(facts.max_bytes)
+    if facts.used_bytes >= _FULL * facts.max_bytes:
+        return f"the limit of {limit} is used by {share}"
+    return f"a program has reached its limit (here it is {limit}, and used by {share})"
 
 
 def _of_disk(facts: Facts) -> Iterator[Concern]:

@@ -103,11 +103,11 @@ def _drainer_json(drainer: SeenDrainer) -> dict[str, Any]:
     }
 
 
-def none_json(path: Path, found: Sequence[Concern]) -> dict[str, Any]:
-    """Give the shape of a spool that does not exist."""
+def none_json(path: Path, found: Sequence[Concern], *, exists: bool = False) -> dict[str, Any]:
+    """Give the shape of a spool that does not exist, or of which nothing can be read."""
     return {
         "path": str(path),
-        "exists": False,
+        "exists": exists,
         "ok": False,
         "concerns": [asdict(one) for one in found],
         "version": __version__,

@@ -82,8 +82,8 @@ def drainer(one: SeenDrainer, now: float) -> str:
 def pace(found: Pace) -> str:
     """Say how fast it goes, and when it will be done."""
     if not found.spans_per_second:
-        return "under way: no request has ended as this was looked at"
-    rate = f"{found.spans_per_second:,.0f} spans a second"
+        return "no request has ended in half a second: line or receiver are slow"
+    rate = f"{found.spans_per_second:,.0f} spans a second, as fast as line and receiver take them"
     if found.seconds_left is None:
         return f"{rate}; as many come"
     return f"{rate}; done in about {duration_of(max(1.0, found.seconds_left))}"
