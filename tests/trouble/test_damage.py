@@ -230,6 +230,16 @@ def ids_in(path: Path) -> set[str]:
     return {span.span_id.hex() for request in requests for span in standin.spans_of(request)}
 
 
+def has_removed_journal(nursery: Nursery) -> bool:
+    """Say whether a process has a journal open that is nowhere (proc(5))."""
+    open_files = [fd for pid in list(nursery.alive) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    names = []
+    for fd in open_files:
+        with contextlib.suppress(FileNotFoundError):
+            names.append(str(fd.readlink()))
+    return any(".inbox-" in name and name.endswith(" (deleted)") for name in names)
+
+
 def eight_writers_meet(
     times: int, trouble: Callable[[int, Nursery], None], path: Path, directory: Path
 ) -> Trail:
@@ -240,11 +250,15 @@ def eight_writers_meet(
     ):
         for _ in range(8):
             nursery.start(environment={"SPOOL_DRAIN": "off"})
+        trails = nursery.directory
+        wait_until(lambda: sum(one.stat().st_size > 0 for one in trails.glob("*.trail")) == 8)
         for number in range(times):
             time.sleep(0.3)
             wait_until(beside(path, "-wal").exists)  # it is whole
             trouble(number, nursery)
         time.sleep(0.3)
+        # What is still in a removed journal as its process ends, went with it.
+        wait_until(lambda: not has_removed_journal(nursery))
         nursery.stop()
         assert nursery.deaths() == {}, nursery.errors()
         assert "Traceback" not in nursery.errors(), nursery.errors()
