@@ -70,11 +70,11 @@ def test_a_receiver_that_asks_for_a_client_certificate_of_a_private_authority(
     with StandIn(manner=RECEIVER, tls=context) as server:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
         run(TWO_SPANS)
-        assert "CERTIFICATE_VERIFY_FAILED" in waits_because()
+        assert "is not trusted" in waits_because()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", bundle)
         run(TWO_SPANS)
         # With TLS 1.3 its alert may come after our request, and behind it the connection's end.
-        assert re.search("CERTIFICATE_REQUIRED|reset|closed|EOF|Broken pipe", waits_because())
+        assert re.search("wants a client certificate|ends the connection", waits_because())
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(tmp_path / "client.pem"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(tmp_path / "client.key"))
         run(TWO_SPANS)
