@@ -828,4 +828,18 @@ SABOTAGES = [
         "",
         "store/test_history.py",
     ),
+    Sabotage(
+        "a drain by hand that fails makes a backoff longer",
+        "delivery/routes.py",
+        "            route_waits.restore(self._store.database, before)\n",
+        "            pass\n",
+        "delivery/test_drain_once.py::test_a_drain_that_fails_makes_no_backoff_longer",
+    ),
+    Sabotage(
+        "dead letters are purged though nobody can be asked",
+        "commands/consent.py",
+        "    if not sys.stdin.isatty():\n",
+        "    if not will_be:\n",
+        "commands/test_dead.py::test_what_is_purged_is_said_first_and_asked",
+    ),
 ]
