@@ -78,7 +78,7 @@ _REMEDIES: Final = {
     Cause.NO_CONNECTION: "see to the network and its firewall, or correct the host",
     Cause.NO_ANSWER: "see to the server and the line, or raise SPOOL_TIMEOUT_SECONDS",
     Cause.SLOW_LINE: "see to the line, or raise SPOOL_TIMEOUT_SECONDS; requests get smaller",
-    Cause.CUT_OFF: "see to the server; it may want https:// before the host, or a client certificate",
+    Cause.CUT_OFF: "see to the server; it may want https://, or a client certificate of ours",
     Cause.UNTRUSTED: (
         "name the file of its CA by OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE or REQUESTS_CA_BUNDLE"
     ),
