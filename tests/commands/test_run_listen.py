@@ -58,6 +58,7 @@ def sidecar() -> Iterator[str]:
 def test_who_looks_sees_an_outage_and_that_it_is_over(
     filled: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("prometheus_client")
     monkeypatch.setenv("SPOOL_BACKOFF_SECONDS", "0.1..0.2")
     langfuse.behave(standin.status(503, body=b"out of <order>"))
     with sidecar() as url:

@@ -124,6 +124,7 @@ def test_status_needs_no_credentials(filled: Store, monkeypatch: pytest.MonkeyPa
 
 
 def test_status_tells_prometheus_what_it_knows(filled: Store) -> None:
+    pytest.importorskip("prometheus_client")
     said = spool("status", "--prometheus", code=1).stdout
     assert "\nlangfuse_spool_ok 0.0\n" in said
     assert '\nlangfuse_spool_pending_spans{route="pk-lf-test"} 10.0\n' in said
@@ -131,6 +132,7 @@ def test_status_tells_prometheus_what_it_knows(filled: Store) -> None:
 
 
 def test_status_tells_prometheus_of_a_spool_that_is_not_there(path: Path) -> None:
+    pytest.importorskip("prometheus_client")
     assert "\nlangfuse_spool_exists 0.0\n" in spool("status", "--prometheus", code=2).stdout
 
 

@@ -85,7 +85,7 @@ def test_what_needs_a_person_stands_on_top_with_what_to_do(
     assert "2 things need you" in said
     for concern in report.concerns():
         assert said.index(concern.words[1:]) < said.index("Routes")
-    assert "<code>python -m spool drain</code>" in text, "what is to be typed looks like it"
+    assert re.search(r"<code>[a-z` -]+</code>", text), "what is to be typed looks like it"
     assert "2 spans wait" in said
     assert "the oldest for 2 h" in said
 

@@ -57,6 +57,7 @@ def test_the_page_may_load_nothing_and_comes_again(ask: Answers) -> None:
 
 
 def test_metrics_are_those_of_the_report(ask: Answers) -> None:
+    pytest.importorskip("prometheus_client")
     answer = ask("/metrics", "*/*")
     assert (answer.status, answer.content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert "\nlangfuse_spool_exists 1.0\n" in answer.body
