@@ -128,13 +128,19 @@ def test_a_spool_that_cannot_be_read_is_said(path: Path, filled: Store, langfuse
     assert found["export"]["ok"]
 
 
-def test_a_server_that_answers_nothing_costs_no_more_than_the_timeout(
-    langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_answers_nothing_is_waited_for_once(
+    langfuse: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.write_text("pk-lf-2: sk-lf-2\n")
+    secrets.chmod(0o600)
+    monkeypatch.setenv("SPOOL_CREDENTIALS_FILE", str(secrets))
     monkeypatch.setenv("SPOOL_TIMEOUT_SECONDS", "0.3")
     langfuse.behave(standin.mute())
-    found = findings(code=1)
-    assert "no complete answer within 0.3 s" in found["export"]["words"]
+    said = invoke("check", code=1).stdout
+    assert "no complete answer within 0.3 s" in said
+    assert "–   export         pk-lf-2 is not tried: see above" in said  # noqa: RUF001 - a dash
+    assert len(langfuse.requests) == 1
 
 
 def test_a_path_that_is_refused_is_said_once(path: Path) -> None:

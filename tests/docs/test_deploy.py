@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,10 +118,19 @@ def test_the_units_command_drains_by_its_environment_file(
         f"/var/lib/{only('StateDirectory')}", str(path.parent)
     )
     assert given["SPOOL_PATH"] == str(path)
+    assert only("Type") == "notify"
     port = free_port()
-    with running(here(shlex.split(only("ExecStart")), port), given):
-        langfuse.wait_for(lambda server: server.names() == {"waits": 1})
-        wait_until(lambda: is_answered(port))
+    given["NOTIFY_SOCKET"] = f"@langfuse-spool-test-{os.getpid()}-{port}"
+    given["WATCHDOG_USEC"] = str(int(only("WatchdogSec")) * 1_000_000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + given["NOTIFY_SOCKET"].removeprefix("@"))
+        systemd.settimeout(120)
+        with running(here(shlex.split(only("ExecStart")), port), given):
+            for wanted in (b"READY=1", b"WATCHDOG=1"):
+                while wanted not in systemd.recv(1000):
+                    pass
+            langfuse.wait_for(lambda server: server.names() == {"waits": 1})
+            wait_until(lambda: is_answered(port))
 
 
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:

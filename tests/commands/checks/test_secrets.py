@@ -50,8 +50,10 @@ def test_a_missing_secret_is_wrong_unless_who_drains_has_it(
     assert targets == [MINE]
     assert line.startswith("!")
     assert "pk-lf-others, of which 1 span wait" in line
+    has_another = SeenDrainer(6, "run", routes=frozenset({"pk-lf-mine"}))
+    assert find(mine, store, [has_another])[1] == [line]
     has_it = SeenDrainer(7, "run", routes=frozenset({"pk-lf-others"}))
-    _, (line,) = find(mine, store, [has_it])
+    _, (line,) = find(mine, store, [has_another, has_it])
     assert not line.startswith(("ok", "!"))
     assert line.endswith("pid 7 can send it")
 
