@@ -424,6 +424,20 @@ SABOTAGES = [
         "delivery/test_file_watch.py",
     ),
     Sabotage(
+        "a drainer that stops begins another request",
+        "delivery/drainer.py",
+        "        if self.stopping.is_set():  # nobody might see its answer\n",
+        "        if False:\n",
+        "delivery/test_drainer.py",
+    ),
+    Sabotage(
+        "a drainer that stops leaves the request of a route in trouble",
+        "delivery/drainer.py",
+        "        if self._prober is not None and self._prober.is_alive():\n",
+        "        if False:\n",
+        "delivery/test_drainer.py",
+    ),
+    Sabotage(
         "connections stay open when the drainer stops",
         "delivery/drainer.py",
         "        self._journal_delivery.stop()\n        self.client.connections.close()\n",
