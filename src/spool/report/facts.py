@@ -163,6 +163,8 @@ def with_inbound(routes: Iterable[Route], inbound: Iterable[Frame]) -> Iterable[
 
 def _refused_by(store: Store, now: float) -> str:
     """Say why spans were refused last, within a day; nothing where no history tells it."""
+    if (store.last_trouble().refused_at or 0.0) < now - 86400:
+        return ""
     with store.database.reading() as connection:
         found = history.events(connection, now - 86400)
     return next((one.words for one in reversed(found) if one.kind == history.Kind.REFUSED), "")
