@@ -21,6 +21,7 @@ import ports
 from programs import SIMPLE, Program, tell
 from spool.commands.main import main
 from spool.errors import SpoolError
+from spool.store import drainers
 from spool.store.records import Ledger, Route
 from spool.store.store import Store
 from standin import StandIn
@@ -75,9 +76,9 @@ class Box:
         return self._run([sys.executable, "-c", before + APP], host, owner, **more)
 
     def sidecar(self, owner: str = "shop", **more: str) -> Program:
-        """Run a drainer, and wait until it says that it drains."""
+        """Run a drainer, and wait until others see whose spans it sends."""
         program = self._run([sys.executable, "-m", "spool", "run"], "", owner, **more)
-        wait_until(lambda: "draining" in self.log.read_text())
+        self._wait(lambda store: any(one.routes is not None for one in drainers.seen(store)))
         return program
 
     def end(self, app: Program, *names: str, size: int = 200, owner: str = "-") -> None:

@@ -104,8 +104,8 @@ _REMEDIES: Final = {
     Cause.TOO_LARGE: (
         "raise the limit of the server, or of the proxy before it (nginx: client_max_body_size)"
     ),
-    Cause.SPANS: "correct the host or the headers, or what stands between",
-    Cause.REQUEST: "correct the host or the headers, or what stands between",
+    Cause.SPANS: "correct the host or the headers, or see to the proxy between",
+    Cause.REQUEST: "correct the host or the headers, or see to the proxy between",
     Cause.NOT_UNDERSTOOD: "correct the host, or see to what answers there",
     Cause.UNKNOWN: f"see to the receiver and the way there; {_WAIT}",
 }

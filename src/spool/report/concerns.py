@@ -103,7 +103,7 @@ def _of_clocks(facts: Facts) -> Iterator[Concern]:
     times = [one.oldest_at for one in facts.routes if one.oldest_at is not None]
     if wrong := [at for at in times if sentences.is_wrong(at, facts.now)]:
         words = f"spans that wait are of {clock_of(wrong[0], facts.now)}: the clock was wrong"
-        remedy = "see to the clock of that machine; they are delivered as they are, with that time"
+        remedy = "let NTP set it; these spans are delivered all the same, with that time"
         yield Concern("clock", words, remedy)
 
 
@@ -117,7 +117,7 @@ def _of_losses(facts: Facts) -> Iterator[Concern]:
     if _is_recent(facts, trouble.damaged_at):
         lost = f"{count_of(ledger.damaged, 'span')} known to be lost"
         words = f"the file was damaged and salvaged, with {lost}"
-        yield Concern("damaged", words, f"see to the disk; what was is {facts.path}.corrupt-…")
+        yield Concern("damaged", words, f"see to the disk; the old file is {facts.path}.corrupt-…")
     if _is_recent(facts, trouble.evicted_at):
         words = f"spans are evicted, {ledger.evicted:,} in all, the oldest: {_fullness(facts)}"
         remedy = "end the outage, or raise the programs' SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS"
@@ -143,7 +143,7 @@ def _fullness(facts: Facts) -> str:
     share, limit = share_of(facts.used_bytes, facts.max_bytes), size_of(facts.max_bytes)
     if facts.used_bytes >= _FULL * facts.max_bytes:
         return f"the limit of {limit} is used by {share}"
-    return f"a program has reached its limit (here it is {limit}, and used by {share})"
+    return f"a program has reached its limit (in this shell that is {limit}, used by {share})"
 
 
 def _of_disk(facts: Facts) -> Iterator[Concern]:

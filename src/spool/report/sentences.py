@@ -136,7 +136,7 @@ def remedy(route: Route) -> str:
     if route.suspect_to and route.pending_spans == 1:
         return (
             "nothing, where others arrive: it becomes a dead letter once one is accepted; where "
-            "none arrives correct the host or the headers, or what stands between"
+            "none arrives correct the host or the headers, or see to the proxy between"
         )
     return Cause.of(route.cause).remedy
 
