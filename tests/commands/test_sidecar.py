@@ -15,9 +15,13 @@ import pytest
 
 import standin
 from spans import batch
+from spool.commands.open_spool import OpenSpool
+from spool.commands.sidecar import Sidecar
 from spool.settings.target import Target
 from spool.store import drainers
+from spool.store.drainers import Presence
 from spool.store.store import Store
+from spool.system import service_manager
 from standin import Exchange, StandIn
 from targets import OTHERS
 from users import spool, status
@@ -232,3 +236,33 @@ def test_what_others_have_is_said_missing_only_here(store: Store, target: Target
         sidecar.wait_for("route pk-lf-others: its spans wait")
         assert "route pk-lf-test: its spans wait" not in sidecar.log
         sidecar.end()
+
+
+def test_systemd_hears_nothing_while_the_drainer_does_not_move(
+    path: Path, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = iter([False, False, True])
+    asked: list[bool] = []
+
+    def is_moving(_: Presence) -> bool:
+        asked.append(next(moving, True))
+        return asked[-1]
+
+    monkeypatch.setattr(Presence, "is_moving", is_moving)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "30000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(120)
+        sidecar = Sidecar(OpenSpool(None, "run"))
+        sidecar.start()
+        assert manager.recv(1000) == b"WATCHDOG=1"
+        sidecar.stop(60)
+    assert asked[:3] == [False, False, True]
+
+
+def test_a_watchdog_of_another_process_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    assert service_manager.watchdog_seconds() == 30
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert service_manager.watchdog_seconds() is None

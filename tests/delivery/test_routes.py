@@ -244,3 +244,38 @@ def test_a_retry_after_of_nothing_still_backs_off(
     langfuse.behave(standin.too_many(0))
     drainer.send_due()
     assert route_of(store).wait_seconds == 0.01
+
+
+def test_a_route_that_goes_down_is_said_once_an_hour_and_that_it_works_again_once(
+    drainer: Drainer, clock: Clock, langfuse: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    langfuse.behave(standin.unavailable())
+    for _ in range(5):
+        drainer.send_due()
+        clock.now += 2
+    assert len(caplog.messages) == 1
+    assert "route pk-lf-test waits: " in caplog.text
+    langfuse.behave(standin.too_many(0))  # another cause is another thing to know
+    drainer.send_due()
+    assert len(caplog.messages) == 2
+    clock.now += 7370
+    langfuse.behave(None)
+    drain_all(drainer)
+    assert caplog.messages[2:] == [
+        "langfuse-spool: route pk-lf-test works again: after 2 h 3 min, 20 spans to send"
+    ]
+    assert caplog.records[-1].levelname == "WARNING"  # as the one that it ends
+
+
+def test_each_time_that_a_route_goes_down_anew_is_said(
+    drainer: Drainer, store: Store, target: Target, langfuse: StandIn,
+    caplog: pytest.LogCaptureFixture, clock: Clock,
+) -> None:  # fmt: skip
+    for _ in range(2):
+        langfuse.behave(standin.unavailable())
+        drainer.send_due()
+        langfuse.behave(None)
+        clock.now += 2
+        drain_all(drainer)
+        store.append(target, batch("more"), clock.now)
+    assert caplog.text.count("route pk-lf-test waits: ") == 2

@@ -814,6 +814,21 @@ SABOTAGES = [
         "store/test_drainers.py",
     ),
     Sabotage(
+        "nobody says that a route works again",
+        "delivery/routes.py",
+        "            self._say_up(route)\n",
+        "            pass\n",
+        "delivery/test_routes.py::test_a_route_that_goes_down_is_said_once_an_hour"
+        "_and_that_it_works_again_once",
+    ),
+    Sabotage(
+        "systemd is told that a drainer moves which does not",
+        "commands/sidecar.py",
+        " and self._spool.drainer.presence.is_moving():",
+        ":",
+        "commands/test_sidecar.py::test_systemd_hears_nothing_while_the_drainer_does_not_move",
+    ),
+    Sabotage(
         "secrets are in a drainer's file",
         "delivery/routes.py",
         "        return found.union(target.route for target in self.targets.values())\n",

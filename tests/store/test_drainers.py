@@ -254,3 +254,13 @@ def test_root_gives_its_file_to_the_spools_owner(store: Store, presence: Presenc
     with presence.shown():
         presence.tell({"a"})
         assert files(store)[0].stat().st_uid == STRANGER
+
+
+def test_a_drainer_knows_whether_it_moves_itself(
+    presence: Presence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with presence.shown():
+        presence.move()
+        assert presence.is_moving()
+        monkeypatch.setattr(drainers, "_STILL_SECONDS", -21.0)
+        assert not presence.is_moving()
