@@ -18,6 +18,7 @@ from spool.delivery import drain_full_disk
 from spool.delivery.http.classification import Verdict
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store import takeover
+from spool.store.drainers import MOVES_SECONDS
 from spool.system.words import count_of, duration_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from spool.delivery.drainer import Drainer
     from spool.settings.target import Target
+    from spool.store.drainers import Presence
     from spool.store.records import Route
 
 _FEW_FAILURES: Final = 3
@@ -130,18 +132,23 @@ def drain(
                 endings[errand.target.route] = errand.ending
                 del errands[route_id]
         if errands:
-            _pause(min(errands.values(), key=lambda one: one.not_before), end, pausing)
+            next_one = min(errands.values(), key=lambda one: one.not_before)
+            _pause(drainer.presence, next_one, end, pausing)
     if is_refused:
         drain_full_disk.send_journals(drainer, end, progress)
     over = {errand.target.route: "the time is over" for errand in errands.values()}
     return {route: why for route, why in {**endings, **over}.items() if why}
 
 
-def _pause(next_one: _Errand, end: float, pausing: Callable[[str, float], None]) -> None:
+def _pause(
+    presence: Presence, next_one: _Errand, end: float, pausing: Callable[[str, float], None]
+) -> None:
     until = min(next_one.not_before, end)
-    if (seconds := until - time.monotonic()) > 0:
+    if until > time.monotonic():
         pausing(next_one.target.route, until)
-        time.sleep(seconds)
+    while (seconds := until - time.monotonic()) > 0:
+        presence.move()  # who waits is not stopped
+        time.sleep(min(seconds, MOVES_SECONDS))
 
 
 def _is_taken_in(drainer: Drainer, sending: float, end: float) -> bool:
