@@ -242,4 +242,6 @@ def test_a_spool_that_is_empty_says_why(
     with pytest.raises(SystemExit) as exited:
         main()
     assert exited.value.code == 1
-    assert f"! OTEL_TRACES_EXPORTER names the spool, {MISSING}" in capsys.readouterr().out
+    words, remedy = MISSING.split(": ")
+    said = f"! OTEL_TRACES_EXPORTER names the spool, {words}; {remedy}"
+    assert said in capsys.readouterr().out
