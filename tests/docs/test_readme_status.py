@@ -8,10 +8,13 @@ import json
 import re
 import signal
 import subprocess
+from pathlib import Path
 from typing import Final
 
 import pytest
+import requests
 
+import ports
 import standin
 from pages import README, ROOT, block, quoted, run, table
 from sources import text_of, texts
@@ -28,9 +31,13 @@ pytestmark = pytest.mark.once
 
 
 def test_each_command_of_the_readme_does_its_work(filled: Store, langfuse: StandIn) -> None:
-    drained, told, peeked, listed, adopted, ran = block("Commands", "sh").splitlines()
+    checked, told, happened, drained, peeked, listed, adopted, ran = block(
+        "Commands", "sh"
+    ).splitlines()
     one, rest = ["bash", "-c"], "1 span of pk-lf-old now waits for pk-lf-test\n"
+    assert "nobody drains" in run(*one, checked, code=1).stdout
     assert "delivered 1 span" in run(*one, drained, code=1).stdout  # the other one's key is missing
+    assert "drain" in run(*one, happened).stdout
     assert "no-secret" in run(*one, told, code=1).stdout
     assert "  old\n" in run(*one, peeked).stdout
     assert run(*one, listed).stdout == ""
@@ -46,10 +53,31 @@ def test_each_command_of_the_readme_does_its_work(filled: Store, langfuse: Stand
 
 def test_the_commands_that_print_json_are_those_that_the_readme_names(filled: Store) -> None:
     (sentence,) = re.findall(r"[^.]+take `--json`", README.read_text().replace("\n", " "))
-    assert quoted(sentence)[:-1] == ["drain", "status", "peek"]
+    assert quoted(sentence)[:-1] == ["check", "status", "history", "drain", "peek", "dead list"]
     run("python", "-m", "spool", "drain", "--json", code=1)
     json.loads(run("python", "-m", "spool", "status", "--json", code=1).stdout)
-    json.loads(run("python", "-m", "spool", "peek", "--json").stdout)
+    json.loads(run("python", "-m", "spool", "check", "--json", code=1).stdout)
+    for command in ("history", "peek", "dead list"):
+        json.loads(run("python", "-m", "spool", *command.split(), "--json").stdout)
+
+
+def test_what_nobody_looks_at_is_watched_as_the_readme_says(
+    filled: Store, langfuse: StandIn, tmp_path: Path
+) -> None:
+    said = README.read_text()
+    port = ports.free_port()
+    (command,) = re.findall(r"`(python -m spool run --listen [^`]+)`", said)
+    command = command.replace("9464", f"{port}")
+    with subprocess.Popen(["bash", "-c", f"exec {command}"], stderr=subprocess.PIPE) as sidecar:
+        langfuse.wait_for(lambda server: server.accepted == 1)
+        for path, status, words in (("healthz", 503, "no-secret"), ("", 200, "<svg")):
+            answer = requests.get(f"http://127.0.0.1:{port}/{path}", timeout=60)
+            assert (answer.status_code, words in answer.text) == (status, True)
+        sidecar.send_signal(signal.SIGTERM)
+        assert sidecar.wait(60) == 0
+    (command,) = re.findall(r"`(python -m spool history --html FILE)`", said)
+    run("bash", "-c", command.replace("FILE", f"{tmp_path / 'page.html'}"))
+    assert "<svg" in (tmp_path / "page.html").read_text()
 
 
 def test_dead_letters_are_looked_after_as_the_readme_says(filled: Store, langfuse: StandIn) -> None:
