@@ -68,12 +68,14 @@ def test_what_nobody_looks_at_is_watched_as_the_readme_says(
     port = ports.free_port()
     (command,) = re.findall(r"`(python -m spool run --listen [^`]+)`", said)
     command = command.replace("9464", f"{port}")
-    with subprocess.Popen(["bash", "-c", f"exec {command}"], stderr=subprocess.PIPE) as sidecar:
-        langfuse.wait_for(lambda server: server.accepted == 1)
-        for path, status, words in (("healthz", 503, "no-secret"), ("", 200, "<svg")):
-            answer = requests.get(f"http://127.0.0.1:{port}/{path}", timeout=60)
-            assert (answer.status_code, words in answer.text) == (status, True)
-        sidecar.send_signal(signal.SIGTERM)
+    with subprocess.Popen(["bash", "-c", f"exec {command}"]) as sidecar:
+        try:
+            langfuse.wait_for(lambda server: server.accepted == 1)
+            for path, status, words in (("healthz", 503, "secret"), ("", 200, "<svg")):
+                answer = requests.get(f"http://127.0.0.1:{port}/{path}", timeout=60)
+                assert (answer.status_code, words in answer.text) == (status, True), answer.text
+        finally:
+            sidecar.send_signal(signal.SIGTERM)
         assert sidecar.wait(60) == 0
     (command,) = re.findall(r"`(python -m spool history --html FILE)`", said)
     run("bash", "-c", command.replace("FILE", f"{tmp_path / 'page.html'}"))
