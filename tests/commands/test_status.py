@@ -73,7 +73,10 @@ def test_status_tells_of_a_receiver_that_refuses_everything(
     langfuse.behave(standin.status(422, body="no such span"))
     assert "422 no such span" in spool("drain", code=1).stderr
     said = spool("status", code=1).stdout
-    assert ": every span is refused (422 no such span); correct the host or the headers" in said
+    assert (
+        ": every span is refused (422 no such span), so it is hardly the spans; check the host"
+        in said
+    )
     (route,) = json.loads(spool("status", "--json", code=1).stdout)["routes"]
     assert (route["state"], route["last_error"]) == ("held", "422 no such span")
 
@@ -103,7 +106,9 @@ def test_status_tells_for_a_day_that_spans_were_evicted_or_refused(filled: Store
     filled.count_refused(time.time() - 90_000)
     filled.close()
     said = spool("status", code=1).stdout
-    assert "! spans are evicted, 1 in all, the oldest: a program has reached its limit" in said
+    assert (
+        "! spans are evicted, the oldest 1, which are lost: a program has reached a limit" in said
+    )
     assert "are refused" not in said
 
 
@@ -112,7 +117,7 @@ def test_status_tells_for_a_day_that_the_file_was_damaged(filled: Store, path: P
         file.truncate(8192)
     assert "SQLite says" in spool("status", code=1).stderr
     spool("drain")
-    assert "! the file was damaged and salvaged, with 0 spans known to be lost" in (
+    assert "! the file was damaged and salvaged, no span known to be lost" in (
         spool("status", code=1).stdout
     )
 

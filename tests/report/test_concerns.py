@@ -26,7 +26,7 @@ def only(found: Report) -> Concern:
 def test_a_missing_secret_says_what_to_do() -> None:
     route = replace(WELL, pending_spans=1)
     found = report(route, state=RouteState.NO_SECRET, missing="its secret is not here; bring it")
-    words = "route pk-lf-a: 1 span waits: its secret is not here"
+    words = "route pk-lf-a: 1 span waits: its secret is not here, and no drainer has it"
     assert only(found) == Concern("no-secret", words, "bring it")
 
 
@@ -52,7 +52,7 @@ def test_what_refuses_spans_is_told_apart(by: str, words: str, remedy: str) -> N
 @pytest.mark.parametrize("disk", ["almost-full", "read-only"])
 def test_a_disk_that_refuses_says_what_memory_may_hold_elsewhere(disk: Any) -> None:
     concern = only(replace(report(), disk=disk))
-    assert "programs may hold spans in memory only" in concern.words
+    assert "what ends now may be in memory only" in concern.words
 
 
 def test_a_clock_that_was_wrong_is_no_outage_of_decades() -> None:
@@ -90,9 +90,9 @@ NOBODY: dict[str, Any] = {"drainers": (), "pid": None}
 def test_a_drainer_that_is_stopped_is_named_and_does_not_count() -> None:
     stopped = SeenDrainer(pid=12, kind="run", is_stopped=True)
     found = replace(report(replace(WELL, pending_spans=1)), ledger=Ledger(pending=1))
-    concern, nobody = replace(found, drainers=(stopped,), pid=None).concerns()
-    assert (concern.code, nobody.code) == ("drainer-stopped", "nobody-drains")
-    assert concern.words.startswith("`run` (pid 12), which does not move: it is stopped")
+    concern = only(replace(found, drainers=(stopped,), pid=None))
+    assert concern.code == "drainer-stopped"
+    assert concern.words == "the drainer does not move: `run` (pid 12) is stopped, frozen or hangs"
     assert concern.remedy.startswith("`kill -CONT 12`")
 
 

@@ -32,7 +32,7 @@ def state(of: RouteState, **changes: Any) -> str:
 
 def test_a_state_says_since_when_and_why() -> None:
     assert state(RouteState.WAITING) == "waiting for 2 h 10 min: nobody listens at 10.0.0.5:3000"
-    assert state(RouteState.NO_SECRET) == "no-secret: its secret is not here"
+    assert state(RouteState.NO_SECRET) == "no-secret: its secret is not here, and no drainer has it"
     assert state(RouteState.OK, pending_spans=0) == "ok, nothing waits"
 
 
@@ -46,11 +46,11 @@ def test_a_state_says_since_when_and_why() -> None:
         ),
         (
             {"cause": "spans", "last_error": "400 bad", "suspect_to": 9},
-            "every span is refused (400 bad)",
+            "every span is refused (400 bad), so it is hardly the spans",
         ),
         (
             {"cause": "too-large", "last_error": "413", "suspect_to": 9},
-            "every span is too large (413)",
+            "every span is too large (413), so it is hardly the spans",
         ),
         (
             {"cause": "spans", "last_error": "400 bad", "suspect_to": 9, "pending_spans": 1},
@@ -83,7 +83,9 @@ def test_when_it_is_tried_next_and_went_well_last() -> None:
     assert said.startswith("next attempt in 40 s, at ")
     assert said.endswith(", 3 attempts so far, last success 2 h 11 min ago")
     asked = replace(DOWN, cause="asked-to-wait")
-    assert ", as it asked, " in sentences.attempts(report(asked), asked, RouteState.WAITING)
+    assert ", as the receiver asked, " in sentences.attempts(
+        report(asked), asked, RouteState.WAITING
+    )
 
 
 @pytest.mark.parametrize("at", [0.0, 1000.0, NOW + 3e7, 1e300])
@@ -103,7 +105,7 @@ def test_the_ledger_says_only_what_is_not_nothing_unless_asked() -> None:
 def test_how_fast_it_goes_and_when_it_is_done() -> None:
     first = replace(report(), ledger=Ledger(pending=3000, delivered=0))
     second = replace(report(), ledger=Ledger(pending=2000, delivered=1000), now=NOW + 0.5)
-    rate = "2,000 spans a second, as fast as line and receiver take them"
+    rate = "2,000 spans a second: more the line or the receiver does not take"
     assert sentences.pace(second.pace(first)) == f"{rate}; done in about 1 s"
     busy = replace(second, ledger=Ledger(pending=3000, delivered=1000))
     assert sentences.pace(busy.pace(first)) == f"{rate}; as many come"
@@ -115,7 +117,9 @@ def test_one_span_that_fails_while_others_pass_needs_nobody() -> None:
     poison = replace(DOWN, cause="server", last_error="500 no", suspect_to=9, pending_spans=1)
     words = "the span that waits fails by itself, others pass: the server is in trouble (500 no)"
     assert sentences.why(poison) == words
-    assert sentences.remedy(poison).startswith("nothing: it becomes a dead letter once enough")
+    assert sentences.remedy(poison).startswith(
+        "no need to act: it becomes a dead letter once enough"
+    )
 
 
 def test_a_trouble_that_has_only_begun_has_no_duration() -> None:

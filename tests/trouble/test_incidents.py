@@ -161,8 +161,8 @@ def test_the_server_wants_to_be_left_alone_for_ten_minutes(box: Box, shows: Show
     box.wait_for_trouble()
     shows(
         "The server asks for ten minutes (503)",
-        "asks to come back later (503 Service Unavailable) — nothing: it is tried again",
-        ", as it asked",
+        "asks to come back later (503 Service Unavailable) — no need to act: it is tried again",
+        ", as the receiver asked",
         code=0,
     )
     assert 500 < box.as_json()[1]["routes"][0]["next_attempt_seconds"] <= 600
@@ -188,7 +188,7 @@ def test_everything_is_a_bad_request(box: Box, shows: Shows) -> None:
     shows(
         "Everything is a bad request (400)",
         "every span is refused (400",
-        "correct the host or the headers, or see to the proxy between",
+        "check the host, the headers, and any proxy on the way",
         minds="held",
     )
 
@@ -220,7 +220,7 @@ def test_the_disk_is_full(box: Box, shows: Shows) -> None:
         box.end(app, *["more"] * 5, size=20_000)
         shows(
             "The disk is full",
-            "the disk is almost full",
+            "the disk is full, or almost",
             "make room at /var/lib/app",
             minds="disk-full",
         )
@@ -274,9 +274,9 @@ def test_the_drainer_is_stopped(box: Box, shows: Shows) -> None:
     box.end(box.app(SPOOL_DRAIN="off"), "three")
     shows(
         "The drainer is stopped",
-        "`run` (pid 4711), which does not move: it is stopped, frozen or dead-locked",
+        "the drainer does not move: `run` (pid 4711) is stopped, frozen or hangs",
         "`kill -CONT 4711`, or end that process",
-        minds="drainer-stopped nobody-drains",
+        minds="drainer-stopped",
     )
 
 
@@ -331,7 +331,7 @@ def test_the_limit_is_reached(box: Box, shows: Shows) -> None:
     box.wait_for_ledger(lambda ledger: ledger.evicted > 0)
     shows(
         "The limit is reached",
-        "in all, the oldest: a program has reached its limit",
+        "which are lost: a program has reached a limit of its own",
         "end the outage, or raise the programs' SPOOL_MAX_BYTES",
         minds="evicted",
         varies=COUNTS,
@@ -364,7 +364,7 @@ def test_the_line_is_thin(box: Box, shows: Shows) -> None:
     wait_until(lambda: " spans a second" in box.status()[1])
     shows(
         "The line is thin",
-        "spans a second, as fast as line and receiver take them; done in about",
+        "spans a second: more the line or the receiver does not take; done in about",
         code=0,
         varies=COUNTS,
     )
@@ -382,6 +382,6 @@ def test_two_programs_have_other_keys(box: Box, shows: Shows) -> None:
     shows(
         "Two programs have other keys",
         "route pk-lf-shop: 2 spans wait: its secret is not known",
-        "or give its spans to the current keys by `python -m spool adopt pk-lf-shop`",
+        "or give its spans to the project of your keys by `python -m spool adopt pk-lf-shop`",
         minds="no-secret",
     )

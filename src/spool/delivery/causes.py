@@ -67,8 +67,8 @@ _MEANINGS: Final = {
     Cause.ASKED_TO_WAIT: "the receiver asks to come back later",
     Cause.SERVER: "the server is in trouble",
     Cause.TOO_LARGE: "even one span is too large for it",
-    Cause.SPANS: "it refuses the spans",
-    Cause.REQUEST: "it refuses the requests",
+    Cause.SPANS: "check the host, the headers, and any proxy on the way",
+    Cause.REQUEST: "check the host, the headers, and any proxy on the way",
 }
 _WAIT: Final = "it is tried again by itself"
 _REMEDIES: Final = {
@@ -92,20 +92,20 @@ _REMEDIES: Final = {
     Cause.SPEAKS_HTTPS: "begin the host with https://",
     Cause.PROXY: "see to the proxy, or correct HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
     Cause.HERE: "correct that on this machine",
-    Cause.KEYS: "correct the keys or headers, or the host: keys are of one host, and one region",
+    Cause.KEYS: "correct the keys or headers, or the host: keys hold on one host, in one region",
     Cause.FORBIDDEN: (
         "do what its words say: a suspended plan goes on by itself when that ends; else correct "
         "the keys or the host"
     ),
     Cause.WRONG_ADDRESS: "correct the host, or the path of the endpoint",
     Cause.PORTAL: "sign in to that network, or correct the host",
-    Cause.ASKED_TO_WAIT: f"nothing: {_WAIT}",
+    Cause.ASKED_TO_WAIT: f"no need to act: {_WAIT}",
     Cause.SERVER: f"see to the server; {_WAIT}",
     Cause.TOO_LARGE: (
         "raise the limit of the server, or of the proxy before it (nginx: client_max_body_size)"
     ),
-    Cause.SPANS: "correct the host or the headers, or see to the proxy between",
-    Cause.REQUEST: "correct the host or the headers, or see to the proxy between",
+    Cause.SPANS: "check the host, the headers, and any proxy on the way",
+    Cause.REQUEST: "check the host, the headers, and any proxy on the way",
     Cause.NOT_UNDERSTOOD: "correct the host, or see to what answers there",
     Cause.UNKNOWN: f"see to the receiver and the way there; {_WAIT}",
 }

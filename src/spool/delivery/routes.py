@@ -122,7 +122,9 @@ class Routes:
         except SettingsError as error:
             self._warnings.warn("routes wait for their secrets", f"{route.name}: {error}")
             return None, str(error)
-        adopt = f"give its spans to the current keys by `python -m spool adopt {route.name}`"
+        adopt = (
+            f"give its spans to the project of your keys by `python -m spool adopt {route.name}`"
+        )
         if route.public_key is None:
             here = f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={route.endpoint} and its headers"
             return None, f"nobody here is set to send there; run a drainer with {here}, or {adopt}"

@@ -61,8 +61,8 @@ def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
             yield Concern("held", words, sentences.remedy(route))
         elif state is RouteState.NO_SECRET:
             waits = sentences.waits(route.pending_spans)
-            secret, _, remedy = missing.partition("; ")
-            words = f"route {route.name}: {waits}: {secret}"
+            remedy = missing.partition("; ")[2]
+            words = f"route {route.name}: {waits}: {sentences.secret(facts, route)}"
             yield Concern("no-secret", words, remedy or "correct SPOOL_CREDENTIALS_FILE")
         elif _is_left_alone(facts, route):
             waits = sentences.waits(route.pending_spans)
@@ -102,7 +102,10 @@ def _of_clocks(facts: Facts) -> Iterator[Concern]:
         return
     times = [one.oldest_at for one in facts.routes if one.oldest_at is not None]
     if wrong := [at for at in times if sentences.is_wrong(at, facts.now)]:
-        words = f"spans that wait are of {clock_of(wrong[0], facts.now)}: the clock was wrong"
+        words = (
+            f"spans that wait are of {clock_of(wrong[0], facts.now)}, and now is "
+            f"{clock_of(facts.now)}: the clock was wrong, or is"
+        )
         remedy = "let NTP set it; these spans are delivered all the same, with that time"
         yield Concern("clock", words, remedy)
 
@@ -115,11 +118,13 @@ def _of_losses(facts: Facts) -> Iterator[Concern]:
         remedy = "see `python -m spool dead list`, then `dead retry` or `dead purge`"
         yield Concern("dead-letters", words, remedy)
     if _is_recent(facts, trouble.damaged_at):
-        lost = f"{count_of(ledger.damaged, 'span')} known to be lost"
-        words = f"the file was damaged and salvaged, with {lost}"
+        lost = count_of(ledger.damaged, "span") if ledger.damaged else "no span"
+        words = f"the file was damaged and salvaged, {lost} known to be lost"
         yield Concern("damaged", words, f"see to the disk; the old file is {facts.path}.corrupt-…")
     if _is_recent(facts, trouble.evicted_at):
-        words = f"spans are evicted, {ledger.evicted:,} in all, the oldest: {_fullness(facts)}"
+        words = (
+            f"spans are evicted, the oldest {ledger.evicted:,}, which are lost: {_fullness(facts)}"
+        )
         remedy = "end the outage, or raise the programs' SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS"
         yield Concern("evicted", words, remedy)
     if _is_recent(facts, trouble.refused_at):
@@ -143,12 +148,14 @@ def _fullness(facts: Facts) -> str:
     share, limit = share_of(facts.used_bytes, facts.max_bytes), size_of(facts.max_bytes)
     if facts.used_bytes >= _FULL * facts.max_bytes:
         return f"the limit of {limit} is used by {share}"
-    return f"a program has reached its limit (in this shell that is {limit}, used by {share})"
+    return f"a program has reached a limit of its own (this shell's, {limit}, is used by {share})"
 
 
 def _of_disk(facts: Facts) -> Iterator[Concern]:
     where = facts.path.parent
-    words = f"{_disk_words(facts.disk)}: programs may hold spans in memory only, 16 MiB each"
+    words = (
+        f"{_disk_words(facts.disk)}: what ends now may be in memory only, up to 16 MiB a program"
+    )
     if facts.disk == "almost-full":
         yield Concern("disk-full", words, f"make room at {where}")
     elif facts.disk == "read-only":
@@ -156,7 +163,7 @@ def _of_disk(facts: Facts) -> Iterator[Concern]:
 
 
 def _disk_words(disk: str) -> str:
-    return "the disk is almost full" if disk == "almost-full" else "the disk is read-only"
+    return "the disk is full, or almost" if disk == "almost-full" else "the disk is read-only"
 
 
 def _of_files(facts: Facts) -> Iterator[Concern]:
@@ -181,9 +188,11 @@ def _summed(files: Sequence[str]) -> str:
 def _of_drainers(facts: Facts) -> Iterator[Concern]:
     for one in facts.drainers:
         if one.is_stopped:
-            words = f"{sentences.drainer(one, facts.now)}: it is stopped, frozen or dead-locked"
-            yield Concern("drainer-stopped", words, f"`kill -CONT {one.pid}`, or end that process")
-    if facts.ledger.pending and not facts.is_running:
+            words = f"the drainer does not move: {sentences.who(one)} is stopped, frozen or hangs"
+            how = "let it go on" if one.pid is None else f"`kill -CONT {one.pid}`"
+            remedy = f"{how}; where that does not help end it, and start another"
+            yield Concern("drainer-stopped", words, remedy)
+    if facts.ledger.pending and not facts.is_running and not facts.drainers:
         words = f"{sentences.waits(facts.ledger.pending)} and no process drains"
         yield Concern("nobody-drains", words, _remedy_of_nobody(facts))
 

@@ -71,19 +71,25 @@ def drains(facts: Facts) -> str:
 
 def drainer(one: SeenDrainer, now: float) -> str:
     """Say which process drains, and for how long."""
-    who = _KINDS.get(one.kind or "", "a process")
-    pid = "" if one.pid is None else f" (pid {one.pid})"
     if one.is_stopped:
-        return f"{who}{pid}, which does not move"
+        return f"{who(one)}, which does not move"
     began = "" if one.since is None else f", for {duration_of(max(0.0, now - one.since))}"
-    return f"{who}{pid}{began}"
+    return f"{who(one)}{began}"
+
+
+def who(one: SeenDrainer) -> str:
+    """Say which process it is."""
+    pid = "" if one.pid is None else f" (pid {one.pid})"
+    return f"{_KINDS.get(one.kind or '', 'a process')}{pid}"
 
 
 def pace(found: Pace) -> str:
     """Say how fast it goes, and when it will be done."""
     if not found.spans_per_second:
         return "no request has ended in half a second: line or receiver are slow"
-    rate = f"{found.spans_per_second:,.0f} spans a second, as fast as line and receiver take them"
+    rate = (
+        f"{found.spans_per_second:,.0f} spans a second: more the line or the receiver does not take"
+    )
     if found.seconds_left is None:
         return f"{rate}; as many come"
     return f"{rate}; done in about {duration_of(max(1.0, found.seconds_left))}"
@@ -96,14 +102,22 @@ def state(facts: Facts, route: Route, of: RouteState) -> str:
     """Say how a route stands, since when, and why."""
     ago = lasting(facts, route)
     if of is RouteState.NO_SECRET:
-        return f"no-secret: {facts.missing_of(route).partition('; ')[0]}"
+        return f"no-secret: {secret(facts, route)}"
     if of is RouteState.HELD:
         return f"held{ago}: {why(route)}"
     if of is RouteState.WAITING:
         return f"waiting{ago}: {why(route)}"
     if not route.pending_spans:
         return "ok, nothing waits"
-    return "ok, under way" if facts.is_sent(route) else "ok as far as is known, but nobody sends"
+    return (
+        "ok, under way" if facts.is_sent(route) else "nothing is known against it, but nobody sends"
+    )
+
+
+def secret(facts: Facts, route: Route) -> str:
+    """Say whose secret is missing, and to whom."""
+    missing = facts.missing_of(route).partition("; ")[0]
+    return f"{missing}, and no drainer has it" if facts.drainers else missing
 
 
 def lasting(facts: Facts, route: Route) -> str:
@@ -122,7 +136,8 @@ def why(route: Route) -> str:
         whose = "the only span that waits" if route.pending_spans == 1 else "every span"
         if cause in (Cause.TOO_LARGE, Cause.SPANS):
             said = "is too large" if cause is Cause.TOO_LARGE else "is refused"
-            return f"{whose} {said} ({route.last_error})"
+            blame = "" if route.pending_spans == 1 else ", so it is hardly the spans"
+            return f"{whose} {said} ({route.last_error}){blame}"
     if route.suspect_to:
         whose = "the span that waits fails" if route.pending_spans == 1 else "what waits fails"
         return f"{whose} by itself, others pass: {said}"
@@ -132,11 +147,11 @@ def why(route: Route) -> str:
 def remedy(route: Route) -> str:
     """Say what to do about a route that fails."""
     if route.suspect_to and not route.is_held:
-        return "nothing: it becomes a dead letter once enough others were accepted"
+        return "no need to act: it becomes a dead letter once enough others were accepted"
     if route.suspect_to and route.pending_spans == 1:
         return (
-            "nothing, where others arrive: it becomes a dead letter once one is accepted; where "
-            "none arrives correct the host or the headers, or see to the proxy between"
+            "where others arrive no need to act: it becomes a dead letter once one is accepted; "
+            "where none does check the host, the headers, and any proxy on the way"
         )
     return Cause.of(route.cause).remedy
 
@@ -167,12 +182,12 @@ def attempts(facts: Facts, route: Route, of: RouteState) -> str:
         when = (
             f"in {duration_of(left)}, at {clock_of(facts.now + left, facts.now)}" if left else "now"
         )
-        asked = ", as it asked" if Cause.of(route.cause) is Cause.ASKED_TO_WAIT else ""
-        who = "" if facts.is_running else ", once somebody drains"
-        said.append(f"next attempt {when}{asked}{who}")
+        asked = ", as the receiver asked" if Cause.of(route.cause) is Cause.ASKED_TO_WAIT else ""
+        once = "" if facts.is_running else ", once somebody drains"
+        said.append(f"next attempt {when}{asked}{once}")
         said.append(f"{count_of(route.attempts, 'attempt')} so far")
     if route.last_success_at is None:
-        said.append("nothing of it was ever delivered")
+        said.append("nothing of it was delivered yet")
     else:
         ago = duration_of(max(0.0, facts.now - route.last_success_at))
         said.append(f"last success {ago} ago")

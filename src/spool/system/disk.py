@@ -68,7 +68,7 @@ def refusal(path: Path) -> OSError | None:
 
 def almost_full(path: Path) -> SpoolUnavailableError:
     """Give the error of a disk that has no room."""
-    return SpoolUnavailableError(f"{path}: the disk is almost full; make room there")
+    return SpoolUnavailableError(f"{path}: the disk is full, or almost; make room there")
 
 
 def over_limit(path: Path) -> SpoolFullError:

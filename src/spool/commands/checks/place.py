@@ -96,7 +96,7 @@ def _room(settings: Settings) -> Finding:
     )
     said = f"{size_of(max(room, 0))} free; the limit is {size_of(limit)}"
     if room <= 0:
-        return Finding.wrong("room", f"the disk is almost full: {said}", "make room there")
+        return Finding.wrong("room", f"the disk is full, or almost: {said}", "make room there")
     if room + used < limit:
         remedy = f"make room there, or set SPOOL_MAX_BYTES below {size_of(room + used)}"
         return Finding.wrong("room", f"{said}: in an outage the disk is full first", remedy)
