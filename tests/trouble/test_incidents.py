@@ -275,7 +275,7 @@ def test_the_drainer_is_stopped(box: Box, shows: Shows) -> None:
     shows(
         "The drainer is stopped",
         "the drainer does not move: `run` (pid 4711) is stopped, frozen or hangs",
-        "`kill -CONT 4711`, or end that process",
+        "`kill -CONT 4711`; where that does not help end it",
         minds="drainer-stopped",
     )
 
