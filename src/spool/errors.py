@@ -55,8 +55,8 @@ class SpoolUnavailableError(SpoolFileError):
 class SpoolDamagedError(SpoolUnavailableError):
     """SQLite cannot read the spool file, which is ours.
 
-    Whoever writes next, and can wait for the mutex, salvages it; until then as for any other disk
-    that refuses.
+    Who drains or maintains it, and can wait for the mutex, salvages it; until then as for any other
+    disk that refuses.
     """
 
 

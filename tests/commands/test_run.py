@@ -4,9 +4,11 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from damaged_files import damage_the_routes
 from spool.store.store import Store
 from standin import StandIn
 from users import spool
@@ -35,3 +37,16 @@ def test_run_drains_until_it_is_told_to_stop(
         sidecar.send_signal(signal.SIGTERM)
     assert sidecar.returncode == 0
     assert store.ledger().delivered == 10
+
+
+def test_run_salvages_a_damaged_file_and_drains_on(filled: Store, path: Path) -> None:
+    filled.database.checkpoint()
+    damage_the_routes(filled)
+    command = [sys.executable, "-m", "spool", "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as sidecar:
+        assert sidecar.stderr is not None
+        assert "was damaged and was moved to" in sidecar.stderr.readline()
+        assert f"draining {path}" in sidecar.stderr.readline()
+        sidecar.send_signal(signal.SIGTERM)
+    assert sidecar.returncode == 0
+    assert filled.ledger().pending == 10

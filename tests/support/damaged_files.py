@@ -67,6 +67,18 @@ def damage_a_leaf(path: Path) -> None:
         file.write(content)
 
 
+def damage_the_routes(store: Store) -> None:
+    """Overwrite the page of the main file that holds the routes, the WAL being empty."""
+    with store.database.reading() as connection:
+        number = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'route'")
+        page = int(number.fetchone()[0]) - 1
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    store.close()
+    with store.database.path.open("r+b") as file:
+        file.seek(page * size)
+        file.write(os.urandom(size))
+
+
 def use(path: Path) -> Store:
     """Do with a file what an application does: open, append, read; then give its store."""
     exporter = SpoolSpanExporter(settings=Settings(path=path, target=MINE, drain=False))

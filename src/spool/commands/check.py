@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from spool.store.drainers import SeenDrainer
     from spool.store.records import Route
 
-_SALVAGE: Final = "the next program that writes salvages it; see to the disk"
+_SALVAGE: Final = "salvage it by `python -m spool drain`, and see to the disk"
 _NOT_TRIED: Final = "no receiver is asked while the settings are wrong"
 
 

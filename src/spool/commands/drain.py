@@ -47,7 +47,8 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
         endings: dict[str, str] = {}
         if spool is not None:
             endings = _drain(spool, timeout, is_shown=not as_json and sys.stderr.isatty())
-            tally, pending = spool.drainer.client.tally, spool.store.ledger().pending
+            tally = spool.drainer.client.tally
+            pending = spool.salvaging(spool.store.ledger).pending
         seconds = round(time.monotonic() - started, 3)
         if as_json:
             click.echo(json.dumps({**asdict(tally), "pending": pending, "seconds": seconds}))
@@ -61,11 +62,9 @@ def drain(path: str | None, timeout: float | None, *, as_json: bool) -> None:
 def _drain(spool: OpenSpool, timeout: float | None, *, is_shown: bool) -> dict[str, str]:
     """Drain, and give the routes that were left alone, and why."""
     with DrainBar.of(spool.store, spool.drainer, is_shown=is_shown) as bar, _kept(spool):
-        try:
-            return drain_once.drain(spool.drainer, timeout, bar.go_on, bar.wait)
-        except SpoolDamagedError:
-            spool.store.database.repair()
-            return drain_once.drain(spool.drainer, timeout, bar.go_on, bar.wait)
+        return spool.salvaging(
+            lambda: drain_once.drain(spool.drainer, timeout, bar.go_on, bar.wait)
+        )
 
 
 def _result(tally: Tally, pending: int, seconds: float) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from spool.commands.output import say
 from spool.commands.zero_code import what_is_missing
 from spool.delivery.drainer import Drainer
+from spool.errors import SpoolDamagedError
 from spool.settings.settings import Settings
 from spool.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from spool.store.drainers import Kind
+
+_Result = TypeVar("_Result")
 
 ENDING_SECONDS: Final = 5.0  # the longest that a command waits for a thread of its own to end
 
@@ -31,6 +34,17 @@ class OpenSpool:
         self.drainer.presence.kind = kind
         if self.settings.target is not None:
             self.drainer.routes.add(self.settings.target)
+
+    def salvaging(self, work: Callable[[], _Result]) -> _Result:
+        """Do something; where the file proves damaged, salvage it and do that again.
+
+        Raises SpoolError.
+        """
+        try:
+            return work()
+        except SpoolDamagedError:
+            self.store.database.repair()
+            return work()
 
 
 @contextlib.contextmanager

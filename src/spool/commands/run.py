@@ -48,7 +48,7 @@ def run(path: str | None, listen: str | None, *, quiet: bool, verbose: bool) -> 
     spool.store.database.pace.by = BY_RUN
     server = None if listen is None else HealthServer(listen, Answers(spool))
     spool.store.open()
-    spool.drainer.routes.name_endpoints()
+    spool.salvaging(spool.drainer.routes.name_endpoints)
     maintenance = MaintenanceThread(spool.store, spool.settings)
     maintenance.start()
     spool.drainer.start()

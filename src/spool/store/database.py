@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 _SPARE_PAGES: Final = 512
 _VACUUM_PAGES: Final = 256
-_SALVAGE: Final = "whoever writes next, such as `python -m spool drain`, salvages it"
+_SALVAGE: Final = (
+    "salvage it by `python -m spool drain`; `run` does that by itself, as programs that drain do"
+)
 
 
 class Database:
