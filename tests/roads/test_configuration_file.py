@@ -247,14 +247,14 @@ def test_service_and_resource_can_come_from_opentelemetrys_variables(
 
 
 @pytest.mark.parametrize(
-    "part",
-    ["  sampler: {always_off: }\n", "disabled: true\n"],
+    ("part", "code"),
+    [("  sampler: {always_off: }\n", 0), ("disabled: true\n", 2)],  # 2: no spool is made at all
     ids=["sampler", "disabled"],
 )
 def test_a_program_that_is_not_to_be_traced_spools_nothing(
-    environment: None, langfuse: StandIn, configured: Callable[..., Path], part: str
+    environment: None, langfuse: StandIn, configured: Callable[..., Path], part: str, code: int
 ) -> None:
     configured(file=FILE + part)
     assert instrument(PROGRAM).stdout == "went on\n"
-    spool("drain")
+    spool("drain", code=code)
     assert not langfuse.requests
