@@ -138,7 +138,21 @@ def test_status_tells_prometheus_what_it_knows(filled: Store) -> None:
 
 def test_status_tells_prometheus_of_a_spool_that_is_not_there(path: Path) -> None:
     pytest.importorskip("prometheus_client")
-    assert "\nlangfuse_spool_exists 0.0\n" in spool("status", "--prometheus", code=2).stdout
+    said = spool("status", "--prometheus", code=2).stdout
+    assert "\nlangfuse_spool_exists 0.0\n" in said
+    assert "\nlangfuse_spool_ok 0.0\n" in said
+    assert '\nlangfuse_spool_concerns{code="no-spool"} 1.0\n' in said
+
+
+def test_status_tells_prometheus_of_a_spool_that_cannot_be_read(filled: Store, path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    filled.close()
+    path.write_bytes(b"no database " * 1000)
+    done = invoke("status", "--prometheus", code=1)
+    assert "\nlangfuse_spool_exists 1.0\n" in done.stdout
+    assert "\nlangfuse_spool_ok 0.0\n" in done.stdout
+    assert '\nlangfuse_spool_concerns{code="unusable"} 1.0\n' in done.stdout
+    assert str(path) in done.stderr
 
 
 def test_status_says_since_when_why_what_to_do_and_until_when(

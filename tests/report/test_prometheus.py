@@ -9,6 +9,7 @@ from reports import report_of
 from spans import batch
 from spool.errors import SettingsError
 from spool.report import prometheus
+from spool.report.concerns import Concern
 from spool.report.report import Report
 from spool.settings.settings import Settings
 from spool.store.store import Store
@@ -87,8 +88,14 @@ def test_what_others_have_named_breaks_no_line(store: Store, settings: Settings)
     assert found["langfuse_spool_pending_spans", (("route", HOSTILE),)] == 1
 
 
-def test_where_there_is_no_spool_only_that_is_told() -> None:
-    assert samples_of(prometheus.text_of(None, [])) == {("langfuse_spool_exists", ()): 0}
+@pytest.mark.parametrize(("exists", "code"), [(False, "no-spool"), (True, "unusable")])
+def test_a_spool_of_which_nothing_can_be_read_is_not_well(code: str, *, exists: bool) -> None:
+    found = prometheus.text_of(None, [Concern(code, "words", "remedy")], exists=exists)
+    assert samples_of(found) == {
+        ("langfuse_spool_exists", ()): exists,
+        ("langfuse_spool_ok", ()): 0,
+        ("langfuse_spool_concerns", (("code", code),)): 1,
+    }
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,13 +79,9 @@ def status(
 
     Exits with 1 if a person should look: lines with `!` say why.
     """
-    is_json = shape == "json"
-    with _errors_as_json(path) if is_json else contextlib.nullcontext(), existing(path) as spool:
+    with _errors_in(shape, path), existing(path) as spool:
         if spool is None:
-            if is_json:
-                click.echo(json.dumps(_none(path), indent=2))
-            if shape == "prometheus":
-                click.echo(prometheus.text_of(None, []), nl=False)
+            _show_none(shape, path, _of_none(path), exists=False)
             return
         look = _look(spool, max_age)
         _show(look, shape, verbose=verbose)
@@ -118,25 +114,24 @@ def _report(spool: OpenSpool) -> Report:
     return Report.of(spool.store, spool.drainer.routes, spool.settings.max_bytes, time.time())
 
 
-def _none(path: str | None) -> dict[str, object]:
+def _of_none(path: str | None) -> list[Concern]:
     where = Settings.from_env(path=path).path
     remedy = "name the path of the program that makes spans, or let it make one"
     found = [Concern("no-spool", f"no spool yet at {where}", remedy)]
     if missing := what_is_missing():
         found.append(_of_zero_code(missing))
-    return none_json(where, found)
+    return found
 
 
 @contextlib.contextmanager
-def _errors_as_json(path: str | None) -> Iterator[None]:
-    """Print an error of the file as JSON, too, and hand it on."""
+def _errors_in(shape: str | None, path: str | None) -> Iterator[None]:
+    """Print an error of the file in that shape, too, and hand it on."""
     try:
         yield
     except (SpoolFileError, SpoolBusyError) as error:
         words, _, remedy = str(error).partition("; ")
         found = Concern("unusable", words, remedy or "see to that file")
-        where = Settings.from_env(path=path).path
-        click.echo(json.dumps(none_json(where, [found], exists=True), indent=2))
+        _show_none(shape, path, [found], exists=True)
         raise
 
 
@@ -154,6 +149,15 @@ def _clear(shape: str | None) -> None:
         click.echo(_CLEAR, nl=False)
     elif not shape:
         click.echo()
+
+
+def _show_none(shape: str | None, path: str | None, found: list[Concern], *, exists: bool) -> None:
+    """Show programs a spool that is not there, or that cannot be read; people have the error."""
+    if shape == "json":
+        where = Settings.from_env(path=path).path
+        click.echo(json.dumps(none_json(where, found, exists=exists), indent=2))
+    elif shape == "prometheus":
+        click.echo(prometheus.text_of(None, found, exists=exists), nl=False)
 
 
 def _show(look: _Look, shape: str | None, *, verbose: bool) -> None:

@@ -2,7 +2,7 @@
 
 | name (langfuse_spool_…) | type, unit | labels | what it is |
 |---|---|---|---|
-| exists | gauge | | 1, or 0 where there is no spool: then only this is told |
+| exists | gauge | | 1, or 0 where there is no spool |
 | info | gauge, 1 | path, version | which spool this is |
 | ok | gauge | | 1 where no person need look: there is no concern |
 | concerns | gauge | code | how many there are, by their code |
@@ -16,6 +16,8 @@
 | dead_letter_spans, in_memory_spans | gauge | | what is there now |
 | used_bytes, limit_bytes | gauge | | live data, as the limit counts it; `SPOOL_MAX_BYTES` |
 | file_bytes, disk_free_bytes | gauge | | the file with its WAL; what the disk has left |
+
+Of a spool that is not there, or cannot be read, `exists`, `ok` (0) and `concerns` are told.
 
 The names are public. prometheus_client writes them, with what has to be escaped: an extra.
 """
@@ -65,8 +67,13 @@ _OF_A_ROUTE: Final[tuple[tuple[str, str, Callable[[Route], float | None]], ...]]
 )
 
 
-def text_of(report: Report | None, concerns: Sequence[Concern]) -> str:
-    """Write a report; None says that there is no spool. Raises SettingsError without the extra."""
+def text_of(
+    report: Report | None, concerns: Sequence[Concern], *, exists: bool | None = None
+) -> str:
+    """Write a report; without one say whether a spool `exists`, of which nothing can be read.
+
+    Raises SettingsError without the extra.
+    """
     try:
         from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -74,7 +81,8 @@ def text_of(report: Report | None, concerns: Sequence[Concern]) -> str:
             "prometheus_client is not installed, which writes this: pip install prometheus_client"
         ) from error
     registry = CollectorRegistry()
-    registry.register(_Metrics(report, concerns))
+    is_there = report is not None if exists is None else exists
+    registry.register(_Metrics(report, concerns, exists=is_there))
     text: str = generate_latest(registry).decode()
     return text
 
@@ -82,29 +90,30 @@ def text_of(report: Report | None, concerns: Sequence[Concern]) -> str:
 class _Metrics:
     """What prometheus_client collects from."""
 
-    def __init__(self, report: Report | None, concerns: Sequence[Concern]) -> None:
+    def __init__(self, report: Report | None, concerns: Sequence[Concern], *, exists: bool) -> None:
         self._report = report
         self._concerns = concerns
+        self._exists = exists
 
     def collect(self) -> Iterator[Metric]:
         report = self._report
-        yield _gauge("exists", "Whether there is a spool at the path.", report is not None)
+        yield _gauge("exists", "Whether there is a spool at the path.", self._exists)
+        yield from _health(self._concerns, is_well=report is not None and not self._concerns)
         if report is None:
             return
+        yield _gauge("drainer_running", "Whether any process drains.", report.is_running)
         path = {"path": str(report.path), "version": __version__}
         yield _gauges("info", "Which spool this is.", [(path, 1)])
-        yield from _health(report, self._concerns)
         yield from _routes(report)
         yield from _ledger(report)
         yield from _file(report)
 
 
-def _health(report: Report, concerns: Sequence[Concern]) -> Iterator[Metric]:
+def _health(concerns: Sequence[Concern], *, is_well: bool) -> Iterator[Metric]:
     codes = Counter(concern.code for concern in concerns)
-    yield _gauge("ok", "Whether no person need look: there is no concern.", not codes)
+    yield _gauge("ok", "Whether no person need look: there is no concern.", is_well)
     found = [({"code": code}, count) for code, count in sorted(codes.items())]
     yield _gauges("concerns", "What a person should see to, by its code.", found)
-    yield _gauge("drainer_running", "Whether any process drains.", report.is_running)
 
 
 def _routes(report: Report) -> Iterator[Metric]:
