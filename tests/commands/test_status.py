@@ -16,6 +16,7 @@ import standin
 from drains import evict
 from spool.commands.main import commands
 from spool.store.store import Store
+from spool.system import disk
 from standin import StandIn
 from users import invoke, spool
 
@@ -204,6 +205,14 @@ def test_a_spool_that_does_not_exist_is_json_all_the_same(path: Path) -> None:
     assert (said["exists"], said["ok"], said["path"]) == (False, False, str(path))
     assert [one["code"] for one in said["concerns"]] == ["no-spool"]
     assert not path.parent.exists()
+
+
+def test_status_tells_that_no_spool_can_be_made_and_why(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free", lambda _: (1 << 30, True))
+    said = invoke("status", code=2).output
+    assert f"none can be made there: the disk of {path.parent.parent} is read-only" in said
 
 
 def test_watch_looks_again_until_it_is_interrupted_and_writes_no_escapes_to_a_pipe(

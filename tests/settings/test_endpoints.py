@@ -22,7 +22,9 @@ def test_a_host_may_lack_its_scheme_and_may_have_a_path(host: str, endpoint: str
     assert target({**KEYS, "LANGFUSE_HOST": host}).endpoint == endpoint + TRACES
 
 
-@pytest.mark.parametrize("host", ["ftp://h", "https://", "http://h:0", "h:99999", "h:x", "a b"])
+@pytest.mark.parametrize(
+    "host", ["ftp://h", "https://", "http://h:0", "h:99999", "h:x", "a b", "http:/h:1", "https//h"]
+)
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(SettingsError, match=r"must be a URL such as https://host$"):
         read({**KEYS, "LANGFUSE_HOST": host})

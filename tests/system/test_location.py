@@ -268,3 +268,9 @@ def test_another_operating_system_is_refused(
     with pytest.raises(SpoolFileError, match="runs on Linux and macOS"):
         prepare(tmp_path / "new" / "spool.db")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_error_of_a_place_is_one_without_another_before_it() -> None:
+    with pytest.raises(SpoolFileError) as caught:
+        prepare(Path("/proc/none/spool.db"))
+    assert caught.value.__suppress_context__

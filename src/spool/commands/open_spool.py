@@ -13,6 +13,7 @@ from spool.delivery.drainer import Drainer
 from spool.errors import SpoolDamagedError
 from spool.settings.settings import Settings
 from spool.store.store import Store
+from spool.system import location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +60,10 @@ def existing(path: str | None) -> Iterator[OpenSpool | None]:
         is_given = bool(path or os.environ.get("SPOOL_PATH", "").strip())
         cure = "" if is_given else "; is SPOOL_PATH, which is not set, to name another?"
         say(f"no spool yet at {spool.settings.path}{cure}", err=True)
+        with spool.store.database.file_errors():
+            found = location.obstacle(spool.settings.path)
+        if found:
+            say(f"none can be made there: {found[0]}; {found[1]}", err=True)
         if missing := what_is_missing():
             say(missing, err=True)
         yield None

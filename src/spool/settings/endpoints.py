@@ -14,6 +14,8 @@ LANGFUSE_PATH: Final = "/api/public/otel/v1/traces"
 
 def langfuse_endpoint(host: str, variable: str = "host") -> str:
     """Give the traces endpoint of a Langfuse host. Raises SettingsError, which names `variable`."""
+    if re.match(r"https?(:/|//)(?!/)", host, re.IGNORECASE):  # else `http` were the host
+        refuse(variable, without_secrets(host), "a URL such as https://host")
     url = (host if "://" in host else f"https://{host}").rstrip("/") + LANGFUSE_PATH
     check_url(variable, url, host)
     return url

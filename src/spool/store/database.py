@@ -148,7 +148,7 @@ class Database:
         try:
             yield
         except OSError as error:
-            raise disk.unusable(self.path, error) from error
+            raise disk.unusable(self.path, error) from None  # it says all that the other did
         except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its own message
             self._repair.note_damage()
             raise SpoolDamagedError(

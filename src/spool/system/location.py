@@ -36,9 +36,43 @@ def prepare(path: Path) -> None:
         _make_directory(path.parent)
         check(path)
     except OSError as error:
-        raise disk.unusable(path, error) from error
+        raise disk.unusable(path, error) from None  # it says all that the other did
     if (kind := filesystem(path.parent)) in NETWORK_FILESYSTEMS:
         raise on_a_network(path, kind)
+
+
+def obstacle(path: Path) -> tuple[str, str] | None:
+    """Say why this user can make no spool there, and what to do; None where nothing is known.
+
+    Raises OSError.
+    """
+    above = existing(path.parent)
+    who = user_of(os.geteuid())
+    if not above.is_dir():
+        return f"{above} is not a directory", "set SPOOL_PATH elsewhere"
+    if disk.free(above)[1]:
+        return (
+            f"the disk of {above} is read-only, so what ends is in the programs' memory only",
+            "mount it for writing, or set SPOOL_PATH elsewhere",
+        )
+    if not may(above, os.W_OK | os.X_OK):
+        return (
+            f"{who} may not write {above}",
+            "set SPOOL_PATH elsewhere, or give that user the right",
+        )
+    return None
+
+
+def existing(directory: Path) -> Path:
+    """Give it, or what of the way there exists."""
+    while not os.path.lexists(directory):
+        directory = directory.parent
+    return directory
+
+
+def may(path: Path, mode: int) -> bool:
+    """Say whether this user may do that, as in `os.access`."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def on_a_network(path: Path, kind: str) -> SpoolFileError:

@@ -12,7 +12,7 @@ from spool.commands.checks import place
 from spool.commands.checks.finding import Finding
 from spool.settings.settings import Settings
 from spool.store.store import Store
-from spool.system import location
+from spool.system import disk, location
 
 pytestmark = pytest.mark.once
 
@@ -24,7 +24,8 @@ def examine(settings: Settings) -> dict[str, Finding]:
 def test_what_is_not_there_yet_is_not_made(settings: Settings, path: Path) -> None:
     found = examine(settings)
     assert found["path"].is_well
-    assert "is not there yet" in found["path"].words
+    words = f"neither {path.parent} nor spool.db in it is there yet: the first program"
+    assert found["path"].words.startswith(words)
     assert not path.parent.exists()
 
 
@@ -62,6 +63,32 @@ def test_a_directory_that_may_not_be_written_is_said_with_who_may_not(
         found = examine(replace(settings, path=place_of_root / "spool.db"))["path"]
     assert f"user {STRANGER} may not write /var/lib" in found.words
     assert not place_of_root.exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_read_only_disk_is_named_and_not_the_rights(
+    settings: Settings,
+    store: Store,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_there: bool,
+) -> None:
+    path.parent.mkdir()
+    if is_there:
+        store.open()
+        store.close()
+    monkeypatch.setattr(disk, "free", lambda _: (1 << 30, True))
+    found = examine(settings)["rights" if is_there else "path"]
+    assert found.is_well is False
+    assert "read-only" in found.words
+    assert "mount" in found.remedy
+
+
+def test_a_place_that_is_no_disk_is_named(settings: Settings) -> None:
+    found = examine(replace(settings, path=Path("/proc/spool.db")))
+    assert "it lies on proc" in found["filesystem"].words
+    assert "room" not in found
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ _FLEETING: Final = {
     "ramfs": "it lies in memory (ramfs), and is gone when the machine restarts",
     "overlay": "it lies in a container (overlay), and goes with it",
 }
+# What the kernel shows as files.
+_NO_DISKS: Final = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "devpts", "securityfs"})
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -37,7 +39,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _there(path) if path.exists() else _to_be_made(path)
         yield _rights(path)
         yield from _filesystem(path)
-        yield _room(settings)
+        if location.filesystem(location.existing(path.parent)) not in _NO_DISKS:
+            yield _room(settings)
     except SpoolError as error:
         yield Finding.of_error("path", error)
     except OSError as error:
@@ -52,23 +55,25 @@ def _there(path: Path) -> Finding:
 
 
 def _to_be_made(path: Path) -> Finding:
-    above = _existing(path.parent)
-    if not above.is_dir():
-        words = f"{path} cannot be made: {above} is not a directory"
-        return Finding.wrong("path", words, "set SPOOL_PATH elsewhere")
-    if not _may(above, os.W_OK | os.X_OK):
-        words = f"{path} is not there, and cannot be made: {_who()} may not write {above}"
-        return Finding.wrong("path", words, "set SPOOL_PATH elsewhere, or give that user the right")
+    if found := location.obstacle(path):
+        words, remedy = found
+        return Finding.wrong("path", f"{path} is not there, and cannot be made: {words}", remedy)
+    if not os.path.lexists(path.parent):
+        words = f"neither {path.parent} nor {path.name} in it is there yet"
+        return Finding("path", f"{words}: the first program that writes makes both")
     return Finding("path", f"{path} is not there yet: the first program that writes makes it")
 
 
 def _rights(path: Path) -> Finding:
-    here = path if path.exists() else _existing(path.parent)
+    here = path if path.exists() else location.existing(path.parent)
     status = here.stat()
     said = f"{here} is {stat.filemode(status.st_mode)[1:]}, of {user_of(status.st_uid)}"
     if here == path and status.st_mode & 0o077:
         return Finding.wrong("rights", f"{said}: others can read spans", f"chmod 600 {path}")
-    if here == path and not _may(path, os.R_OK | os.W_OK):
+    if here == path and disk.free(path.parent)[1]:
+        remedy = f"mount {path.parent} for writing; until then what ends is in memory only"
+        return Finding.wrong("rights", f"{said}, but its disk is read-only", remedy)
+    if here == path and not location.may(path, os.R_OK | os.W_OK):
         return Finding.wrong("rights", f"{said}: {_who()} may not write it", f"chmod 600 {path}")
     if here != path and status.st_mode & 0o002 and here == path.parent:
         return Finding("rights", f"{said}: every user may write there", is_well=None)
@@ -76,8 +81,11 @@ def _rights(path: Path) -> Finding:
 
 
 def _filesystem(path: Path) -> Iterator[Finding]:
-    kind = location.filesystem(_existing(path.parent))
-    if kind in location.NETWORK_FILESYSTEMS:
+    kind = location.filesystem(location.existing(path.parent))
+    if kind in _NO_DISKS:
+        words = f"{path}: it lies on {kind}, which holds no files of ours"
+        yield Finding.wrong("filesystem", words, "set SPOOL_PATH to a file on a disk")
+    elif kind in location.NETWORK_FILESYSTEMS:
         yield Finding.of_error("filesystem", location.on_a_network(path, kind))
     elif kind in _FLEETING:
         words = f"{_FLEETING[kind]}; what is to outlive that needs SPOOL_PATH on a disk or volume"
@@ -88,7 +96,7 @@ def _filesystem(path: Path) -> Iterator[Finding]:
 
 def _room(settings: Settings) -> Finding:
     path = settings.path
-    room, limit = disk.room(_existing(path.parent)), settings.max_bytes
+    room, limit = disk.room(location.existing(path.parent)), settings.max_bytes
     used = sum(
         one.stat().st_size
         for suffix in ("", *spool_files.SQLITES)
@@ -108,17 +116,6 @@ def _sqlite() -> Finding:
     if _FIRST_BAD <= sqlite3.sqlite_version_info <= _LAST_BAD:
         return Finding("sqlite", f"{found}; its WAL-reset bug (up to 3.51.2) cannot occur here")
     return Finding("sqlite", found)
-
-
-def _existing(directory: Path) -> Path:
-    """Give it, or what of the way there exists."""
-    while not os.path.lexists(directory):
-        directory = directory.parent
-    return directory
-
-
-def _may(path: Path, mode: int) -> bool:
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _who() -> str:
