@@ -96,6 +96,14 @@ def test_a_drainer_that_is_stopped_is_named_and_does_not_count() -> None:
     assert concern.remedy.startswith("`kill -CONT 12`")
 
 
+def test_a_stopped_drainer_of_another_container_is_not_killed_here() -> None:
+    stopped = SeenDrainer(pid=2, kind="run", is_stopped=True, is_here=False)
+    concern = only(replace(report(), drainers=(stopped,), pid=None))
+    assert "`run` (pid 2 of another container) is stopped" in concern.words
+    assert concern.remedy.startswith("resume or restart that container")
+    assert "kill" not in concern.remedy
+
+
 def test_a_route_that_only_this_shell_could_send_is_a_concern() -> None:
     others = SeenDrainer(pid=12, routes=frozenset({"pk-lf-b"}))
     waiting = replace(WELL, pending_spans=1, oldest_at=NOW - 60)

@@ -129,6 +129,7 @@ def test_one_that_is_stopped_is_seen_to_be(presence: Presence, other: Store) -> 
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: drainers.seen(other)[0].is_stopped)
         assert not drainers.seen(other)[0].can_send("a")
+        assert drainers.seen(other)[0].is_here
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: not drainers.seen(other)[0].is_stopped)
 
@@ -160,7 +161,8 @@ def test_a_pid_that_is_anothers_by_now_says_nothing(
         (path,) = files(store)
         stamp, said = path.read_text()[:20], json.loads(path.read_text()[20:])
         path.write_text(stamp + json.dumps({**said, "pid": pid}))
-        assert [(seen.pid, seen.is_stopped) for seen in drainers.seen(other)] == [(pid, False)]
+        (seen,) = drainers.seen(other)
+        assert (seen.pid, seen.is_stopped, seen.is_here) == (pid, False, False)
 
 
 def test_a_child_neither_takes_its_parents_file_away_nor_keeps_its_lock(

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from spool.errors import SpoolError
+from spool.report import sentences
 from spool.store import drainers
 from spool.system import service_manager
 from spool.system.background_thread import BackgroundThread
@@ -39,7 +40,7 @@ class Sidecar(BackgroundThread):
         super().__init__("spool-sidecar", "cannot look at the spool file")
         self._spool = spool
         self._watchdog = service_manager.watchdog_seconds()
-        self._standing_by_for: int | None = None
+        self._standing_by_for: str | None = None
         self._missing: dict[str, str] = {}
         self._told_at = time.monotonic()
 
@@ -71,21 +72,21 @@ class Sidecar(BackgroundThread):
         service_manager.notify(READY=1)
 
     def _look(self) -> None:
-        pid = self._who_drains()
-        if pid != self._standing_by_for:
+        who = self._who_drains()
+        if who != self._standing_by_for:
             if self._standing_by_for is not None:
-                logger.info("langfuse-spool: pid %d drains no longer", self._standing_by_for)
-            self._standing_by_for = pid
-            self._say_role(pid)
+                logger.info("langfuse-spool: %s drains no longer", self._standing_by_for)
+            self._standing_by_for = who
+            self._say_role(who)
         self._say_missing()
         if time.monotonic() - self._told_at >= _AN_HOUR:
             self._told_at = time.monotonic()
             self._say_what_waits()
 
-    def _who_drains(self) -> int | None:
-        """Give the pid of another `run` that began before us; None where there is none."""
+    def _who_drains(self) -> str | None:
+        """Name another `run` that began before us; None where there is none."""
         earlier = [one for one in self._others() if one.kind == "run" and self._is_earlier(one)]
-        return next((one.pid for one in earlier), None)
+        return next((sentences.pid(one) for one in earlier), None)
 
     def _is_earlier(self, other: SeenDrainer) -> bool:
         since = self._spool.drainer.presence.since
@@ -99,9 +100,9 @@ class Sidecar(BackgroundThread):
             if (one.pid, one.since) != own and not one.is_stopped
         ]
 
-    def _say_role(self, pid: int | None) -> None:
+    def _say_role(self, who: str | None) -> None:
         path = self._spool.settings.path
-        role = f"draining {path}" if pid is None else f"standing by: pid {pid} drains {path}"
+        role = f"draining {path}" if who is None else f"standing by: {who} drains {path}"
         logger.info("langfuse-spool: %s", role)
         service_manager.notify(STATUS=role)
 

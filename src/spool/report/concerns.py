@@ -189,9 +189,7 @@ def _of_drainers(facts: Facts) -> Iterator[Concern]:
     for one in facts.drainers:
         if one.is_stopped:
             words = f"the drainer does not move: {sentences.who(one)} is stopped, frozen or hangs"
-            how = "let it go on" if one.pid is None else f"`kill -CONT {one.pid}`"
-            remedy = f"{how}; where that does not help end it, and start another"
-            yield Concern("drainer-stopped", words, remedy)
+            yield Concern("drainer-stopped", words, sentences.resume(one))
     if facts.ledger.pending and not facts.is_running and not facts.drainers:
         words = f"{sentences.waits(facts.ledger.pending)} and no process drains"
         yield Concern("nobody-drains", words, _remedy_of_nobody(facts))

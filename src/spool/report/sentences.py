@@ -79,8 +79,22 @@ def drainer(one: SeenDrainer, now: float) -> str:
 
 def who(one: SeenDrainer) -> str:
     """Say which process it is."""
-    pid = "" if one.pid is None else f" (pid {one.pid})"
-    return f"{_KINDS.get(one.kind or '', 'a process')}{pid}"
+    known = "" if one.pid is None else f" ({pid(one)})"
+    return f"{_KINDS.get(one.kind or '', 'a process')}{known}"
+
+
+def pid(one: SeenDrainer) -> str:
+    """Give "pid 12"; of another container, where the number is another process's here, that."""
+    return f"pid {one.pid}" if one.is_here else f"pid {one.pid} of another container"
+
+
+def resume(one: SeenDrainer) -> str:
+    """Say how to let a process go on that does not move."""
+    if not one.is_here:
+        return "resume or restart that container: this pid is not its pid here"
+    if one.pid is None:
+        return "let it go on; where that does not help end it, and start another"
+    return f"`kill -CONT {one.pid}`; where that does not help end it, and start another"
 
 
 def pace(found: Pace) -> str:

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["application", "run", "drain"]
 
-# So often a drainer shows that it moves.
-MOVES_SECONDS: Final = 10.0
+MOVES_SECONDS: Final = 10.0  # so often a drainer shows that it moves
 # One that has not done so for so long, beside two requests, does not move.
 _STILL_SECONDS: Final = 300.0
 _STAMP_BYTES: Final = 20
@@ -49,17 +48,16 @@ _SUFFIX: Final = ".drainer-"
 _RANDOM_BYTES: Final = 6
 _TRIES: Final = 3
 _SOON: Final = 0.001
-# What the kernel says of a process that is stopped, or traced: proc(5), `stat`.
-_STOPPED: Final = frozenset("Tt")
+_STOPPED: Final = frozenset("Tt")  # stopped, or traced: proc(5), `stat`
 
 
 @dataclass(frozen=True, slots=True)
 class SeenDrainer:
     """A process that is alive and drains, as others see it; times in seconds since 1970.
 
-    `pid` is as in its own container. `routes` are those that it can send, None where that is not
-    known: it is of an older version, or the disk did not take it. `is_stopped`: it does not move
-    (SIGSTOP, a frozen container, a defect).
+    `pid` is as in its own container; `is_here` says that this is it, as far as is known. `routes`
+    are those that it can send, None where that is not known: it is of an older version, or the disk
+    did not take it. `is_stopped`: it does not move (SIGSTOP, a frozen container, a defect).
     """
 
     pid: int | None
@@ -69,6 +67,7 @@ class SeenDrainer:
     acted_at: float | None = None
     routes: frozenset[str] | None = None
     is_stopped: bool = False
+    is_here: bool = True
 
     def can_send(self, route: str) -> bool:
         """Say whether it sends a route, as far as is known."""
@@ -316,7 +315,8 @@ class _Said:
         """Give the drainer that it says; on a read-only disk it cannot show that it moves."""
         still = max(0.0, time.monotonic() - self.moved_at)
         born, state = _state(self.pid)
-        is_stopped = bool(born) and born == self.born and state in _STOPPED
+        is_here = born == self.born  # both unknown where there is no /proc
+        is_stopped = is_here and state in _STOPPED
         return SeenDrainer(
             pid=self.pid,
             kind=self.kind,
@@ -325,6 +325,7 @@ class _Said:
             acted_at=time.time() - still,
             routes=self.routes,
             is_stopped=is_stopped or (still > self.still_seconds and not is_readonly),
+            is_here=is_here,
         )
 
 

@@ -27,4 +27,6 @@ def test_who_drains_is_told_with_the_routes_that_it_can_send() -> None:
 def test_one_that_does_not_move_is_wrong() -> None:
     (line,) = said(2, SeenDrainer(7, "application", is_stopped=True))[1:]
     assert line.startswith("!")
-    assert "an application, pid 7, drains, but does not move; `kill -CONT 7`" in line
+    assert "an application, pid 7, drains, but does not move; `kill -CONT 7`; where that" in line
+    (line,) = said(2, SeenDrainer(7, "application", is_stopped=True, is_here=False))[1:]
+    assert "pid 7 of another container, drains, but does not move; resume or restart" in line

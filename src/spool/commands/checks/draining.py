@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from spool.commands.checks.finding import Finding
+from spool.report import sentences
 from spool.system.words import count_of
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def who_drains(pending: int, seen: Sequence[SeenDrainer]) -> Iterator[Finding]:
     yield Finding("spool", f"it can be read; {waits if pending else 'nothing waits'}")
     for one in seen:
         if one.is_stopped:
-            remedy = f"`kill -CONT {one.pid}`, or end it and start it anew"
-            yield Finding.wrong("drainer", f"{_named(one)} drains, but does not move", remedy)
+            words = f"{_named(one)} drains, but does not move"
+            yield Finding.wrong("drainer", words, sentences.resume(one))
         else:
             yield Finding("drainer", f"{_named(one)} drains, {_routes(one)}")
     if not seen and pending:
@@ -34,7 +35,7 @@ def who_drains(pending: int, seen: Sequence[SeenDrainer]) -> Iterator[Finding]:
 
 def _named(one: SeenDrainer) -> str:
     kind = {"run": "`run`", "drain": "`drain`", "application": "an application"}.get(one.kind or "")
-    return f"{kind or 'a process'}, pid {one.pid},"
+    return f"{kind or 'a process'}, {sentences.pid(one)},"
 
 
 def _routes(one: SeenDrainer) -> str:

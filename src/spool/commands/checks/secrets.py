@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.commands.checks.finding import Finding
 from spool.errors import SettingsError
+from spool.report import sentences
 from spool.settings.credentials import read_credentials
 from spool.settings.environment import MISSING_KEYS
 from spool.settings.target import Named
@@ -88,7 +89,7 @@ def _without(
         words = f"{route.name}, of which {count_of(route.pending_spans, 'span')} wait"
         sender = next((one for one in seen if one.can_send(route.name)), None)
         if sender is not None:
-            yield Finding(_NAME, f"{words}: pid {sender.pid} can send it", is_well=None)
+            yield Finding(_NAME, f"{words}: {sentences.pid(sender)} can send it", is_well=None)
         else:
             yield Finding.wrong(_NAME, f"{words}: {missing}", remedy or "correct that file")
 
