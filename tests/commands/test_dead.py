@@ -191,3 +191,14 @@ def test_a_dead_letter_that_is_damaged_is_shown_as_far_as_it_can_be(
     assert "its spans cannot be shown: a stored payload is no OTLP request" in said
     assert "no OTLP request" in invoke("dead", "show", "1", "--json", code=2).stderr
     assert ids("--name", "x") == []
+
+
+@pytest.mark.parametrize("option", ["--reason", "--name", "--route", "--trace"])
+def test_an_empty_filter_chooses_nothing(letters: Store, option: str) -> None:
+    invoke("dead", "purge", option, "", "--yes", code=2)
+    assert letters.ledger().dead == 7
+
+
+def test_an_id_that_is_named_twice_counts_once(letters: Store) -> None:
+    said = invoke("dead", "purge", "--dry-run", "1", "1", "1").stdout
+    assert said.startswith("1 span of route pk-lf-test")

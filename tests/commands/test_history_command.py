@@ -236,3 +236,12 @@ def test_a_page_that_cannot_be_written_leaves_nothing(
     assert said.startswith(f"spool: --html {name}: ")
     assert said.endswith("; name a file that you may write\n")
     assert [str(one) for one in Path().rglob("*")] == ["a-directory"]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", ".inbox-1-0123456789ab"])
+def test_a_page_never_takes_the_place_of_the_spool(filled: Store, path: Path, suffix: str) -> None:
+    before = path.read_bytes()
+    for name in (f"{path}{suffix}", f"{path.parent}/../{path.parent.name}/{path.name}{suffix}"):
+        said = invoke("history", "--html", name, code=2).stderr
+        assert said.startswith(f"spool: --html {name}: is the spool, or may be one of its files")
+    assert path.read_bytes() == before

@@ -34,12 +34,25 @@ def _trace_id(_context: click.Context, _option: click.Parameter, value: str | No
     return value.lower()
 
 
-route_option = click.option("--route", metavar="ROUTE", help="Of this route, by its whole name.")
+def _given(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty filter: it would choose everything, as of a variable that is not set."""
+    if value == "":
+        raise click.BadParameter("it is empty, which would choose everything; give some text")
+    return value
+
+
+route_option = click.option(
+    "--route", metavar="ROUTE", callback=_given, help="Of this route, by its whole name."
+)
 trace_option = click.option(
     "--trace", metavar="ID", callback=_trace_id, help="Of this trace, by its whole id."
 )
-name_option = click.option("--name", metavar="TEXT", help="With this text in a span's name.")
-reason_option = click.option("--reason", metavar="TEXT", help="With this text in the reason.")
+name_option = click.option(
+    "--name", metavar="TEXT", callback=_given, help="With this text in a span's name."
+)
+reason_option = click.option(
+    "--reason", metavar="TEXT", callback=_given, help="With this text in the reason."
+)
 
 
 def span_filters(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -156,7 +156,9 @@ def _chosen(
     filters, chosen = Filters(**asked), _Chosen()
     if sum([bool(ids), everything, filters.is_any]) != 1:
         raise click.UsageError("name the IDs, or give filters, or give --all: one of the three")
-    for letter in (_letter(store, one) for one in ids) if ids else _letters(store, filters):
+    for letter in (
+        (_letter(store, one) for one in dict.fromkeys(ids)) if ids else _letters(store, filters)
+    ):
         chosen.add(letter)
     if not chosen.ids:
         say("there are no such dead letters")

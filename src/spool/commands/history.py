@@ -81,7 +81,7 @@ def history(path: str | None, since: float, file: str | None, *, as_json: bool) 
         if file is not None:
             settings = spool.settings
             report = Report.of(spool.store, spool.drainer.routes, settings.max_bytes, now)
-            _write(file, page.read(spool.store, report))
+            _write(file, page.read(spool.store, report), settings.path)
             return
         is_kept, events, hours = _read(spool.store, since, now)
         told = timeline.told(events, routes := spool.store.routes())
@@ -104,12 +104,17 @@ def history(path: str | None, since: float, file: str | None, *, as_json: bool) 
             _say(line)
 
 
-def _write(file: str, text: str) -> None:
+def _write(file: str, text: str, spool: Path) -> None:
     """Write a file so that who reads it meanwhile finds the old one or the new one, whole."""
     if file == "-":
         click.echo(text, nl=False)
         return
     target = Path(file)
+    where, its = target.resolve(), spool.resolve()
+    if where.parent == its.parent and where.name.startswith(its.name):
+        raise SettingsError(
+            f"--html {file}: is the spool, or may be one of its files; name another"
+        )
     draft = target.parent / f".{target.name}.{os.getpid()}"
     try:
         with draft.open("x", encoding="utf-8") as written:

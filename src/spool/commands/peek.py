@@ -32,7 +32,7 @@ _HEADER: Final = ("TIME", "TRACE", "SPAN", "SIZE", "ROUTE", "NAME")
 
 
 @click.command()
-@click.option("-n", "count", type=click.IntRange(min=1), default=10, help="How many (10).")
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), default=10, help="How many (10).")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 @span_filters
 @click.pass_obj
