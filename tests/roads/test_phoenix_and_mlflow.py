@@ -98,7 +98,7 @@ def test_an_experiment_that_is_not_there_holds_its_spans_until_it_is_named_right
     (route,) = status()["routes"]
     assert (route["state"], route["pending_spans"]) == ("held", 1)
     assert "No Experiment with id=999 exists" in route["last_error"]
-    spool("adopt", route["route"])
+    spool("adopt", "--yes", route["route"])
     spool("drain", "--timeout", "120")
     real.wait_for(["held"])
 
