@@ -36,7 +36,10 @@ def test_an_outage_is_a_sentence() -> None:
 
 def test_an_outage_that_lasts_says_what_waits() -> None:
     said = line_of(replace(OUTAGE, end_at=None, spans=1, times=3))
-    assert said.startswith("29 Nov 14:02 to now (21 h 58 min)  route pk-lf-x is down 3 times: ")
+    assert said.startswith(
+        "29 Nov 14:02 to now (21 h 58 min)  route pk-lf-x is down 3 times, "
+        "less than a minute apart: "
+    )
     assert said.endswith("; 1 span waits")
 
 
@@ -81,17 +84,32 @@ HOURS = [
 
 
 def test_the_chart_has_what_waited_and_what_was_delivered_by_the_hour() -> None:
-    waiting, delivered, axis = timeline.chart(HOURS, NOW)
+    waiting, delivered, axis = timeline.chart(HOURS, 0.0, NOW)
     assert waiting == "waiting     ▂▃▄▅▆▇█  at most 7 spans"
-    assert delivered == "delivered   ▂▃▄▅▆▇█  at most 700 spans an hour"
+    assert delivered == "delivered   ▂▃▄▅▆▇█  2,800 spans, at most 700 spans in 1 h"
     assert axis.split() == ["30", "Nov", "04:00", "now"]
 
 
+def test_the_chart_begins_at_the_time_asked_for_and_few_deliveries_are_not_none() -> None:
+    hours = [
+        Hour(NOW - 900 * HOUR, NOW - 719 * HOUR, 0, 0, 0, 0),
+        Hour(NOW - HOUR, NOW, 0, 17, 0, 0),
+    ]
+    _, delivered, axis = timeline.chart(hours, NOW - 720 * HOUR, NOW)
+    assert delivered.endswith("17 spans, at most 17 spans in 12 h")
+    assert axis.split() == ["31", "Oct", "12:00", "now"]
+
+
+def test_who_drained_is_told_with_a_number() -> None:
+    drained = Event(1, "drained", "", BEGIN, BEGIN + 480, 1, 464, "an application")
+    assert line_of(drained).endswith("drained by an application: at least 464 spans")
+
+
 def test_the_chart_can_do_with_ascii() -> None:
-    assert all(line.isascii() for line in timeline.chart(HOURS, NOW, is_plain=True))
+    assert all(line.isascii() for line in timeline.chart(HOURS, 0.0, NOW, is_plain=True))
 
 
 def test_a_month_fits_into_a_line_and_nothing_is_drawn_of_nothing() -> None:
     hours = [Hour(NOW - n * HOUR, NOW - (n - 1) * HOUR, 1, 1, 0, 0) for n in range(720, 0, -1)]
-    assert all(len(line) < 120 for line in timeline.chart(hours, NOW))
-    assert timeline.chart([], time.time()) == []
+    assert all(len(line) < 120 for line in timeline.chart(hours, 0.0, NOW))
+    assert timeline.chart([], 0.0, time.time()) == []

@@ -57,16 +57,56 @@ def test_an_outage_is_one_event_from_its_first_failure_to_the_first_success(fill
 
 
 def test_a_route_that_flaps_is_in_one_outage_and_a_later_one_is_another(filled: Store) -> None:
-    for now in (100.0, 200.0, 300.0):
+    for now in (100.0, 140.0, 180.0):
         fail(filled, now)
         deliver_one(filled, now + 1)
     (event,) = told(filled)
-    assert (event.begin_at, event.end_at, event.times) == (100.0, 301.0, 3)
+    assert (event.begin_at, event.end_at, event.times) == (100.0, 181.0, 3)
     fail(filled, 10_000.0, "503")
     assert [(one.begin_at, one.end_at) for one in told(filled)] == [
-        (100.0, 301.0),
+        (100.0, 181.0),
         (10_000.0, None),
     ]
+
+
+@pytest.mark.once
+def test_outages_some_minutes_apart_are_each_told(filled: Store) -> None:
+    for now in (100.0, 400.0):
+        fail(filled, now)
+        deliver_one(filled, now + 120)
+    assert [(one.begin_at, one.end_at, one.times) for one in told(filled)] == [
+        (100.0, 220.0, 1),
+        (400.0, 520.0, 1),
+    ]
+
+
+@pytest.mark.once
+def test_the_trouble_of_a_route_of_which_all_was_adopted_has_ended(filled: Store) -> None:
+    fail(filled, 100.0)
+    operations.adopt(filled, route_of(filled), OTHERS, sending=1.0)
+    down, adopted = told(filled)
+    assert (down.kind, adopted.kind) == ("down", "adopted")
+    assert down.end_at == adopted.end_at
+
+
+@pytest.mark.once
+def test_the_trouble_of_a_route_of_which_all_was_evicted_has_ended(store: Store) -> None:
+    store.append(MINE, batch("a", size=5000), now=1.0)
+    fail(store, 100.0)
+    while eviction.evict(store, 1, 200.0):
+        pass
+    assert [(one.kind, one.end_at) for one in told(store)] == [("down", 200.0), ("evicted", 200.0)]
+    store.append(MINE, batch("b"), now=300.0)
+    fail(store, 1000.0)
+    assert route_of(store).failing_since == 1000.0
+
+
+@pytest.mark.once
+def test_the_trouble_of_a_route_whose_last_span_died_has_ended(store: Store) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    fail(store, 100.0)
+    store.settle(take_of(store), now=200.0, dead=1, reason="400")
+    assert [one.end_at for one in told(store) if one.kind == "down"] == [200.0]
 
 
 def test_a_hold_ends_an_outage_and_lasts_whatever_else_fails_meanwhile(filled: Store) -> None:

@@ -71,7 +71,10 @@ class _Since(click.ParamType[float]):
 )
 @click.pass_obj
 def history(path: str | None, since: float, file: str | None, *, as_json: bool) -> None:
-    """Show what happened: outages, what was lost, who drained, deliveries by the hour."""
+    """Show what happened: outages, what was lost, who drained.
+
+    On a terminal also a chart of what waited and was delivered; --json has that by the hour.
+    """
     with existing(path) as spool:
         if spool is None:
             if as_json:
@@ -100,7 +103,7 @@ def history(path: str | None, since: float, file: str | None, *, as_json: bool) 
         _say(line)
     if sys.stdout.isatty() and hours:
         _say("")
-        for line in timeline.chart(hours, now, is_plain=not _can_show("▁█")):
+        for line in timeline.chart(hours, since, now, is_plain=not _can_show("▁█")):
             _say(line)
 
 

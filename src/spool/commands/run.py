@@ -32,7 +32,7 @@ _SIGNALS: Final = _STOPS | {signal.SIGHUP}
     metavar="HOST:PORT",
     help="Serve /healthz, /metrics and a page there; :PORT is for this machine alone.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Log only what is wrong.")
+@click.option("-q", "--quiet", is_flag=True, help="Log only what is wrong, and its end.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each request, too.")
 @click.pass_obj
 def run(path: str | None, listen: str | None, *, quiet: bool, verbose: bool) -> None:

@@ -305,9 +305,10 @@ class Routes:
         waiting: list[Route] = []
         with contextlib.suppress(SpoolError):
             waiting = [route for route in self._store.waiting() if route.name == name]
-        said = "what waits of it is sent"
+        said = "what waited is being sent"
         for route in waiting:
-            said = f"{count_of(route.pending_spans, 'span')} to send"
+            are = "is" if route.pending_spans == 1 else "are"
+            said = f"{count_of(route.pending_spans, 'span')} that waited {are} being sent"
             if route.failing_since is not None:
                 said = f"after {duration_of(max(0.0, self.now() - route.failing_since))}, {said}"
         self._warnings.warn(f"route {name} works again", said)

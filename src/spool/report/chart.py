@@ -104,7 +104,7 @@ def bars_of(
         first, behind = (bisect.bisect_right(times, at) for at in (begin, end))
         waited = [one.pending_spans for one in hours[max(0, first - 1) : behind]]
         waited += [one.spans for one in troubles if begin < one.end_at <= end]
-        delivered = sum(_share(one, begin, end) for one in hours[first : behind + 1])
+        delivered = sum(share_of(one, begin, end) for one in hours[first : behind + 1])
         bars.append(Bar(*edge, max(waited, default=0), round(delivered)))
     return bars
 
@@ -118,7 +118,7 @@ def in_words(bars: Sequence[Bar]) -> str:
     return f"{count_of(delivered, 'span')} delivered; {waits}."
 
 
-def _share(hour: Hour, begin: float, end: float) -> float:
+def share_of(hour: Hour, begin: float, end: float) -> float:
     """Give how much was delivered of it between two times."""
     since = max(hour.begin_at, hour.end_at - HOUR)
     if since >= hour.end_at:

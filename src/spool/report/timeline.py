@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from spool.report.chart import share_of
 from spool.store.history import BY_HAND, HOUR, TROUBLES, Kind
 from spool.system.words import count_of, duration_of
 
@@ -20,6 +23,8 @@ _DAY: Final = 86400.0
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _PLAIN: Final = " .:-=+*#@"
 _MOST_COLUMNS: Final = 60
+# Of an hour: what one clock's times differ by when they are subtracted.
+_ROUNDING: Final = 1e-3
 
 # What became of spans otherwise than by delivery.
 _LOSSES: Final = frozenset({Kind.EVICTED, Kind.DEAD, Kind.PURGED, Kind.ADOPTED, Kind.DAMAGED})
@@ -45,8 +50,9 @@ def _words(event: Event, events: Sequence[Event], routes: Mapping[str, Route]) -
     if event.kind in TROUBLES:
         return _trouble(event, events, routes)
     if event.kind == Kind.DRAINED:
-        spans = f": {count_of(event.spans, 'span')}" if event.words == BY_HAND else ""
-        return f"drained by {event.words}{spans}"
+        # Nobody tells of its last minute.
+        least = "" if event.words == BY_HAND else "at least "
+        return f"drained by {event.words}: {least}{count_of(event.spans, 'span')}"
     is_one = event.spans == 1
     values = {
         "spans": count_of(event.spans, "span"),
@@ -63,7 +69,7 @@ def _words(event: Event, events: Sequence[Event], routes: Mapping[str, Route]) -
 def _trouble(event: Event, events: Sequence[Event], routes: Mapping[str, Route]) -> str:
     state = "down" if event.kind == Kind.DOWN else "held"
     is_or_was = "is" if event.end_at is None else "was"
-    times = f" {event.times} times" if event.times > 1 else ""
+    times = f" {event.times} times, less than a minute apart" if event.times > 1 else ""
     return (
         f"route {event.route} {is_or_was} {state}{times}: {event.words or 'no reason is known'}"
         f"{_fate(event, events, routes.get(event.route))}"
@@ -75,6 +81,8 @@ def _fate(event: Event, events: Sequence[Event], route: Route | None) -> str:
     if not event.spans:
         return ""
     spans = count_of(event.spans, "span")
+    if event.times > 1 and event.end_at is not None:
+        spans = f"up to {spans}"  # some of which may have waited more than once
     if event.end_at is None:
         return f"; {spans} {'waits' if event.spans == 1 else 'wait'}"
     if route is None:
@@ -138,22 +146,29 @@ def _clock(at: float, now: float, beside: float | None) -> str:
 # The chart
 
 
-def chart(hours: Sequence[Hour], now: float, *, is_plain: bool = False) -> list[str]:
-    """Draw what waited and what was delivered; only with ASCII if it `is_plain`."""
+def chart(hours: Sequence[Hour], since: float, now: float, *, is_plain: bool = False) -> list[str]:
+    """Draw what waited and what was delivered since a time; with ASCII alone if it `is_plain`.
+
+    Each column is so many whole hours, the last ends now.
+    """
     if not hours:
         return []
-    begin = max(0.0, min(hour.begin_at for hour in hours))
-    columns = max(1, min(_MOST_COLUMNS, round((now - begin) / HOUR)))
-    width = (now - begin) / columns
-    edges = [begin + number * width for number in range(columns + 1)]
+    begin = max(since, min(hour.begin_at for hour in hours))
+    total = max(1, math.ceil((now - begin) / HOUR - _ROUNDING))
+    width = math.ceil(total / _MOST_COLUMNS) * HOUR
+    columns = math.ceil(total * HOUR / width)
+    begin = max(begin, now - columns * width)
+    edges = [now - number * width for number in range(columns, -1, -1)]
+    edges[0] = begin
     waiting = [_waiting(hours, edge) for edge in edges[1:]]
-    delivered = [_delivered(hours, edge, edge + width) * HOUR / width for edge in edges[:-1]]
+    delivered = [_delivered(hours, *pair) for pair in itertools.pairwise(edges)]
     first = _clock(begin, now, None)
     most = count_of(round(max(waiting)), "span")
     fastest = count_of(round(max(delivered)), "span")
+    whole = f"{count_of(round(sum(delivered)), 'span')}, at most {fastest} in {duration_of(width)}"
     return [
         f"waiting    {_bar(waiting, is_plain=is_plain)}  at most {most}",
-        f"delivered  {_bar(delivered, is_plain=is_plain)}  at most {fastest} an hour",
+        f"delivered  {_bar(delivered, is_plain=is_plain)}  {whole}",
         f"           {first}{'now':>{max(4, columns - len(first))}}",
     ]
 
@@ -164,13 +179,8 @@ def _waiting(hours: Sequence[Hour], at: float) -> float:
 
 
 def _delivered(hours: Sequence[Hour], begin: float, end: float) -> float:
-    """Tell what was delivered between two times, each hour's evenly over it."""
-    shares = (
-        hour.delivered * max(0.0, min(end, hour.end_at) - max(begin, hour.begin_at))
-        / max(1e-9, hour.end_at - hour.begin_at)
-        for hour in hours
-    )  # fmt: skip
-    return sum(shares)
+    """Tell what was delivered between two times."""
+    return sum(share_of(hour, begin, end) for hour in hours)
 
 
 def _bar(values: Sequence[float], *, is_plain: bool) -> str:

@@ -62,6 +62,7 @@ def _bury_chunk(
     if buried:
         name = rows.name_of(connection, route_id)
         history.note(connection, Kind.DEAD, name, buried, now, reason)
+        history.leave(connection, route_id, buried, now)
     return buried
 
 

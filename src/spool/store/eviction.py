@@ -41,6 +41,7 @@ def evict(store: Store, limit: int, now: float) -> int:
         elif oldest is not None:
             route = oldest.name
             evicted = rows.evict(connection, *rows.id_range(oldest.id), excess)
+            history.leave(connection, oldest.id, evicted, now)
         if evicted:
             _tell(connection, route, evicted, now, history.LIMIT_OF_SIZE)
     return evicted
@@ -66,6 +67,7 @@ def expire(store: Store, max_age: float, now: float) -> int:
             if evicted := _expire(connection, mark[0]):
                 route = rows.name_of(connection, mark[0] >> ID_BITS)
                 _tell(connection, route, evicted, now, history.LIMIT_OF_AGE)
+                history.leave(connection, mark[0] >> ID_BITS, evicted, now)
                 return evicted
             connection.execute(sql.DELETE_MARK, mark)
     return 0

@@ -3,11 +3,11 @@
 Invariants:
 
 - It is written only in transactions that are made anyway: events when something happens, and totals
-  once an hour. While all is well no delivery writes any of it.
+  once an hour, who delivers once a minute. No other delivery writes any of it.
 - It is bounded: the newest 2,000 events, and 33 days of hours. A small spool that is full keeps
   fewer events: spans come first.
 - One event tells of one trouble, however many processes meet it: what lasts, or happens again soon,
-  extends it.
+  extends it. A route's trouble ends with a delivery, or when nothing of it is left to wait.
 - No clock is trusted: what is newer has the larger id, and no difference is taken across a jump.
 """
 
@@ -33,7 +33,9 @@ _MOST_WORDS: Final = 300
 _MOST_BYTES: Final = 1024
 _FEWEST_EVENTS: Final = 100
 # A route that fails again so soon after it was well flaps: that is one event.
-_FLAPPING_SECONDS: Final = 600.0
+_FLAPPING_SECONDS: Final = 60.0
+# So often a process notes that it delivers.
+_MINUTE: Final = 60.0
 _DAY: Final = 86400.0
 
 LIMIT_OF_SIZE: Final = "SPOOL_MAX_BYTES was reached"
@@ -146,6 +148,16 @@ def recover(connection: sqlite3.Connection, route_id: int, spans: int, now: floa
         connection.execute(sql.END_TROUBLE, {"id": route_id, "spans": spans, "now": now})
 
 
+def leave(connection: sqlite3.Connection, route_id: int, spans: int, now: float) -> None:
+    """Note that a route's trouble is over, if nothing of it waits any more.
+
+    So many `spans` have left it just now, otherwise than by delivery.
+    """
+    if connection.execute(sql.HAS_NOTHING_LEFT, (route_id,)).fetchone():
+        connection.execute(sql.END_TROUBLE, {"id": route_id, "spans": spans, "now": now})
+        connection.execute(sql.FAILS_NO_LONGER, (route_id,))
+
+
 def note(  # noqa: PLR0913, PLR0917 - each says something else of what happened
     connection: sqlite3.Connection,
     kind: Kind,
@@ -227,14 +239,14 @@ def note_totals(connection: sqlite3.Connection, now: float) -> float:
 
 
 class Pace:
-    """When one process notes what it does all the time: once an hour.
+    """When one process notes what it does all the time: totals once an hour, its part each minute.
 
     `by` says who it is, as a person should read it.
     """
 
     def __init__(self) -> None:
         self.by = BY_APPLICATION
-        self._every = HOUR
+        self._every = _MINUTE
         self._totals_due = self._delivered_due = time.monotonic()
         self._delivered = 0
 

@@ -49,7 +49,9 @@ def _adopt_chunk(store: Store, stranded: Route, target: Target) -> int:
         connection.execute(sql.ADOPT, (*bounds, target.route))
         spans = rows.take_out(connection, *bounds)
         connection.execute(sql.NOT_ACCEPTED_AGAIN.format("name"), (spans, target.route))
-        history.note(connection, Kind.ADOPTED, stranded.name, spans, time.time(), target.route)
+        now = time.time()
+        history.note(connection, Kind.ADOPTED, stranded.name, spans, now, target.route)
+        history.leave(connection, known[0], spans, now)
     return spans
 
 

@@ -84,6 +84,8 @@ def count_delivered(
     if accepted_by is not None:
         history.recover(connection, route_id, spans, now)
         connection.execute(sql.SUCCEED, (now, accepted_by, route_id))
+    else:
+        history.leave(connection, route_id, spans, now)
 
 
 def read(cursor: Iterable[tuple[Any, ...]], first: int, last: int) -> Iterator[Row]:

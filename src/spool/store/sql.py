@@ -227,6 +227,11 @@ EXTEND_EVENT: Final = """
 
 IN_TROUBLE: Final = "SELECT 1 FROM route WHERE id = ? AND attempts > 0"
 
+HAS_NOTHING_LEFT: Final = """
+    SELECT 1 FROM route WHERE id = ? AND attempts > 0 AND pending_spans <= 0"""
+
+FAILS_NO_LONGER: Final = "UPDATE route SET failing_since = NULL WHERE id = ?"
+
 END_TROUBLE: Final = """
     UPDATE event SET
         end_at = max(begin_at, :now),
