@@ -219,7 +219,13 @@ def test_watch_looks_again_until_it_is_interrupted_and_writes_no_escapes_to_a_pi
     filled: Store,
 ) -> None:
     command = [sys.executable, "-m", "spool", "status", "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+    # What runs in the background may have been told not to mind it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with watching:
         assert watching.stdout is not None
         looks = 0
         said = []

@@ -210,11 +210,13 @@ def test_who_does_not_read_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -
     allow(0.5, monkeypatch)
     served = HealthServer("127.0.0.1:0", lambda *_: Answer(200, "x" * (64 << 20)))
     served.start()
-    with connected(port_of(served)) as client:
-        client.sendall(GET)
-        assert client.recv(100).startswith(b"HTTP/1.0 200")
-        wait_until(lambda: not served._server._since)
-    served.stop(60)
+    try:
+        with connected(port_of(served)) as client:
+            client.sendall(GET)
+            assert client.recv(12) in {b"HTTP/1.0 200", b""}  # nothing, where the machine is slow
+            wait_until(lambda: not served._server._since)
+    finally:
+        served.stop(60)
 
 
 def test_where_no_descriptor_is_left_it_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
