@@ -45,6 +45,14 @@ def read(path: Path) -> dict[str, Credential]:
     return read_credentials(path, os.geteuid())
 
 
+@pytest.mark.once
+def test_a_line_with_swapped_keys_is_named_and_not_shown(credentials: Path) -> None:
+    credentials.write_text("pk-lf-1: sk-lf-1\nsk-lf-aa: pk-lf-bb\n")
+    with pytest.raises(SettingsError, match=r"line 2: .*swapped") as refused:
+        read(credentials)
+    assert not any(key in str(refused.value) for key in ("lf-aa", "lf-bb"))
+
+
 # The file
 
 

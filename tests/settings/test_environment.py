@@ -371,3 +371,26 @@ def test_proxies_are_read_as_curl_reads_them() -> None:
         "all": "http://all:3",
         "no": "localhost,.internal",
     }
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        (
+            {"LANGFUSE_PUBLIC_KEY": "sk-lf-aa", "LANGFUSE_SECRET_KEY": "pk-lf-bb"},
+            "LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"https://sk-lf-aa:pk-lf-bb@h.example{TRACES}"},
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ),
+    ],
+)
+def test_swapped_keys_are_refused_by_the_name_of_their_variable(
+    environ: dict[str, str], named: str
+) -> None:
+    with pytest.raises(SettingsError, match="swapped") as refused:
+        read(environ)
+    assert str(refused.value).startswith(f"{named}: ")
+    assert not any(key in str(refused.value) for key in ("lf-aa", "lf-bb"))

@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from spool.errors import SettingsError
-from spool.settings.headers import _warn_once, basic_user, read_headers, read_usable_headers
+from spool.settings.headers import _warn_once, basic_credentials, read_headers, read_usable_headers
 from spool.settings.target import Target
 
 
@@ -90,4 +90,4 @@ def test_what_each_request_says_for_itself_is_refused(name: str) -> None:
 
 
 def test_a_basic_authorization_that_is_no_ascii_has_no_user() -> None:
-    assert basic_user({"authorization": "Basic \xe9"}) is None
+    assert basic_credentials({"authorization": "Basic \xe9"}) is None

@@ -58,6 +58,24 @@ def test_a_mistyped_name_is_wrong_and_another_programs_is_not() -> None:
     assert not found["SPOOL_OF_THREAD"].remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("LANGFUSE_HOSTS", "LANGFUSE_HOST"), ("LANGFUSE_PUBLICKEY", "LANGFUSE_PUBLIC_KEY")],
+)
+def test_a_mistyped_name_of_langfuses_is_wrong_and_what_its_sdk_reads_is_not(
+    name: str, meant: str
+) -> None:
+    found = said({name: "hidden", "LANGFUSE_DEBUG": "1", "LANGFUSE_OTEL": "1", **KEYS})
+    assert found[name].remedy == f"write {meant}"
+    assert found[name].value == "set, 6 characters"
+    assert not {"LANGFUSE_DEBUG", "LANGFUSE_OTEL"} & found.keys()
+
+
+def test_a_public_key_that_looks_like_a_secret_is_not_shown() -> None:
+    found = said({"LANGFUSE_PUBLIC_KEY": "sk-lf-hidden"})
+    assert found["LANGFUSE_PUBLIC_KEY"].value == "set, 12 characters"
+
+
 def test_what_is_not_set_has_its_default() -> None:
     found = defaults(variables({"SPOOL_DRAIN": "off", "OTEL_EXPORTER_OTLP_TIMEOUT": "4"}))
     assert found["SPOOL_MAX_BYTES"] == "1.0 GiB"

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
 from environments import basic
+from spool.errors import SettingsError
 from spool.settings.target import Target
 
 
@@ -79,3 +81,19 @@ def test_the_fingerprint_changes_with_secret_and_endpoint_and_salt_only() -> Non
 
 def test_the_fingerprint_is_too_short_to_find_the_secret_by_trying() -> None:
     assert len(bytes.fromhex(Target.langfuse("pk", "sk").fingerprint(b"salt"))) == 4
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("pair", [("sk-lf-aa", "pk-lf-bb"), ("sk-aa", "bb"), ("aa", "pk-lf-bb")])
+def test_keys_that_look_swapped_are_refused_and_not_shown(pair: tuple[str, str]) -> None:
+    public, secret = pair
+    url = "https://h.example/api/public/otel/v1/traces"
+    ways: tuple[Callable[[], Target], ...] = (
+        lambda: Target.langfuse(public, secret, "https://h.example"),
+        lambda: Target.otlp(url.replace("//", f"//{public}:{secret}@"), {}),
+        lambda: Target.otlp(url, {"Authorization": basic(f"{public}:{secret}")}),
+    )
+    for name in ways:
+        with pytest.raises(SettingsError, match="are the two swapped") as refused:
+            name()
+        assert not any(key in str(refused.value) for key in (f"{public}:", "lf-aa", "lf-bb"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # A row may be as large as a request: so many are held at a time.
 _FEW_ROWS: Final = 8
-_HEADER: Final = ("TIME", "TRACE", "SPAN", "SIZE", "ROUTE", "NAME")
+_HEADER: Final = ("TIME", "TRACE", "SPAN", "OWN SIZE", "ROUTE", "NAME")
 
 
 @click.command()
@@ -39,7 +39,8 @@ _HEADER: Final = ("TIME", "TRACE", "SPAN", "SIZE", "ROUTE", "NAME")
 def peek(path: str | None, /, count: int, *, as_json: bool, **asked: str | None) -> None:
     """Show pending spans, the oldest of each route first.
 
-    The time is when a span ended; its size is before compression.
+    The time is when a span ended; its size is its own, before compression; `status` counts its
+    resource and scope, too.
     """
     with existing(path) as spool:
         found: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from spool.errors import SettingsError
 from spool.settings.endpoints import langfuse_endpoint
-from spool.settings.target import Named, Target
+from spool.settings.target import Named, Target, check_keys
 from spool.system import spool_files
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def read_credentials(path: Path, owner: int) -> dict[str, Credential]:
         match = re.fullmatch(r"([^:\s]+)\s*:\s*(\S+)(?:\s+(\S+://\S*))?", text)
         if match is not None:
             public_key, secret_key, host = match.groups()
+            check_keys(f"{variable}: line {number}", public_key, secret_key)
             where = f"{variable}: line {number}: host"
             endpoint = langfuse_endpoint(host, where) if host else None
             found[public_key] = Credential(secret_key, endpoint)

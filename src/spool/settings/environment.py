@@ -5,7 +5,8 @@
   Exporter") and its Python exporter say: the one for traces goes before the general one.
 - Proxies and bundles of certificates are those of curl and requests.
 
-A variable that is empty counts as unset. A `SPOOL_*` that is nearly one of ours is warned of, once.
+A variable that is empty counts as unset. One that is nearly one of these
+is warned of, once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Final
 from spool.errors import SettingsError
 from spool.settings.endpoints import check_url, is_same_host, langfuse_endpoint
 from spool.settings.headers import read_headers, read_usable_headers
-from spool.settings.target import Target
+from spool.settings.target import Target, check_keys
 from spool.settings.values import OTLP_RULES, SPOOL_RULES, refuse
 from spool.system.log import logger
 
@@ -34,6 +35,8 @@ MISSING_KEYS: Final = (
 # Arize and Phoenix write into that variable (litellm_core_utils/litellm_logging.py, 1.108).
 _LITELLM_ENDPOINTS: Final = ("OTEL_ENDPOINT", "OTEL_TRACES_ENDPOINT")
 _LITELLM_KEYS: Final = ("ARIZE_API_KEY", "PHOENIX_API_KEY")
+_HOSTS: Final = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
+_LANGFUSE: Final = (*_HOSTS, "LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY")
 _PROTOCOL: Final = "http/protobuf (opentelemetry-instrument says grpc where nothing is set)"
 
 
@@ -101,7 +104,7 @@ def _spool_settings(env: Variables) -> dict[str, Any]:
         if variable in env:
             found[name] = rule.read(variable, env[variable])
     for variable in env:
-        if variable.startswith("SPOOL_"):
+        if variable.startswith(("SPOOL_", "LANGFUSE_")):
             _warn_if_mistyped(variable)
     return found
 
@@ -114,10 +117,20 @@ def _warn_if_mistyped(variable: str) -> None:
 
 
 def meant_by(variable: str) -> str | None:
-    """Give the setting that a `SPOOL_` variable nearly names; None for one that is, or is far."""
+    """Give the setting that a variable nearly names; None for one that is, or is far.
+
+    Langfuse's SDK and LiteLLM read others with `LANGFUSE_`: only the same letters are near.
+    """
+    if variable.startswith("LANGFUSE_"):
+        near = (one for one in _LANGFUSE if _letters(one) == _letters(variable))
+        return None if variable in _LANGFUSE else next(near, None)
     name = variable.removeprefix("SPOOL_").lower()
     close = difflib.get_close_matches(name, SPOOL_RULES, n=1)
     return f"SPOOL_{close[0].upper()}" if close and name not in SPOOL_RULES else None
+
+
+def _letters(variable: str) -> str:
+    return variable.replace("_", "").rstrip("S")
 
 
 def _otlp_settings(env: Variables) -> dict[str, Any]:
@@ -158,6 +171,7 @@ def proxy_variables(env: Variables) -> dict[str, str]:
 def _langfuse_target(env: Variables) -> Target | None:
     public_key, secret_key = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
     if public_key and secret_key:
+        check_keys("LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY", public_key, secret_key)
         return Target.langfuse(public_key, secret_key, host(env))
     if public_key or secret_key:
         raise SettingsError(f"{MISSING_KEYS} Only one of them is.")
@@ -166,13 +180,16 @@ def _langfuse_target(env: Variables) -> Target | None:
 
 def hosts(env: Variables) -> dict[str, str]:
     """Give the variables that name a Langfuse host; the first one counts."""
-    known = ("LANGFUSE_OTEL_HOST", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")
-    return {name: env[name] for name in known if name in env}
+    return {name: env[name] for name in _HOSTS if name in env}
 
 
 def _otlp_target(env: Variables) -> Target | None:
     endpoint = _otlp_endpoint(env)
-    return Target.otlp(endpoint, _otlp_headers(env)) if endpoint else None
+    if endpoint is None:
+        return None
+    headers = _otlp_headers(env)
+    which = "HEADERS" if "authorization" in headers else "ENDPOINT"
+    return Target.otlp(endpoint, headers, otlp_variable(env, which) or which)
 
 
 def _otlp_endpoint(env: Variables) -> str | None:

@@ -105,12 +105,13 @@ def _is_header_value(value: str) -> bool:
     return re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value) is not None
 
 
-def basic_user(headers: Mapping[str, str]) -> str | None:
-    """Give the user of a Basic authorization; None where there is none to be read."""
+def basic_credentials(headers: Mapping[str, str]) -> tuple[str, str] | None:
+    """Give user and password of a Basic authorization; None where there is none to be read."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        return base64.b64decode(token.strip(), validate=True).decode().partition(":")[0]
+        user, _, password = base64.b64decode(token.strip(), validate=True).decode().partition(":")
     except ValueError:  # no Base64, or not of text
         return None
+    return user, password

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spool.settings.environment import hosts, meant_by, otlp_variable, proxy_variables
 from spool.settings.settings import Settings
 from spool.settings.values import OTLP_RULES, SPOOL_RULES, shown
-from spool.system.redaction import without_secrets
+from spool.system.redaction import is_secret_key, without_secrets
 from spool.system.words import count_of, size_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,12 @@ def _own(env: Variables, *, has_path: bool) -> Iterator[Origin]:
 
 
 def _langfuse(env: Variables) -> Iterator[Origin]:
+    for variable, value in env.items():
+        if variable.startswith("LANGFUSE_") and (meant := meant_by(variable)):
+            yield Origin(variable, _hidden(value), "nothing reads it", f"write {meant}")
     if "LANGFUSE_PUBLIC_KEY" in env:
-        yield Origin("LANGFUSE_PUBLIC_KEY", env["LANGFUSE_PUBLIC_KEY"])
+        key = env["LANGFUSE_PUBLIC_KEY"]
+        yield Origin("LANGFUSE_PUBLIC_KEY", _hidden(key) if is_secret_key(key) else key)
     if "LANGFUSE_SECRET_KEY" in env:
         yield Origin("LANGFUSE_SECRET_KEY", _hidden(env["LANGFUSE_SECRET_KEY"]))
     first, *others = [*hosts(env)] or [""]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from spool.errors import SettingsError
 from spool.settings.endpoints import check_url, is_same_host, langfuse_endpoint
-from spool.settings.headers import basic_auth, basic_user, clean_headers
-from spool.system.redaction import without_secrets
+from spool.settings.headers import basic_auth, basic_credentials, clean_headers
+from spool.system.redaction import is_secret_key, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -48,20 +49,23 @@ class Target:
 
         A host may lack its scheme: https is meant, as in LiteLLM. Raises SettingsError.
         """
+        check_keys("public_key", public_key, secret_key)
         headers = {"authorization": basic_auth(public_key, secret_key)}
         endpoint, headers = _checked(langfuse_endpoint(host or EU_HOST), headers)
         named = Named.BY_OWNER if host else Named.BY_NOBODY
         return cls(public_key, endpoint, _for_langfuse(headers), public_key, named)
 
     @classmethod
-    def otlp(cls, endpoint: str, headers: Mapping[str, str]) -> Target:
+    def otlp(
+        cls, endpoint: str, headers: Mapping[str, str], variable: str = "endpoint or headers"
+    ) -> Target:
         """Name any OTLP/HTTP receiver by the full URL of its traces signal.
 
         Headers that hold a Langfuse project's Basic auth make it that project's target. Raises
-        SettingsError.
+        SettingsError, which says that a `variable` has that auth.
         """
         endpoint, headers = _checked(endpoint, headers)
-        public_key = _public_key(endpoint, headers)
+        public_key = _public_key(variable, endpoint, headers)
         if public_key is not None:
             return cls(public_key, endpoint, _for_langfuse(headers), public_key)
         plain = cls(without_secrets(endpoint), endpoint, headers)
@@ -124,7 +128,27 @@ def _checked(endpoint: str, headers: Mapping[str, str]) -> tuple[str, dict[str, 
     return endpoint, headers
 
 
-def _public_key(endpoint: str, headers: Mapping[str, str]) -> str | None:
-    user = basic_user(headers) or ""
-    is_langfuse = user.startswith("pk-lf-") or "/api/public/otel" in endpoint
-    return user if user and is_langfuse else None
+def _public_key(variable: str, endpoint: str, headers: Mapping[str, str]) -> str | None:
+    user, password = basic_credentials(headers) or ("", "")
+    is_langfuse = user.startswith(("pk-lf-", "sk-lf-")) or "/api/public/otel" in endpoint
+    if not user or not is_langfuse:
+        return None
+    check_keys(variable, user, password)
+    return user
+
+
+def check_keys(variable: str, public_key: str, secret_key: str) -> None:
+    """Raise SettingsError, which shows neither key, where one looks like the other.
+
+    The public key names the route: files, logs and pages show it.
+    """
+    if is_secret_key(public_key):
+        which = "the public key begins with sk-, as secret keys do"
+    elif secret_key.lower().startswith("pk-lf-"):
+        which = "the secret key begins with pk-lf-, as public keys do"
+    else:
+        return
+    raise SettingsError(
+        f"{variable}: {which}: are the two swapped? Neither is used, stored or shown. "
+        "LANGFUSE_PUBLIC_KEY is the one with pk-lf-, LANGFUSE_SECRET_KEY the one with sk-lf-"
+    )

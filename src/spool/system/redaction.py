@@ -18,6 +18,11 @@ def without_secrets(url: str) -> str:
     return scheme.lower() + separator + rest
 
 
+def is_secret_key(text: str) -> bool:
+    """Say whether what stands for a public key is a secret one: no public key begins so."""
+    return text.strip().lower().startswith("sk-")
+
+
 def printable(text: str) -> str:
     """Replace what is not printable, such as terminal escapes and newlines, by what Python writes.
 

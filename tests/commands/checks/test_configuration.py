@@ -27,6 +27,17 @@ def test_all_that_is_wrong_is_named_and_the_rest_is_read() -> None:
     assert sum("SPOOL_DRAIN=" in line for line in lines) == 1  # not said twice
 
 
+def test_swapped_keys_are_one_thing_to_see_to_and_not_shown() -> None:
+    swapped = {"LANGFUSE_PUBLIC_KEY": "sk-lf-aa", "LANGFUSE_SECRET_KEY": "pk-lf-bb"}
+    environ = {"SPOOL_PATH": "/spool/file.db", **swapped}
+    settings, errors = read(environ, None)
+    assert settings is not None
+    assert len(errors) == 1
+    said = "\n".join(map(str, describe(environ, None, errors)))
+    assert "swapped" in said
+    assert not any(key in said for key in ("lf-aa", "lf-bb"))
+
+
 def test_a_path_that_cannot_be_leaves_nothing() -> None:
     settings, errors = read({}, "/spool\n.db")
     assert settings is None
