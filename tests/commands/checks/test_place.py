@@ -24,7 +24,7 @@ def examine(settings: Settings) -> dict[str, Finding]:
 def test_what_is_not_there_yet_is_not_made(settings: Settings, path: Path) -> None:
     found = examine(settings)
     assert found["path"].is_well
-    words = f"neither {path.parent} nor spool.db in it is there yet: the first program"
+    words = f"{path} is not there yet, nor is {path.parent}: the first program"
     assert found["path"].words.startswith(words)
     assert not path.parent.exists()
 

@@ -59,7 +59,7 @@ def _to_be_made(path: Path) -> Finding:
         words, remedy = found
         return Finding.wrong("path", f"{path} is not there, and cannot be made: {words}", remedy)
     if not os.path.lexists(path.parent):
-        words = f"neither {path.parent} nor {path.name} in it is there yet"
+        words = f"{path} is not there yet, nor is {path.parent}"
         return Finding("path", f"{words}: the first program that writes makes both")
     return Finding("path", f"{path} is not there yet: the first program that writes makes it")
 
