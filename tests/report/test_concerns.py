@@ -112,3 +112,20 @@ def test_a_route_that_only_this_shell_could_send_is_a_concern() -> None:
     assert concern.words.endswith(": 1 span waits: who drains has no secret for it, this shell has")
     known = replace(others, routes=frozenset({"pk-lf-a"}))
     assert replace(report(waiting), drainers=(known,)).concerns() == []
+
+
+@pytest.mark.parametrize("what", ["evicted", "refused"])
+def test_a_loss_that_is_over_says_since_when_and_for_how_long_it_is_told(what: str) -> None:
+    times = {"evicted_at": None, "refused_at": None, "damaged_at": None}
+    lost = replace(report(WELL), ledger=Ledger(**{what: 3}))
+    going_on = only(replace(lost, trouble=Trouble(**{**times, f"{what}_at": NOW - 5})))
+    assert going_on.words.startswith(f"spans are {what}, ")
+    over = only(replace(lost, trouble=Trouble(**{**times, f"{what}_at": NOW - 3 * 3600})))
+    assert over.words.startswith(f"spans were, until 3 h ago, {what}, ")
+    assert over.remedy.endswith("; this line goes a day after the last")
+
+
+def test_a_box_that_began_to_fail_in_1970_is_not_stuck_for_decades() -> None:
+    waiting = replace(WELL, pending_spans=1, oldest_at=60.0, failing_since=61.0, attempts=2)
+    (concern,) = report(waiting, state=RouteState.WAITING).concerns()
+    assert concern.code == "clock"

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.once
 EARLIER = CLOCK.format(ahead=-600)
 
 # Counts of spans, where they depend on how fast this machine is.
-COUNTS = r"[\d,]+(?= spans| in all)|((?<=delivered )|(?<=pending )|(?<=evicted ))[\d,]+"
+COUNTS = (
+    r"[\d,]+(?= spans| in all)|((?<=delivered )|(?<=pending )|(?<=evicted )|(?<=oldest ))[\d,]+"
+)
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="only root mounts a small disk")
 

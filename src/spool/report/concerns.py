@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_AGE: Final = 3600.0
 # So long it is a concern that spans were evicted, refused or damaged; the ledger tells it for ever.
 _A_DAY: Final = 86400.0
+# What happened within so many seconds may be going on.
+_NOW: Final = 600.0
 # So much of the limit is all of it, but for what is under way.
 _FULL: Final = 0.9
 # So many files are named.
@@ -91,6 +93,7 @@ def _silence(facts: Facts, route: Route, max_age: float) -> float:
         return 0.0
     if sentences.is_wrong(began, facts.now):  # then only what this spool saw counts
         began = route.failing_since if route.attempts else None
+        began = None if began is None or sentences.is_wrong(began, facts.now) else began
     silence = 0.0 if began is None else facts.now - max(began, route.last_success_at or began)
     return silence if silence > max_age else 0.0
 
@@ -122,15 +125,15 @@ def _of_losses(facts: Facts) -> Iterator[Concern]:
         words = f"the file was damaged and salvaged, {lost} known to be lost"
         yield Concern("damaged", words, f"see to the disk; the old file is {facts.path}.corrupt-…")
     if _is_recent(facts, trouble.evicted_at):
-        words = (
-            f"spans are evicted, the oldest {ledger.evicted:,}, which are lost: {_fullness(facts)}"
-        )
+        verb, why = _are(facts, trouble.evicted_at), _fullness(facts)
+        words = f"spans {verb} evicted, the oldest {ledger.evicted:,}, which are lost: {why}"
         remedy = "end the outage, or raise the programs' SPOOL_MAX_BYTES or SPOOL_MAX_AGE_SECONDS"
-        yield Concern("evicted", words, remedy)
+        yield Concern("evicted", words, f"{remedy}{_for_a_day(facts, trouble.evicted_at)}")
     if _is_recent(facts, trouble.refused_at):
         why, remedy = _why_refused(facts)
-        words = f"spans are refused, {ledger.refused:,} in all, which are lost: {why}"
-        yield Concern("refused", words, remedy)
+        verb = _are(facts, trouble.refused_at)
+        words = f"spans {verb} refused, {ledger.refused:,} in all, which are lost: {why}"
+        yield Concern("refused", words, f"{remedy}{_for_a_day(facts, trouble.refused_at)}")
 
 
 def _why_refused(facts: Facts) -> tuple[str, str]:
@@ -201,6 +204,17 @@ def _remedy_of_nobody(facts: Facts) -> str:
     if any(route.pending_spans and state is RouteState.OK for route, state in states):
         return "send them by `python -m spool drain`, or let `python -m spool run` do that"
     return "see to their routes, and let `python -m spool run` send them when that helps"
+
+
+def _are(facts: Facts, at: float | None) -> str:
+    """Say of a loss whether it goes on."""
+    ago = facts.now - (at or facts.now)
+    return "are" if ago < _NOW else f"were, until {duration_of(ago)} ago,"
+
+
+def _for_a_day(facts: Facts, at: float | None) -> str:
+    """Say of a loss that is over how long it is told."""
+    return "" if facts.now - (at or facts.now) < _NOW else "; this line goes a day after the last"
 
 
 def _is_recent(facts: Facts, at: float | None) -> bool:

@@ -137,6 +137,8 @@ def secret(facts: Facts, route: Route) -> str:
 def lasting(facts: Facts, route: Route) -> str:
     """Give " for 2 h 10 min", of a route that fails; nothing where it has only begun."""
     seconds = facts.failing_seconds(route)
+    if route.failing_since is not None and is_wrong(route.failing_since, facts.now):
+        return " since a time that the clock had wrong"
     return f" for {duration_of(seconds)}" if seconds is not None and seconds >= 1 else ""
 
 
