@@ -8,6 +8,7 @@ import pytest
 
 import standin
 from spans import batch
+from spool.errors import SpoolFileError
 from spool.settings.target import Target
 from spool.store import route_waits
 from spool.store.store import Store
@@ -152,3 +153,19 @@ def test_two_drains_at_once_deliver_all_of_it_once(
             assert "0 spans pending" in done.stdout
     assert set(langfuse.names().values()) == {1}
     assert store.ledger().delivered == 10
+
+
+def test_what_was_delivered_and_not_settled_is_told_as_the_disks_trouble(
+    filled: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    langfuse.behave(standin.unavailable())
+    invoke("drain", "--timeout", "0.5", code=1)  # what is remembered of that is no reason any more
+    langfuse.behave(None)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise SpoolFileError("the disk is full")
+
+    monkeypatch.setattr(Store, "settle", refuse)
+    done = invoke("drain", code=1)
+    assert "10 spans wait: they were delivered, but the disk takes no note of that" in done.stderr
+    assert "503" not in done.stderr.splitlines()[-1]

@@ -129,3 +129,12 @@ def test_a_box_that_began_to_fail_in_1970_is_not_stuck_for_decades() -> None:
     waiting = replace(WELL, pending_spans=1, oldest_at=60.0, failing_since=61.0, attempts=2)
     (concern,) = report(waiting, state=RouteState.WAITING).concerns()
     assert concern.code == "clock"
+
+
+def test_a_drain_is_recommended_only_where_this_shell_could_do_it() -> None:
+    waiting = replace(WELL, pending_spans=1, oldest_at=NOW - 1)
+    for missing, words in (("", "that"), ("its secret is not here; run it", "none are set here")):
+        found = replace(report(waiting, missing=missing), ledger=Ledger(pending=1))
+        (nobody,) = replace(found, drainers=(), pid=None).concerns()
+        assert nobody.code == "nobody-drains"
+        assert nobody.remedy.endswith(words)

@@ -287,7 +287,7 @@ def test_nobody_drains(box: Box, shows: Shows) -> None:
     shows(
         "Nobody drains",
         "2 spans wait and no process drains",
-        "send them by `python -m spool drain`, or let `python -m spool run`",
+        "send them by `python -m spool drain` or `run` with their keys",
         minds="nobody-drains",
     )
 

@@ -77,11 +77,25 @@ def _result(tally: Tally, pending: int, seconds: float) -> str:
 def _explain(spool: OpenSpool, endings: dict[str, str]) -> None:
     for route in spool.store.routes():
         if route.pending_spans:
-            why = spool.drainer.routes.missing(route) or _why(route, endings.get(route.name, ""))
+            why = (
+                spool.drainer.routes.missing(route)
+                or _unsettled(spool, route)
+                or _why(route, endings.get(route.name, ""))
+            )
             waits = "waits" if route.pending_spans == 1 else "wait"
             say(f"{route.name}: {count_of(route.pending_spans, 'span')} {waits}: {why}", err=True)
     if spool.drainer.client.tally.dead:
         say("see the dead letters with `python -m spool dead list`", err=True)
+
+
+def _unsettled(spool: OpenSpool, route: Route) -> str:
+    """Say that the disk is to blame, where it is."""
+    if not spool.drainer.row_delivery.has_unsettled(route.name):
+        return ""
+    return (
+        "they were delivered, but the disk takes no note of that, and the next drain sends them "
+        f"again; see to the disk of {spool.settings.path.parent}: is it full, or read-only?"
+    )
 
 
 def _why(route: Route, ending: str) -> str:

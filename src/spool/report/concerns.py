@@ -199,11 +199,14 @@ def _of_drainers(facts: Facts) -> Iterator[Concern]:
 
 
 def _remedy_of_nobody(facts: Facts) -> str:
-    """Recommend a drain only where it can help."""
-    states = zip(facts.routes, facts.states, strict=True)
-    if any(route.pending_spans and state is RouteState.OK for route, state in states):
-        return "send them by `python -m spool drain`, or let `python -m spool run` do that"
-    return "see to their routes, and let `python -m spool run` send them when that helps"
+    """Recommend a drain only where it can help: with the keys, and where nothing else fails."""
+    routes = zip(facts.routes, facts.states, facts.missing, strict=True)
+    ready = [said for one, of, said in routes if one.pending_spans and of is RouteState.OK]
+    if not ready:
+        return "see to their routes, and let `python -m spool run` send them when that helps"
+    if all(ready):
+        return "send them by `python -m spool drain` or `run` with their keys: none are set here"
+    return "send them by `python -m spool drain`, or let `python -m spool run` do that"
 
 
 def _are(facts: Facts, at: float | None) -> str:
