@@ -68,8 +68,9 @@ def run(
     else:
         code, log = run_forked("litellm", command, environment)
     assert code == 0, log
-    _, _, said = log.rpartition(SAID)  # LiteLLM logs to stdout too, even during exit
-    return Ran(json.loads(said.splitlines()[0]), log)
+    # LiteLLM logs there too, even during exit, and another thread's warning may come right behind.
+    said, _ = json.JSONDecoder().raw_decode(log.rpartition(SAID)[2].lstrip())
+    return Ran(said, log)
 
 
 def place_of(scenario: Callable[[], None]) -> tuple[str, str]:
