@@ -18,6 +18,7 @@ from spool.delivery import drain_once
 from spool.delivery.causes import Cause
 from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
+from spool.report import sentences
 from spool.store.history import BY_HAND
 from spool.store.maintenance import Maintenance
 from spool.store.maintenance_thread import MaintenanceThread
@@ -82,8 +83,7 @@ def _explain(spool: OpenSpool, endings: dict[str, str]) -> None:
                 or _unsettled(spool, route)
                 or _why(route, endings.get(route.name, ""))
             )
-            waits = "waits" if route.pending_spans == 1 else "wait"
-            say(f"{route.name}: {count_of(route.pending_spans, 'span')} {waits}: {why}", err=True)
+            say(f"{route.name}: {sentences.waits(route.pending_spans)}: {why}", err=True)
     if spool.drainer.client.tally.dead:
         say("see the dead letters with `python -m spool dead list`", err=True)
 
