@@ -127,9 +127,23 @@ def test_a_child_of_a_fork_that_runs_no_handlers_has_threads_of_its_own_and_neve
 ) -> None:
     code = """
 import ctypes, os, signal, sys, threading, time
+from spool.system.event import SignalSafeEvent as Event
 exporter = provider._active_span_processor._span_processors[0].span_exporter
 tracer.start_span("parent").end()
 assert exporter.force_flush()
+# A thread that waits for Python's own lock just then makes Python itself hang in the child.
+parent, wait, parked = os.getpid(), Event.wait, set()
+def park(event, timeout=None):
+    if os.getpid() != parent:
+        return wait(event, timeout)
+    parked.add(threading.get_ident())
+    time.sleep(1000)
+Event.wait = park
+ours = exporter._pipeline._threads._running
+while len(parked) < len(ours):
+    for one in ours:
+        one.wake()
+    time.sleep(0.01)
 if sys.argv[1] == "while a lock is held":
     from spool.pipeline import registry
     is_held = threading.Event()
@@ -140,6 +154,7 @@ if sys.argv[1] == "while a lock is held":
             time.sleep(1000)
     threading.Thread(target=hold, daemon=True).start()
     is_held.wait()
+time.sleep(0.1)
 pid = ctypes.PyDLL(None).fork()  # as uWSGI does: no handler of Python runs
 if pid == 0:
     tracer.start_span("child").end()

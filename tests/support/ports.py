@@ -1,12 +1,13 @@
 """Ports on loopback that no other process takes meanwhile.
 
-Who asks the system for any port gets one of a range, soon again one that another has just closed:
-of tests that run beside each other, each stops servers whose port is to refuse. So a port that must
-stay closed, or is taken later, is either kept bound, or lies below that range.
+Who asks the system for any port, or only connects, gets one of a range, soon again one that another
+has just closed: of tests that run beside each other, each stops servers whose port is to refuse. So
+a server's port lies below that range, and is kept bound while it must stay closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 from typing import Final
@@ -18,12 +19,12 @@ _draw: Final = random.SystemRandom()  # not what a test has seeded
 
 
 def free_port() -> int:
-    """Find a port where nobody listens, and which nobody gets who asks for any."""
+    """Find a port that nobody has, and that nobody gets who asks for any."""
     while True:
         port = _draw.choice(_BELOW_EPHEMERAL)
-        with socket.socket() as tried:
-            if tried.connect_ex((HOST, port)) != 0:
-                return port
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind((HOST, port))
+            return port
 
 
 def keep(port: int) -> None:

@@ -435,10 +435,10 @@ class StandIn:
         """Listens; once more on the same port after a stop."""
         if self._acceptor is not None:
             return
+        self.port = self.port or ports.free_port()
         ports.release(self.port)
         self._listener = socket.create_server((HOST, self.port), backlog=256)
         self._listener.setblocking(False)
-        self.port = self._listener.getsockname()[1]
         self._stopped = threading.Event()
         arguments = (self._listener, self._stopped)
         self._acceptor = threading.Thread(target=self._accept, args=arguments, daemon=True)

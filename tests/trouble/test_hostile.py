@@ -293,7 +293,12 @@ class Meeting:
         if self.kind.dead:
             return self.store.ledger().dead >= self.kind.dead
         (route,) = self.store.routes()
-        return bool(route.attempts or not route.pending_spans)
+        return bool(route.attempts) or self.is_through()
+
+    def is_through(self) -> bool:
+        """Say whether all that ended has come out of the journal, and waits no more."""
+        ledger = self.store.ledger()
+        return ledger.accepted == len(self.ended) and not ledger.pending
 
     def recover(self) -> None:
         self.server.behave(None)
@@ -304,7 +309,7 @@ class Meeting:
                 drainer.routes.add(exporter._target)
                 drain_once.drain(drainer, 10, lambda: None)
             self.end_span(exporter, "well")
-            wait_until(lambda: not self.store.ledger().pending)
+            wait_until(self.is_through)
 
     @contextlib.contextmanager
     def exporting(self, url: str) -> Iterator[SpoolSpanExporter]:

@@ -7,6 +7,8 @@ Invariants:
 - What was the parent's is let go of once, by one thread.
 - No thread is begun in a process that uWSGI has still to fork: it does that without Python's own
   lock, and a worker whose parent had another thread run Python just then waits for that for ever.
+  (So does the child of any fork in C beside a thread that waits for Python's own lock: no code of
+  ours comes to run there.)
 """
 
 from __future__ import annotations
