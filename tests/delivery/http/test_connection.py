@@ -194,6 +194,19 @@ def test_one_connection_carries_many_requests(langfuse: StandIn, sender: Sender)
     assert (langfuse.connections, langfuse.accepted) == (1, 10)
 
 
+@pytest.mark.parametrize("code", [400, 413, 415])
+def test_behind_an_answer_that_refuses_the_body_the_connection_may_end_unannounced(
+    langfuse: StandIn, sender: Sender, code: int
+) -> None:
+    def refuse_and_close(exchange: standin.Exchange) -> None:
+        exchange.answer(standin.Reply(code, b"{}"))
+        exchange.pause(0.1)  # meanwhile it looks as if it were kept
+        exchange.close()
+
+    langfuse.behave(refuse_and_close)
+    assert [sender.send(BODY, 10).status for _ in range(2)] == [code, code]
+
+
 def test_a_connection_is_kept_after_an_error_answer_too(langfuse: StandIn, sender: Sender) -> None:
     langfuse.behave(standin.sequence([standin.unavailable(), None]))
     assert sender.send(BODY, 10).verdict is Verdict.WAIT

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _USER_AGENT: Final = f"langfuse-spool/{__version__}"
 _LONGEST_BODY: Final = 1 << 20
+# Who says so may not have read the body, and ends the connection behind it, announced or not: what
+# was asked there next would have no answer.
+_UNREAD: Final = frozenset({400, 413, 415})
 # What a gzip member begins with (RFC 1952, section 2.3.1), and no protobuf message does.
 _GZIP: Final = b"\x1f\x8b"
 
@@ -86,7 +89,7 @@ class Sender:
         except BaseException:
             connection.abort()
             raise
-        if is_whole:
+        if is_whole and response.status not in _UNREAD:
             self._connections.keep(self.target.endpoint, connection)
         else:
             connection.close()
