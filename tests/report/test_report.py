@@ -133,3 +133,14 @@ def test_what_waits_in_a_journal_is_in_the_report(store: Store, settings: Settin
     spans = {route["route"]: route["pending_spans"] for route in said["routes"]}
     assert spans == {known.route: 3, new.route: 1}
     assert store.pending()[1:] == [], "nothing was moved"
+
+
+def test_whose_secret_is_missing_is_not_searched_for_among_all_routes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    routes = [replace(WELL, name=f"pk-lf-{n}", pending_spans=1) for n in range(100)]
+    found = report(*routes, state=RouteState.NO_SECRET, missing="its secret is not here; bring it")
+    compared: list[object] = []
+    monkeypatch.setattr(Route, "__eq__", lambda self, _: compared.append(self))
+    assert len(found.concerns()) == 100
+    assert compared == []

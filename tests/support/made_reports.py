@@ -28,7 +28,8 @@ def report(
     return Report(
         path=Path("spool.db"), file_bytes=0, max_bytes=0, ledger=Ledger(),
         drainers=(SeenDrainer(pid=1),), pid=1,
-        routes=routes, states=(state,) * len(routes), missing=(missing,) * len(routes),
+        routes=routes, states=(state,) * len(routes),
+        missing={route.name: missing for route in routes},
         trouble=trouble or Trouble(None, None, None), refused_by="", used_bytes=0,
         free_bytes=1 << 40, disk="ok", strangers=(), unreadable=(), now=NOW,
     )  # fmt: skip

@@ -56,14 +56,14 @@ def of_facts(facts: Facts, max_age: float) -> list[Concern]:
 
 
 def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
-    for route, state, missing in zip(facts.routes, facts.states, facts.missing, strict=True):
+    for route, state in zip(facts.routes, facts.states, strict=True):
         if state is RouteState.HELD:
             ago = sentences.lasting(facts, route)
             words = f"route {route.name} is held{ago}: {sentences.why(route)}"
             yield Concern("held", words, sentences.remedy(route))
         elif state is RouteState.NO_SECRET:
             waits = sentences.waits(route.pending_spans)
-            remedy = missing.partition("; ")[2]
+            remedy = facts.missing_of(route).partition("; ")[2]
             words = f"route {route.name}: {waits}: {sentences.secret(facts, route)}"
             yield Concern("no-secret", words, remedy or "correct SPOOL_CREDENTIALS_FILE")
         elif _is_left_alone(facts, route):
@@ -200,8 +200,10 @@ def _of_drainers(facts: Facts) -> Iterator[Concern]:
 
 def _remedy_of_nobody(facts: Facts) -> str:
     """Recommend a drain only where it can help: with the keys, and where nothing else fails."""
-    routes = zip(facts.routes, facts.states, facts.missing, strict=True)
-    ready = [said for one, of, said in routes if one.pending_spans and of is RouteState.OK]
+    routes = zip(facts.routes, facts.states, strict=True)
+    ready = [
+        facts.missing_of(one) for one, of in routes if one.pending_spans and of is RouteState.OK
+    ]
     if not ready:
         return "see to their routes, and let `python -m spool run` send them when that helps"
     if all(ready):

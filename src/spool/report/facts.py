@@ -13,7 +13,7 @@ from spool.store.records import Route
 from spool.system import disk, spool_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from typing_extensions import Self
@@ -41,7 +41,8 @@ class Facts:
     """A spool at one moment; `now` is in seconds since 1970.
 
     `drainers` are the processes that drain it, those that are stopped, too; `pid` is that of one
-    which is not. `missing` is what keeps each route from being sent, by them and from here.
+    which is not. `missing` is what keeps a route from being sent, by them and from here: by its
+    name, where something does.
     """
 
     path: Path
@@ -52,7 +53,7 @@ class Facts:
     pid: int | None
     routes: tuple[Route, ...]
     states: tuple[RouteState, ...]
-    missing: tuple[str, ...]
+    missing: Mapping[str, str]
     trouble: Trouble
     refused_by: str
     used_bytes: int
@@ -72,10 +73,12 @@ class Facts:
         is_full = store.database.is_cramped()
         state: DiskState = "read-only" if is_readonly else "almost-full" if is_full else "ok"
         known = tuple(with_inbound(store.routes(), store.inbound()))
-        missing = tuple(
-            "" if any(drainer.can_send(one.name) for drainer in seen) else routes.missing(one)
+        missing = {
+            one.name: said
             for one in known
-        )
+            if not any(drainer.can_send(one.name) for drainer in seen)
+            and (said := routes.missing(one))
+        }
         return cls(
             path=store.database.path,
             file_bytes=store.database.file_bytes(),
@@ -85,8 +88,7 @@ class Facts:
             pid=_pid(seen, store.drain_lock.pid()),
             routes=known,
             states=tuple(
-                RouteState.of(one, now, is_secret_known=not said)
-                for one, said in zip(known, missing, strict=True)
+                RouteState.of(one, now, is_secret_known=one.name not in missing) for one in known
             ),
             missing=missing,
             trouble=store.last_trouble(),
@@ -131,7 +133,7 @@ class Facts:
 
     def missing_of(self, route: Route) -> str:
         """Say what keeps a route from being sent; nothing where it can be."""
-        return self.missing[self.routes.index(route)]
+        return self.missing.get(route.name, "")
 
     def failing_seconds(self, route: Route) -> float | None:
         """Tell for how long a route has been failing; None where it does not, or nobody knows."""
