@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.application_phases import cpu, end, memory
+from benchmarks.application_phases import cpu, end, idle, memory
 from benchmarks.plan import Plan
 from benchmarks.process_phases import scaling, writers
 from benchmarks.results import Row, machine, table, write_json, write_plot
@@ -23,6 +23,7 @@ PHASES = {
     "cpu": cpu,
     "end": end,
     "memory": memory,
+    "idle": idle,
     "writers": writers,
     "scaling": scaling,
     "stores": stores,

@@ -215,3 +215,43 @@ def memory(plan: Plan) -> list[Row]:
         for peer in ("stock", "logfire")
     ]
     return above + whole
+
+
+# Idle
+
+
+_IDLE_ROUTES = 400
+
+
+def idle(plan: Plan) -> list[Row]:
+    """What those cost in which nothing happens."""
+    with Receiver(environment(), keeps=False) as receiver:
+
+        def process(kind: str) -> Program:
+            def measure() -> dict[str, Any]:
+                pipeline = {"kind": kind, "endpoint": receiver.endpoint, "path": plan.path()}
+                seconds = 10 * plan.seconds
+                found: dict[str, Any] = run("pipelines:idle", pipeline=pipeline, seconds=seconds)
+                return found
+
+            return measure
+
+        def sidecar() -> dict[str, Any]:
+            found: dict[str, Any] = run(
+                "backlogs:run_beside_waits",
+                path=plan.path(),
+                endpoint=receiver.endpoint,
+                routes=_IDLE_ROUTES,
+                seconds=10 * plan.seconds,
+            )
+            return found
+
+        programs = {"ours": process("ours"), "stock": process("stock"), "run": sidecar}
+        found, _ = in_turn(plan, programs)
+    phase = "Nothing happens: the CPU of"
+    ours, stock, waiting = (samples(found, name, "percent") for name in programs)
+    return [
+        Row(phase, "a process with ours", "% of a core", ours, limit=1.0),
+        Row(phase, "a process with ours", "% of a core", ours, "stock behind BSP", stock),
+        Row(phase, f"`run`, {_IDLE_ROUTES} routes wait", "% of a core", waiting, limit=2.0),
+    ]

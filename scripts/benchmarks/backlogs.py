@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workload
 from benchmarks.child import ready
+from benchmarks.plan import CALM_SECONDS
 from benchmarks.stores import disk_bytes, poster
 from spool import Settings
 from spool.delivery import drain_once
@@ -55,6 +59,40 @@ def fill(path: str, endpoint: str, spans: int, is_packed: bool) -> dict[str, flo
         "raw_bytes": raw_bytes / filled,
         "disk_bytes": disk_bytes(Path(path).parent) / filled,
     }
+
+
+def run_beside_waits(path: str, endpoint: str, routes: int, seconds: float) -> dict[str, float]:
+    """Tell what share of a core `run` costs beside routes that all wait for long, in percent."""
+    credentials, store = Path(path).with_name("credentials"), Store(Path(path))
+    credentials.touch(0o600)
+    host = endpoint.partition("/v1/")[0]
+    for number in range(routes):
+        target = Target.langfuse(f"pk-lf-{number}", f"sk-lf-{number}", host)
+        store.append(target, next(_single_rows()), time.time())
+        with credentials.open("a") as lines:
+            lines.write(f"pk-lf-{number}: sk-lf-{number} {host}\n")
+    with store.database.transaction() as connection:
+        wait = "UPDATE route SET attempts = 9, waited_at = ?, wait_seconds = 3600"
+        connection.execute(wait, (time.time(),))
+    store.close()
+    variables = {"SPOOL_PATH": path, "SPOOL_CREDENTIALS_FILE": str(credentials)}
+    command = [sys.executable, "-m", "spool", "run"]
+    with subprocess.Popen(command, env={**os.environ, **variables}) as running:
+        time.sleep(CALM_SECONDS)
+        before = _cpu_seconds(running.pid)
+        time.sleep(seconds)
+        cpu_seconds = _cpu_seconds(running.pid) - before
+        running.terminate()
+    return {"percent": 100 * cpu_seconds / seconds}
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Tell a process's CPU time. Raises RuntimeError where there is no procfs to tell it."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        raise RuntimeError("only Linux tells the CPU time of another process here")
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _packed_rows(row_bytes: int = ROW_BYTES) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 
 from benchmarks import workload
 from benchmarks.child import ready
+from benchmarks.plan import CALM_SECONDS
 from spool import Settings, SpoolSpanExporter
 from spool.settings.target import Target
 from spool.store.store import Store
@@ -80,6 +81,17 @@ def cpu(pipeline: dict[str, Any], spans: int, rate: float) -> dict[str, float]:
         "seconds": seconds,
         "peak_mib": _peak_mib(),
     }
+
+
+def idle(pipeline: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Tell what share of a core a process costs in which nothing ends any more, in percent."""
+    provider = Pipeline(**pipeline).provider()
+    workload.produce(provider.get_tracer("litellm"), workload.attributes(), _FIRST_SPANS, rate=0)
+    provider.force_flush()
+    time.sleep(CALM_SECONDS)
+    cpu_started = time.process_time()
+    time.sleep(seconds)
+    return {"percent": 100 * (time.process_time() - cpu_started) / seconds}
 
 
 def end_times(pipeline: dict[str, Any], spans: int, rate: float, backlog: int) -> dict[str, float]:

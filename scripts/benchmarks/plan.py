@@ -12,6 +12,8 @@ from typing import Any
 from benchmarks.child import MissingError, run
 from benchmarks.results import Samples
 
+CALM_SECONDS = 5  # until what was left to do is done
+
 
 @dataclass(frozen=True)
 class Plan:
