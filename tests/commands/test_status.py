@@ -14,7 +14,9 @@ from click.testing import CliRunner
 
 import standin
 from drains import evict
+from spans import batch
 from spool.commands.main import commands
+from spool.settings.target import Target
 from spool.store.store import Store
 from spool.system import disk
 from standin import StandIn
@@ -211,6 +213,40 @@ def test_status_tells_that_no_spool_can_be_made_and_why(
     monkeypatch.setattr(disk, "free", lambda _: (1 << 30, True))
     said = invoke("status", code=2).output
     assert f"none can be made there: the disk of {path.parent.parent} is read-only" in said
+
+
+def test_of_many_routes_one_screen_is_shown_and_with_v_or_to_programs_each(
+    store: Store, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        theirs = Target.langfuse(f"pk-lf-{number}", "sk-lf", langfuse.url)
+        store.append(theirs, batch("a"), now=1_700_000_000.0)
+    store.close()
+    said = invoke("status", code=1).stdout
+    assert len(said.splitlines()) <= 12
+    assert f"\nroutes   100 → {langfuse.endpoint}: pk-lf-0, pk-lf-1, pk-lf-2, …\n" in said
+    assert "\n         no-secret: its secret is not known here\n" in said
+    assert "\n         100 spans wait (" in said
+    assert " `python -m spool adopt pk-lf-0` — and 99 more routes like it (-v)\n" in said
+    each = invoke("status", "-v", code=1).stdout
+    assert each.count("\nroute    pk-lf-") == each.count("\n! route pk-lf-") == 100
+    found = json.loads(invoke("status", "--json", code=1).stdout)
+    assert len(found["routes"]) == 100
+    assert [one["code"] for one in found["concerns"]].count("no-secret") == 100
+    assert all(set(one) == {"code", "words", "remedy"} for one in found["concerns"])
+
+
+def test_of_many_hosts_a_few_are_shown_those_with_most_first(store: Store) -> None:
+    for number in range(15):
+        theirs = Target.langfuse(f"pk-lf-{number}", "sk-lf", f"https://{number}.example")
+        store.append(theirs, batch(*"ab"[: 1 + (number > 12)]), now=1_700_000_000.0)
+    store.close()
+    said = invoke("status", code=1).stdout
+    shown = re.findall(r"^route    (\S+) →", said, re.MULTILINE)
+    assert len(shown) == 10
+    assert shown[:2] == ["pk-lf-13", "pk-lf-14"]
+    assert "\nroute    and 5 more that stand otherwise (-v)\n" in said
+    assert "\n! 5 more routes of other kinds need you (-v)\n" in said
 
 
 def test_watch_looks_again_until_it_is_interrupted_and_writes_no_escapes_to_a_pipe(

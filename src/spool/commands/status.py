@@ -20,16 +20,16 @@ from spool.commands.output import say
 from spool.commands.zero_code import what_is_missing
 from spool.delivery.route_state import RouteState
 from spool.errors import SpoolBusyError, SpoolFileError
-from spool.report import concerns, prometheus, sentences
+from spool.report import concerns, prometheus, sentences, situations
 from spool.report.concerns import Concern
 from spool.report.report import Report, none_json
 from spool.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from spool.report.facts import Pace
-    from spool.store.records import Route
+    from spool.report.situations import Situation
 
 # Between two looks, in seconds: for the pace, and with `--watch`.
 _A_MOMENT: Final = 0.5
@@ -169,9 +169,10 @@ def _show(look: _Look, shape: str | None, *, verbose: bool) -> None:
         return
     for line in _of_spool(look, verbose=verbose):
         say(line)
-    for line, colour in _of_routes(look.report, verbose=verbose):
+    found = situations.each(look.report) if verbose else situations.of_facts(look.report)
+    for line, colour in _of_routes(look.report, found, verbose=verbose):
         say(line, colour=colour)
-    for concern in look.concerns:
+    for concern in situations.summed(look.concerns, found, is_all=verbose):
         say(f"! {concern}", colour="red")
 
 
@@ -185,22 +186,33 @@ def _of_spool(look: _Look, *, verbose: bool) -> Iterator[str]:
     yield f"drainer  {sentences.drains(report)}"
 
 
-def _of_routes(report: Report, *, verbose: bool) -> Iterator[tuple[str, str | None]]:
-    left = _FEW_WELL
-    hidden = 0
-    for route, state in zip(report.routes, report.states, strict=True):
-        is_idle = state is RouteState.OK and not route.pending_spans
-        if is_idle and not left and not verbose:
-            hidden += 1
-            continue
-        left -= is_idle and left > 0
-        yield from _of_route(report, route, state)
-    if hidden:
-        yield f"route    and {hidden:,} more that are ok, for which nothing waits (-v)", None
+def _of_routes(
+    report: Report, found: Iterable[Situation], *, verbose: bool
+) -> Iterator[tuple[str, str | None]]:
+    left, room = _FEW_WELL, situations.FEW
+    idle = others = 0
+    for one in found:
+        if verbose:
+            yield from _of_situation(report, one)
+        elif one.is_idle and not left:
+            idle += 1
+        elif not one.is_idle and not room:
+            others += len(one.routes)
+        else:
+            left, room = (left - 1, room) if one.is_idle else (left, room - 1)
+            yield from _of_situation(report, one)
+    if others:
+        yield f"route    and {others:,} more that stand otherwise (-v)", None
+    if idle:
+        yield f"route    and {idle:,} more that are ok, for which nothing waits (-v)", None
 
 
-def _of_route(report: Report, route: Route, state: RouteState) -> Iterator[tuple[str, str | None]]:
-    yield f"route    {route.name} → {route.endpoint}", None
+def _of_situation(report: Report, one: Situation) -> Iterator[tuple[str, str | None]]:
+    route, state = one.whole, one.state
+    if len(one.routes) == 1:
+        yield f"route    {route.name} → {route.endpoint}", None
+    else:
+        yield f"routes   {len(one.routes):,} → {route.endpoint}: {one.names}", None
     remedy = f" — {sentences.remedy(route)}" if state is RouteState.WAITING else ""
     yield f"         {sentences.state(report, route, state)}{remedy}", _COLOURS[state]
     for said in (

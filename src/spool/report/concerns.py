@@ -6,7 +6,7 @@ Invariant: whoever shows concerns shows these, and adds none of its own about th
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from spool.delivery.route_state import SOON, RouteState
@@ -37,16 +37,21 @@ class Concern:
     """What a person should see to.
 
     `code` is public, as `status --json` has it, and stays; `words` say what is the matter, `remedy`
-    what to do about it.
+    what to do about it. `route` names the one whose it is, if it is one's.
     """
 
     code: str
     words: str
     remedy: str
+    route: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         """Give one line."""
         return f"{self.words}; {self.remedy}"
+
+    def as_json(self) -> dict[str, str]:
+        """Give the public shape."""
+        return {"code": self.code, "words": self.words, "remedy": self.remedy}
 
 
 def of_facts(facts: Facts, max_age: float) -> list[Concern]:
@@ -60,23 +65,24 @@ def _of_routes(facts: Facts, max_age: float) -> Iterator[Concern]:
         if state is RouteState.HELD:
             ago = sentences.lasting(facts, route)
             words = f"route {route.name} is held{ago}: {sentences.why(route)}"
-            yield Concern("held", words, sentences.remedy(route))
+            yield Concern("held", words, sentences.remedy(route), route.name)
         elif state is RouteState.NO_SECRET:
             waits = sentences.waits(route.pending_spans)
             remedy = facts.missing_of(route).partition("; ")[2]
             words = f"route {route.name}: {waits}: {sentences.secret(facts, route)}"
-            yield Concern("no-secret", words, remedy or "correct SPOOL_CREDENTIALS_FILE")
+            remedy = remedy or "correct SPOOL_CREDENTIALS_FILE"
+            yield Concern("no-secret", words, remedy, route.name)
         elif _is_left_alone(facts, route):
             waits = sentences.waits(route.pending_spans)
             words = f"route {route.name}: {waits}: who drains has no secret for it, this shell has"
-            yield Concern("no-secret", words, "send them by `python -m spool drain`")
+            yield Concern("no-secret", words, "send them by `python -m spool drain`", route.name)
         elif silence := _silence(facts, route, max_age):
             why = f": {sentences.why(route)}" if route.attempts else ""
             words = (
                 f"route {route.name}: nothing was delivered for {duration_of(silence)}, and older "
                 f"spans wait{why}"
             )
-            yield Concern("stuck", words, sentences.remedy(route))
+            yield Concern("stuck", words, sentences.remedy(route), route.name)
 
 
 def _is_left_alone(facts: Facts, route: Route) -> bool:

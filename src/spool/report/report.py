@@ -55,7 +55,7 @@ class Report(Facts):
             ],
             "exists": True,
             "ok": not found,
-            "concerns": [asdict(one) for one in found],
+            "concerns": [one.as_json() for one in found],
             "version": __version__,
             "used_bytes": self.used_bytes,
             "disk": {"free_bytes": self.free_bytes, "state": self.disk},
@@ -109,7 +109,7 @@ def none_json(path: Path, found: Sequence[Concern], *, exists: bool = False) -> 
         "path": str(path),
         "exists": exists,
         "ok": False,
-        "concerns": [asdict(one) for one in found],
+        "concerns": [one.as_json() for one in found],
         "version": __version__,
     }
 

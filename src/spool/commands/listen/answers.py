@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -85,6 +84,6 @@ class Answers:
 def _health_of(concerns: list[Concern], as_json: bool) -> Answer:
     status = HTTPStatus.SERVICE_UNAVAILABLE if concerns else HTTPStatus.OK
     if as_json:
-        said = {"ok": not concerns, "concerns": [asdict(one) for one in concerns]}
+        said = {"ok": not concerns, "concerns": [one.as_json() for one in concerns]}
         return Answer(status, f"{json.dumps(said)}\n", _JSON)
     return Answer(status, "".join(f"{printable(str(one))}\n" for one in concerns) or "ok\n")
