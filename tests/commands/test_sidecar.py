@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -19,7 +20,8 @@ from spool.commands.open_spool import OpenSpool
 from spool.commands.sidecar import Sidecar
 from spool.settings.target import Target
 from spool.store import drainers
-from spool.store.drainers import Presence
+from spool.store.drainers import Presence, SeenDrainer
+from spool.store.records import Route
 from spool.store.store import Store
 from spool.system import service_manager
 from standin import Exchange, StandIn
@@ -259,6 +261,75 @@ def test_systemd_hears_nothing_while_the_drainer_does_not_move(
         assert manager.recv(1000) == b"WATCHDOG=1"
         sidecar.stop(60)
     assert asked[:3] == [False, False, True]
+
+
+def test_what_many_routes_lack_is_one_line_and_looked_at_only_when_something_has_changed(
+    store: Store,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks: list[None] = []
+    reads: list[None] = []
+    see, read = drainers.seen, Store.waiting
+
+    def seen(one: Store) -> tuple[SeenDrainer, ...]:
+        looks.append(None)
+        return see(one)
+
+    def waiting(one: Store) -> list[Route]:
+        reads.append(None)
+        return read(one)
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(drainers, "seen", seen)
+    monkeypatch.setattr(Store, "waiting", waiting)
+    monkeypatch.setenv("WATCHDOG_USEC", "30000")  # it looks often
+    for number in range(20):
+        store.append(Target.langfuse(f"pk-lf-{number}", "-", langfuse.url), batch("a"), 1.0)
+    sidecar = Sidecar(OpenSpool(None, "run"))
+    sidecar.start()
+    wait_until(lambda: len(looks) > 20)
+    assert len(reads) < 3, "only now and then, unless something has changed"
+    store.append(Target.langfuse("pk-lf-new", "-", langfuse.url), batch("a"), 1.0)
+    wait_until(lambda: "route pk-lf-new: its spans wait" in caplog.text)
+    sidecar.stop(60)
+    (many,) = [one for one in caplog.messages if "their spans wait" in one]
+    assert many.startswith(
+        "langfuse-spool: 20 routes: their spans wait: pk-lf-0, pk-lf-1, pk-lf-2, …; of pk-lf-0: "
+        "its secret is not known here; "
+    )
+
+
+def test_what_waits_of_many_routes_and_that_all_secrets_came_is_one_line_each(
+    store: Store,
+    langfuse: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = [f"pk-lf-{number}" for number in range(11)]
+    for name in names:
+        store.append(Target.langfuse(name, "-", langfuse.url), batch("a"), 1.0)
+    credentials = tmp_path / "credentials"
+    credentials.touch(0o600)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("SPOOL_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("WATCHDOG_USEC", "30000")  # it looks often
+    monkeypatch.setattr("spool.commands.sidecar._AN_HOUR", 0)
+    sidecar = Sidecar(OpenSpool(None, "run"))
+    sidecar.start()
+    wait_until(lambda: "11 routes: their spans wait: " in caplog.text)
+    new = tmp_path / "new"
+    new.touch(0o600)
+    new.write_text("".join(f"{name}: - {langfuse.url}\n" for name in names))
+    new.rename(credentials)
+    wait_until(lambda: "a secret any more" in caplog.text)
+    sidecar.stop(60)
+    said = "11 routes: nothing of them (pk-lf-0, pk-lf-1, pk-lf-2, …) lacks a secret any more"
+    assert [one for one in caplog.messages if "any more" in one] == [f"langfuse-spool: {said}"]
+    assert re.search(r": 11 routes: 11 spans \(.*\) waiting, the oldest for ", caplog.text)
+    assert " route pk-lf-0: " not in caplog.text
 
 
 def test_a_watchdog_of_another_process_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

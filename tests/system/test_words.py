@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from spool.system.words import clock_of, count_of, duration_of, share_of, size_of, user_of
+from spool.system.words import clock_of, count_of, duration_of, few_of, share_of, size_of, user_of
 
 pytestmark = pytest.mark.once
 
@@ -77,3 +77,10 @@ def test_a_time_of_a_clock() -> None:
 def test_a_user_is_named_with_the_number_if_it_has_a_name() -> None:
     assert user_of(0) == "user root (0)"
     assert user_of(3_999_999) == "user 3999999"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [([], ""), (["a"], "a"), ([*"abc"], "a, b, c"), ([*"abcd"], "a, b, c, …")]
+)
+def test_of_many_names_a_few_are_said(names: list[str], said: str) -> None:
+    assert few_of(names) == said

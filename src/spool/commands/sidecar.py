@@ -3,6 +3,7 @@
 Invariants:
 
 - A change is said once, what lasts once an hour. What becomes of a route says who sends it.
+- What many routes have in common is one line. While nothing changes no route is looked at.
 - systemd hears of us only as long as the drainer moves.
 """
 
@@ -15,20 +16,25 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from spool.delivery.file_watch import FileWatch
 from spool.errors import SpoolError
 from spool.report import sentences
 from spool.store import drainers
 from spool.system import service_manager
 from spool.system.background_thread import BackgroundThread
 from spool.system.log import logger
-from spool.system.words import count_of, duration_of, size_of
+from spool.system.words import count_of, duration_of, few_of, size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from spool.commands.open_spool import OpenSpool
     from spool.store.drainers import SeenDrainer
 
 _LOOK_SECONDS: Final = 2.0
 _AN_HOUR: Final = 3600.0
+# Of so many routes it says each hour what waits for each.
+_FEW: Final = 10
 # A watchdog is told of us so often within its time.
 _OFTEN: Final = 3
 
@@ -42,6 +48,8 @@ class Sidecar(BackgroundThread):
         self._watchdog = service_manager.watchdog_seconds()
         self._standing_by_for: str | None = None
         self._missing: dict[str, str] = {}
+        self._sending: list[frozenset[str] | None] = []
+        self._watch = FileWatch(spool.store, spool.drainer.routes)
         self._told_at = time.monotonic()
 
     def wake(self) -> None:
@@ -57,7 +65,7 @@ class Sidecar(BackgroundThread):
 
     def begin_to_drain(self) -> None:
         """Say that it drains, or stands by."""
-        self._standing_by_for = self._who_drains()
+        self._standing_by_for = self._who_drains(self._others())
         self._say_role(self._standing_by_for)
         service_manager.notify(READY=1)
 
@@ -72,20 +80,26 @@ class Sidecar(BackgroundThread):
         service_manager.notify(READY=1)
 
     def _look(self) -> None:
-        who = self._who_drains()
+        others = self._others()
+        who = self._who_drains(others)
         if who != self._standing_by_for:
             if self._standing_by_for is not None:
                 logger.info("langfuse-spool: %s drains no longer", self._standing_by_for)
             self._standing_by_for = who
             self._say_role(who)
-        self._say_missing()
+        sending = [one.routes for one in others]
+        if sending != self._sending or self._watch.is_over():
+            self._watch.begin()
+            self._say_missing(others)
+            self._sending = sending
+            self._watch.rest(_AN_HOUR)
         if time.monotonic() - self._told_at >= _AN_HOUR:
             self._told_at = time.monotonic()
             self._say_what_waits()
 
-    def _who_drains(self) -> str | None:
+    def _who_drains(self, others: Iterable[SeenDrainer]) -> str | None:
         """Name another `run` that began before us; None where there is none."""
-        earlier = [one for one in self._others() if one.kind == "run" and self._is_earlier(one)]
+        earlier = [one for one in others if one.kind == "run" and self._is_earlier(one)]
         return next((sentences.pid(one) for one in earlier), None)
 
     def _is_earlier(self, other: SeenDrainer) -> bool:
@@ -106,33 +120,49 @@ class Sidecar(BackgroundThread):
         logger.info("langfuse-spool: %s", role)
         service_manager.notify(STATUS=role)
 
-    def _say_missing(self) -> None:
+    def _say_missing(self, others: Sequence[SeenDrainer]) -> None:
         """Say which routes wait for a secret that nobody has who drains, when that changes."""
-        routes, others = self._spool.drainer.routes, self._others()
+        routes = self._spool.drainer.routes
         missing = {
             route.name: said
             for route in self._spool.store.waiting()
-            if (said := routes.missing(route))
-            and not any(one.can_send(route.name) for one in others)
+            if not any(one.can_send(route.name) for one in others)
+            and (said := routes.missing(route))
         }
+        alike: dict[str, list[str]] = {}
         for name, said in missing.items():
             if self._missing.get(name) != said:
-                logger.warning("langfuse-spool: route %s: its spans wait: %s", name, said)
-        for name in self._missing.keys() - missing.keys():
-            logger.info("langfuse-spool: route %s: nothing of it lacks a secret any more", name)
+                alike.setdefault(said.partition("; ")[0], []).append(name)
+        for first, *more in alike.values():
+            said = missing[first]
+            if more:
+                said = f"{few_of([first, *more])}; of {first}: {said}"
+            whose = f"{_routes(first, *more)}: {'their' if more else 'its'} spans wait"
+            logger.warning("langfuse-spool: %s: %s", whose, said)
+        if gone := [name for name in self._missing if name not in missing]:
+            which = "it" if len(gone) == 1 else f"them ({few_of(gone)})"
+            logger.info(
+                "langfuse-spool: %s: nothing of %s lacks a secret any more", _routes(*gone), which
+            )
         self._missing = missing
 
     def _say_what_waits(self) -> None:
-        for route in self._spool.store.routes():
-            if route.pending_spans:
-                age = 0.0 if route.oldest_at is None else time.time() - route.oldest_at
-                logger.info(
-                    "langfuse-spool: route %s: %s (%s) waiting, the oldest for %s",
-                    route.name,
-                    count_of(route.pending_spans, "span"),
-                    size_of(route.pending_bytes),
-                    duration_of(max(0.0, age)),
-                )
+        waiting = [route for route in self._spool.store.routes() if route.pending_spans]
+        for routes in [waiting] if len(waiting) > _FEW else [[route] for route in waiting]:
+            times = [route.oldest_at for route in routes if route.oldest_at is not None]
+            age = time.time() - min(times) if times else 0.0
+            logger.info(
+                "langfuse-spool: %s: %s (%s) waiting, the oldest for %s",
+                _routes(*(route.name for route in routes)),
+                count_of(sum(route.pending_spans for route in routes), "span"),
+                size_of(sum(route.pending_bytes for route in routes)),
+                duration_of(max(0.0, age)),
+            )
+
+
+def _routes(*names: str) -> str:
+    """Name the one, or count them."""
+    return f"route {names[0]}" if len(names) == 1 else count_of(len(names), "route")
 
 
 class _Lines(logging.Formatter):

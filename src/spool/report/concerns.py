@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from spool.delivery.route_state import SOON, RouteState
 from spool.report import sentences
 from spool.store import history
-from spool.system.words import clock_of, count_of, duration_of, share_of, size_of
+from spool.system.words import clock_of, count_of, duration_of, few_of, share_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,8 +28,6 @@ _A_DAY: Final = 86400.0
 _NOW: Final = 600.0
 # So much of the limit is all of it, but for what is under way.
 _FULL: Final = 0.9
-# So many files are named.
-_FEW: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +187,8 @@ def _summed(files: Sequence[str]) -> str:
     """Give the one with its reason, or of many the first names."""
     if len(files) == 1:
         return files[0]
-    names = [one.partition(": ")[0].rpartition("/")[2] for one in files[:_FEW]]
-    more = ", …" if len(files) > _FEW else ""
-    return f"{count_of(len(files), 'file')}: {', '.join(names)}{more}"
+    names = [one.partition(": ")[0].rpartition("/")[2] for one in files]
+    return f"{count_of(len(files), 'file')}: {few_of(names)}"
 
 
 def _of_drainers(facts: Facts) -> Iterator[Concern]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.delivery.route_state import RouteState
 from spool.report import sentences
-from spool.system.words import count_of
+from spool.system.words import count_of, few_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 # So many are few: routes that each stand by themselves, situations and concerns that are shown.
 FEW: Final = 10
-# So many routes are named.
-_NAMED: Final = 3
 _NEED_NOBODY: Final = (RouteState.OK, RouteState.WAITING)
 
 
@@ -52,8 +50,7 @@ class Situation:
     @property
     def names(self) -> str:
         """The first names."""
-        names = [one.name for one in self.routes[:_NAMED]]
-        return ", ".join(names + ["…"] * (len(self.routes) > _NAMED))
+        return few_of([one.name for one in self.routes])
 
 
 def each(facts: Facts) -> list[Situation]:

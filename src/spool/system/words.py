@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pwd
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _KIB: Final = 1024
+# So many names are said.
+_FEW: Final = 3
 _SIZES: Final = ("KiB", "MiB", "GiB", "TiB")
 # Each with its seconds; a duration is said in the two largest that it has.
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -20,6 +25,11 @@ def count_of(number: int, thing: str) -> str:
         f"{thing[:-1]}ie" if thing.endswith("y") else f"{thing}e" if thing[-1] in "hx" else thing
     )
     return f"{number:,} {plural}s"
+
+
+def few_of(names: Sequence[str]) -> str:
+    """Give "a, b, c"; of more names the first of them: "a, b, c, …"."""
+    return ", ".join([*names[:_FEW], *["…"] * (len(names) > _FEW)])
 
 
 def size_of(size: float) -> str:
