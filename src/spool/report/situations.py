@@ -34,8 +34,8 @@ _NEED_NOBODY: Final = (RouteState.OK, RouteState.WAITING)
 class Situation:
     """Routes that stand alike, those for which most waits first.
 
-    `whole` stands for them: it has the name and the words of the first, the sums of what waits and
-    of the attempts, and the earliest and latest of the times.
+    `whole` stands for them: it has the name and the words of the first, the sums of what waits,
+    the most attempts, and the earliest and latest of the times.
     """
 
     routes: tuple[Route, ...]
@@ -127,7 +127,7 @@ def _joined(facts: Facts, alike: Sequence[Situation]) -> Situation:
         pending_spans=sum(one.pending_spans for one in routes),
         pending_batches=sum(one.pending_batches for one in routes),
         pending_bytes=sum(one.pending_bytes for one in routes),
-        attempts=sum(one.attempts for one in routes),
+        attempts=max(one.attempts for one in routes),  # one of a silent host counts for each
         waited_at=soonest.waited_at,
         wait_seconds=soonest.wait_seconds,
         held_at=soonest.held_at,
