@@ -133,9 +133,12 @@ def saying(answer: bytes) -> Iterator[str]:
 
     def serve() -> None:
         connection, _ = listener.accept()
-        with connection:
+        with connection, contextlib.suppress(ConnectionResetError):
             connection.recv(1 << 16)
             connection.sendall(answer)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):  # or what was not read resets it, the answer included
+                pass
 
     with socket.create_server((HOST, 0)) as listener:
         thread = threading.Thread(target=serve)
