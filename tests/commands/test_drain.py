@@ -107,6 +107,16 @@ def test_drain_says_why_it_gave_up_and_what_to_do(filled: Store, langfuse: Stand
     )
 
 
+def test_of_many_routes_those_that_are_left_for_one_reason_are_one_line(
+    store: Store, langfuse: StandIn
+) -> None:
+    for number in range(20):
+        target = Target.langfuse(f"pk-lf-{number:02}", "sk-lf-of-others", langfuse.url)
+        store.append(target, batch("a", "b"), now=1.0)
+    (said,) = invoke("drain", code=1).stderr.splitlines()
+    assert said.startswith("pk-lf-00, pk-lf-01, pk-lf-02, …: 40 spans wait: ")
+
+
 def test_drain_says_what_its_time_was_over_for(filled: Store, langfuse: StandIn) -> None:
     langfuse.behave(standin.mute())
     said = invoke("drain", "--timeout", "0.2", code=1).stderr

@@ -18,11 +18,11 @@ from spool.delivery import drain_once
 from spool.delivery.causes import Cause
 from spool.delivery.client import Tally
 from spool.errors import SpoolDamagedError, SpoolUnavailableError
-from spool.report import sentences
+from spool.report import sentences, situations
 from spool.store.history import BY_HAND
 from spool.store.maintenance import Maintenance
 from spool.store.maintenance_thread import MaintenanceThread
-from spool.system.words import count_of, duration_of
+from spool.system.words import count_of, duration_of, few_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,14 +76,22 @@ def _result(tally: Tally, pending: int, seconds: float) -> str:
 
 
 def _explain(spool: OpenSpool, endings: dict[str, str]) -> None:
-    for route in spool.store.routes():
-        if route.pending_spans:
-            why = (
-                spool.drainer.routes.missing(route)
-                or _unsettled(spool, route)
-                or _why(route, endings.get(route.name, ""))
-            )
-            say(f"{route.name}: {sentences.waits(route.pending_spans)}: {why}", err=True)
+    """Say why spans are left; of many routes those that are left for one reason are one line."""
+    left = [one for one in spool.store.routes() if one.pending_spans]
+    alike: dict[tuple[str, str], list[tuple[Route, str]]] = {}
+    for one in left:
+        why = (
+            spool.drainer.routes.missing(one)
+            or _unsettled(spool, one)
+            or _why(one, endings.get(one.name, ""))
+        )
+        reason, name = why.partition("; ")[0], one.name if len(left) <= situations.FEW else ""
+        alike.setdefault((reason, name), []).append((one, why))
+    for (first, why), *more in alike.values():
+        routes = [first, *(one for one, _ in more)]
+        waits = sentences.waits(sum(one.pending_spans for one in routes))
+        whose = f" of {first.name}:" if more else ""
+        say(f"{few_of([one.name for one in routes])}: {waits}:{whose} {why}", err=True)
     if spool.drainer.client.tally.dead:
         say("see the dead letters with `python -m spool dead list`", err=True)
 
