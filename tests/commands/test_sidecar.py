@@ -141,6 +141,19 @@ def test_a_secret_that_is_missing_is_said_and_read_on_sighup(
         sidecar.end()
 
 
+def test_the_first_sighup_tells_what_has_changed_since_it_began(
+    store: Store, path: Path, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.touch(0o600)
+    credentials.write_text("pk-lf-theirs: sk-lf-theirs\n")
+    with running(SPOOL_CREDENTIALS_FILE=str(credentials)) as sidecar:
+        sidecar.wait_for("INFO draining")
+        sidecar.process.send_signal(signal.SIGHUP)
+        sidecar.wait_for("has secrets of 1 public key: nothing has changed")
+        sidecar.end()
+
+
 def test_what_another_process_has_the_secret_of_is_not_said_to_be_missing(
     store: Store, target: Target, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

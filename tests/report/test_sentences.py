@@ -106,11 +106,27 @@ def test_how_fast_it_goes_and_when_it_is_done() -> None:
     first = replace(report(), ledger=Ledger(pending=3000, delivered=0))
     second = replace(report(), ledger=Ledger(pending=2000, delivered=1000), now=NOW + 0.5)
     rate = "2,000 spans a second: more the line or the receiver does not take"
-    assert sentences.pace(second.pace(first)) == f"{rate}; done in about 1 s"
+    assert sentences.pace(second, second.pace(first)) == f"{rate}; done in about 1 s"
     busy = replace(second, ledger=Ledger(pending=3000, delivered=1000))
-    assert sentences.pace(busy.pace(first)) == f"{rate}; as many come"
+    assert sentences.pace(busy, busy.pace(first)) == f"{rate}; as many come"
     still = replace(first, now=NOW + 0.5)
-    assert "no request has ended" in sentences.pace(still.pace(first))
+    assert "no request has ended" in sentences.pace(still, still.pace(first))
+
+
+@pytest.mark.parametrize(
+    ("disk", "words"),
+    [("almost-full", "the disk is full, or almost"), ("read-only", "the disk is read-only")],
+)
+def test_where_the_disk_refuses_neither_the_line_is_blamed_nor_is_all_said_to_be_well(
+    disk: Any, words: str
+) -> None:
+    waits = replace(WELL, pending_spans=5, pending_batches=1)
+    first = replace(report(waits), disk=disk)
+    later = replace(first, now=NOW + 0.5)
+    said = sentences.pace(later, later.pace(first))
+    assert said == f"nothing is noted as delivered: {words}"
+    said = sentences.state(later, waits, RouteState.OK)
+    assert said == f"nothing is known against it, but {words}"
 
 
 def test_one_span_that_fails_while_others_pass_needs_nobody() -> None:

@@ -16,7 +16,7 @@ from spool.delivery.drainer import Drainer
 from spool.delivery.route_state import RouteState
 from spool.errors import SettingsError
 from spool.report.report import Report
-from spool.settings.credentials import Credential, read_credentials
+from spool.settings.credentials import Credential, Credentials, read_credentials
 from spool.settings.settings import Settings
 from spool.settings.target import Target
 from spool.store.records import Route
@@ -238,3 +238,14 @@ def test_the_file_is_read_again_when_it_has_changed_and_only_then(
     drain_all(drainer)
     assert theirs.names() == {"a": 1}
     assert len(reads) == 2
+
+
+def test_what_has_changed_is_told_since_it_was_told_last(credentials: Path, store: Store) -> None:
+    store.open()
+    credentials.write_text("pk-lf-a: sk-lf-a\n")
+    read = Credentials(credentials, store.database.path)
+    assert read.of("pk-lf-b") is None
+    credentials.write_text("pk-lf-a: sk-lf-a\npk-lf-b: sk-lf-b\n")
+    assert read.of("pk-lf-b") is not None  # a drainer looks by itself
+    assert read.reload().endswith("secrets of 2 public keys: 1 new")
+    assert read.reload().endswith("nothing has changed")

@@ -9,7 +9,7 @@ import pytest
 
 from filling import fill
 from spans import batch
-from spool.errors import SpoolFileError, SpoolFullError
+from spool.errors import SpoolFileError, SpoolFullError, SpoolUnavailableError
 from spool.settings.settings import Settings
 from spool.store import journal_chunks
 from spool.store.connections import LARGE_WAL
@@ -144,6 +144,27 @@ def test_what_failed_is_done_when_it_works_again(
     store.append(MINE, batch("a"), now=1.0)
     wait_until(lambda: bool(done))
     assert caplog.text.count("the disk is full") == 1
+
+
+def test_it_is_said_once_when_the_disk_takes_spans_again(
+    running: MaintenanceThread,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store.append(MINE, batch("a"), now=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "repair", fail_with(SpoolUnavailableError("it is full")))
+        store.append(MINE, batch("b"), now=1.0)
+        wait_until(lambda: "it is full" in caplog.text)
+        assert "again" not in caplog.text
+    wait_until(lambda: "the disk takes spans again" in caplog.text)
+    with monkeypatch.context() as patch:  # nothing fails, and nothing is accepted
+        patch.setattr(store.database, "is_cramped", lambda: True)
+        store.append(MINE, batch("c"), now=1.0)
+        wait_until(lambda: store.is_cramped)
+    wait_until(lambda: not store.is_cramped)  # though nothing is written
+    assert caplog.text.count("the disk takes spans again") == 1  # within a minute
 
 
 def test_what_comes_into_the_journal_becomes_few_rows_soon(

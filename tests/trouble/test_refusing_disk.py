@@ -19,9 +19,11 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from disks import can_mount, fill_disk, small_disk
 from spans import span
 from spool import Settings, SpoolSpanExporter
+from spool.store.store import Store
 from spool.system.spool_files import beside
 from standin import StandIn
 from users import SHORT_WAITS, environment_of, shut_down
+from waits import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -163,3 +165,40 @@ def test_a_drain_on_a_disk_that_takes_nothing_sends_what_it_can_and_says_so(
             subprocess.run(["mount", "-o", "remount,rw", path.parent], check=True)
         again = subprocess.run(command, capture_output=True, text=True, check=True)
         assert json.loads(again.stdout)["pending"] == 0
+
+
+@needs_mounts
+@pytest.mark.parametrize("is_there", [True, False], ids=["a spool", "no spool"])
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_run_begins_on_a_disk_that_takes_nothing_and_says_when_it_is_well(
+    environment: None, path: Path, langfuse: StandIn, tmp_path: Path, trouble: str, is_there: bool
+) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "spool", "run"]
+    with (
+        refusing_disk(trouble, path, is_there=is_there),
+        log.open("w") as errors,
+        subprocess.Popen(command, stderr=errors) as sidecar,
+    ):
+        try:
+            wait_until(lambda: "what waits is sent all the same" in log.read_text())
+            assert WORDS[trouble] in log.read_text().splitlines()[0]
+            wait_until(lambda: "INFO draining" in log.read_text())
+            if is_there and trouble == "full":
+                langfuse.wait_for(lambda server: {"a row", "in the journal"} <= {*server.names()})
+            if trouble == "full":
+                (path.parent / "ballast").unlink()
+            else:
+                subprocess.run(["mount", "-o", "remount,rw", path.parent], check=True)
+            wait_until(lambda: "the disk takes spans again" in log.read_text())
+            with contextlib.closing(Store(path)) as store:
+                wait_until(lambda: store.exists() and store.ledger().pending == 0)
+                assert store.ledger().delivered == (2 if is_there else 0)
+            sidecar.send_signal(signal.SIGTERM)
+            assert sidecar.wait(120) == 0
+        finally:
+            sidecar.kill()
+            sidecar.wait(60)
+    assert log.read_text().count("the disk takes spans again") == 1
+    assert langfuse.names()["a row"] == is_there  # it was sent once
+    assert is_there <= langfuse.names()["in the journal"] <= 2 * is_there

@@ -18,8 +18,8 @@ In reading order:
 - `choice`: which route, spans or dead letters are meant. `consent`: what is done is said first.
 - `drain_bar`: what a drain shows of itself.
 - `drain`, `run`, `status`, `history`, `check`, `peek`, `adopt`, `dead`: the commands.
-- `sidecar`: what `run` says while it drains. `listen`: what `run --listen` serves. `checks`: what
-  `check` asks.
+- `sidecar`: what `run` says while it drains. `refusing_disk`: how it begins on a full disk.
+  `listen`: what `run --listen` serves. `checks`: what `check` asks.
 
 A new command is a file here with a `@click.command()` of its name that takes the spool from
 `open_spool.existing` and prints with `output.say`, its name in `main`'s list, and its tests in

@@ -13,6 +13,7 @@ import click
 from spool.commands.listen.answers import Answers
 from spool.commands.listen.server import HealthServer
 from spool.commands.open_spool import ENDING_SECONDS, OpenSpool
+from spool.commands.refusing_disk import RefusingDisk
 from spool.commands.sidecar import Sidecar, log_to_stderr
 from spool.errors import SettingsError
 from spool.pipeline.observation import observed
@@ -47,9 +48,10 @@ def run(path: str | None, listen: str | None, *, quiet: bool, verbose: bool) -> 
     spool = _opened(path)
     spool.store.database.pace.by = BY_RUN
     server = None if listen is None else HealthServer(listen, Answers(spool))
-    spool.store.open()
-    spool.salvaging(spool.drainer.routes.name_endpoints)
     maintenance = MaintenanceThread(spool.store, spool.settings)
+    disk = RefusingDisk(spool, maintenance)
+    disk.open()
+    spool.drainer.routes.read_credentials()
     maintenance.start()
     spool.drainer.start()
     observed.begin(spool.store, spool.settings.max_bytes)
@@ -67,6 +69,7 @@ def run(path: str | None, listen: str | None, *, quiet: bool, verbose: bool) -> 
     sidecar.stop(ENDING_SECONDS)
     if server is not None:
         server.stop(ENDING_SECONDS)
+    disk.stop(ENDING_SECONDS)
     spool.drainer.stop(ENDING_SECONDS)
     maintenance.stop(ENDING_SECONDS)
     observed.end(spool.store)

@@ -181,7 +181,7 @@ def _of_spool(look: _Look, *, verbose: bool) -> Iterator[str]:
     yield f"spool    {sentences.usage(report)}"
     yield f"pending  {sentences.pending(report)}"
     if look.pace is not None:
-        yield f"pace     {sentences.pace(look.pace)}"
+        yield f"pace     {sentences.pace(report, look.pace)}"
     yield f"ledger   {sentences.ledger(report, is_whole=verbose)}"
     yield f"drainer  {sentences.drains(report)}"
 

@@ -26,7 +26,7 @@ Invariants:
 In reading order:
 
 - `drainer`: the thread that sends what is due. `drain_once`: the same by hand, until nothing is
-  left, and `drain_full_disk`: what that does where the file takes nothing.
+  left, and `drain_full_disk`: what it and `run` do where the file takes nothing.
 - `lane`: routes that are well and those in trouble, each in their own.
 - `routes`: whose spans can be sent, and when. `route_state`: how a route stands, and for how long
   it waits. `backoff`: how long that is.

@@ -1,6 +1,6 @@
 """A full disk: what waits in journals is sent as it is, since the file takes nothing.
 
-That is for a drain by hand: there, to send is what helps.
+That is for a drain by hand, and for a `run` that begins so: there, to send is what helps.
 
 Invariants:
 
@@ -34,10 +34,16 @@ if TYPE_CHECKING:
     from spool.settings.target import Target
 
 
-def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) -> None:
+def send_journals(
+    drainer: Drainer,
+    end: float,
+    progress: Callable[[], None],
+    sent: dict[str, int] | None = None,
+) -> None:
     """Send what waits in the journals of all processes, until the monotonic time `end`.
 
-    `progress` is called after each request. Raises SpoolError.
+    `progress` is called after each request. With `sent`, which remembers how far each journal was,
+    that is not sent again, and the waits of routes are heeded. Raises SpoolError.
     """
     store = drainer.store
     spool = store.database.path
@@ -48,27 +54,32 @@ def send_journals(drainer: Drainer, end: float, progress: Callable[[], None]) ->
                 directory.opened(path, spool) as file,
             ):
                 file.moved = journal_chunks.moved(store.database, file)
-                _JournalSender(drainer, file, end).send(progress)
+                _JournalSender(drainer, file, end, sent).send(progress)
 
 
 class _JournalSender:
     """Sends one journal."""
 
-    def __init__(self, drainer: Drainer, file: File, end: float) -> None:
+    def __init__(
+        self, drainer: Drainer, file: File, end: float, sent: dict[str, int] | None
+    ) -> None:
         self._drainer = drainer
         self._store = drainer.store
         self._file = file
         self._end = end
-        self._offset = file.moved
+        self._remembered = sent
+        self._offset = max(file.moved, (sent or {}).get(file.path.name, 0))
         self._sent: list[tuple[Chunk, Outcome]] = []
 
     def send(self, progress: Callable[[], None]) -> None:
-        while time.monotonic() < self._end and (chunk := self._next()) is not None:
+        while self._is_to_go_on() and (chunk := self._next()) is not None:
             outcome = self._post(chunk)
             progress()
             if outcome is None:
                 break
             self._offset = chunk.end
+            if self._remembered is not None:
+                self._remembered[self._file.path.name] = chunk.end
             self._sent.append((chunk, outcome))
             self._settle()
         if self._sent and (refusal := self._settle()) is not None:
@@ -78,6 +89,9 @@ class _JournalSender:
                 sum(chunk.spans for chunk, _ in self._sent),
                 refusal,
             )
+
+    def _is_to_go_on(self) -> bool:
+        return time.monotonic() < self._end and not self._drainer.stopping.is_set()
 
     def _next(self) -> Chunk | None:
         """Give what comes next, of one route and as much as a request may hold."""
@@ -106,6 +120,8 @@ class _JournalSender:
             outcome = self._drainer.client.post(target, batches, min(left, longest))
         if outcome.verdict is not Verdict.DELIVERED:
             logger.warning("langfuse-spool: route %s: %s", target.route, outcome.reason)
+            if self._remembered is not None:
+                self._drainer.routes.wait_without_file(target.route, outcome)
             return None
         self._drainer.routes.count(target.route, chunk.spans, outcome)
         return outcome
@@ -114,7 +130,9 @@ class _JournalSender:
         name, endpoint, public_key, _ = Identity.decode(chunk.frames[0].identity)
         known = {route.name: route for route in self._store.routes()}
         route = known.get(name) or Route.unknown(name, endpoint, public_key)
-        return self._drainer.routes.target_of(route)
+        target = self._drainer.routes.target_of(route)
+        is_waiting = route.attempts > 0 or self._drainer.routes.has_unwritten_wait(name)
+        return None if self._remembered is not None and is_waiting else target
 
     def _settle(self) -> SpoolError | None:
         """Settle what was sent; give what the file has against it."""

@@ -99,6 +99,11 @@ class Routes:
             return self._credentials.state()
         return None
 
+    def read_credentials(self) -> None:
+        """Read the credentials file now: what is wrong with it is said when it is needed."""
+        with contextlib.suppress(SettingsError):
+            self._credentials.of("")
+
     def reload_credentials(self) -> str:
         """Read the credentials file again; say what has changed.
 

@@ -160,17 +160,11 @@ def _fullness(facts: Facts) -> str:
 
 def _of_disk(facts: Facts) -> Iterator[Concern]:
     where = facts.path.parent
-    words = (
-        f"{_disk_words(facts.disk)}: what ends now may be in memory only, up to 16 MiB a program"
-    )
+    words = f"{sentences.disk(facts)}: what ends now may be in memory only, up to 16 MiB a program"
     if facts.disk == "almost-full":
         yield Concern("disk-full", words, f"make room at {where}")
     elif facts.disk == "read-only":
         yield Concern("read-only", words, f"mount {where} for writing")
-
-
-def _disk_words(disk: str) -> str:
-    return "the disk is full, or almost" if disk == "almost-full" else "the disk is read-only"
 
 
 def _of_files(facts: Facts) -> Iterator[Concern]:

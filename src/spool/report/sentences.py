@@ -97,9 +97,17 @@ def resume(one: SeenDrainer) -> str:
     return f"`kill -CONT {one.pid}`; where that does not help end it, and start another"
 
 
-def pace(found: Pace) -> str:
+def disk(facts: Facts) -> str:
+    """Say what is the matter with the disk; nothing where it is well."""
+    words = {"almost-full": "the disk is full, or almost", "read-only": "the disk is read-only"}
+    return words.get(facts.disk, "")
+
+
+def pace(facts: Facts, found: Pace) -> str:
     """Say how fast it goes, and when it will be done."""
     if not found.spans_per_second:
+        if trouble := disk(facts):
+            return f"nothing is noted as delivered: {trouble}"
         return "no request has ended in half a second: line or receiver are slow"
     rate = (
         f"{found.spans_per_second:,.0f} spans a second: more the line or the receiver does not take"
@@ -123,9 +131,10 @@ def state(facts: Facts, route: Route, of: RouteState) -> str:
         return f"waiting{ago}: {why(route)}"
     if not route.pending_spans:
         return "ok, nothing waits"
-    return (
-        "ok, under way" if facts.is_sent(route) else "nothing is known against it, but nobody sends"
-    )
+    if not facts.is_sent(route):
+        return "nothing is known against it, but nobody sends"
+    trouble = disk(facts)
+    return f"nothing is known against it, but {trouble}" if trouble else "ok, under way"
 
 
 def secret(facts: Facts, route: Route) -> str:

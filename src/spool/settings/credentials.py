@@ -66,6 +66,7 @@ class Credentials:
         self._seen: tuple[int, ...] = ()
         self._broken: tuple[int, ...] = ()
         self._found: dict[str, Credential] = {}
+        self._told: dict[str, Credential] | None = None
 
     def state(self) -> tuple[int, ...]:
         """Give what is different after each change of the file. Raises OSError."""
@@ -90,24 +91,25 @@ class Credentials:
         if state not in (self._seen, self._broken):
             self._found = read_credentials(self._path, state[-1])
             self._seen = state
+            self._told = self._found if self._told is None else self._told
         return self._found.get(public_key)
 
     def reload(self) -> str:
-        """Read the file again now; say what has changed, without a secret.
+        """Read the file again now; say what has changed since that was said, without a secret.
 
         Where that fails what was read before stays, until the file changes again. Raises
         SettingsError.
         """
         if self._path is None:
             return "there is no SPOOL_CREDENTIALS_FILE to read again"
-        before = self._found
+        before = self._told or {}
         with contextlib.suppress(OSError):
             self._broken = self.state()
         try:
             found = read_credentials(self._path, spool_files.owner_of(self._spool)[0])
         except OSError as error:
             raise SettingsError(f"SPOOL_CREDENTIALS_FILE={self._path}: {error.strerror}") from error
-        self._seen, self._found = self._broken, found
+        self._seen, self._found, self._told = self._broken, found, found
         new, gone = found.keys() - before.keys(), before.keys() - found.keys()
         changed = {key for key in found.keys() & before.keys() if found[key] != before[key]}
         counts = {"new": len(new), "changed": len(changed), "gone": len(gone)}

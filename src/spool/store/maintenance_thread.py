@@ -2,7 +2,8 @@
 
 It sleeps while nothing is written, but wakes by itself where there is an age limit. What comes
 gathers for a moment, is moved, and all that is due is done once an interval; at once where the WAL
-has grown. Whatever fails is tried again.
+has grown. Whatever fails is tried again, and a disk without room is looked at again and again: when
+it has some, that is said once.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import functools
 import time
 from typing import TYPE_CHECKING, Final
 
+from spool.errors import SpoolDamagedError, SpoolUnavailableError
 from spool.store.connections import LARGE_WAL
 from spool.store.maintenance import Maintenance
-from spool.system import metering
+from spool.system import disk, metering
 from spool.system.background_thread import BackgroundThread
+from spool.system.log import LimitedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +32,10 @@ _SHORTEST_INTERVAL: Final = 0.1
 
 
 class MaintenanceThread(BackgroundThread):
-    """Does the `maintenance` of one store."""
+    """Does the `maintenance` of one store.
+
+    `is_refused`: the disk has refused something. That it takes all again is said.
+    """
 
     def __init__(self, store: Store, settings: Settings, overflow: Overflow | None = None) -> None:
         super().__init__("spool-maintenance", "cannot keep the spool file")
@@ -39,6 +45,8 @@ class MaintenanceThread(BackgroundThread):
         self._gather_seconds = min(_GATHER_SECONDS, self._interval / 2)
         self._look_seconds = self.maintenance.limits.look_seconds
         self._is_owed = False
+        self.is_refused = False
+        self._well = LimitedWarning(str(store.database.path))
         self._kept_at = -self._interval
 
     def wake(self) -> None:
@@ -73,10 +81,31 @@ class MaintenanceThread(BackgroundThread):
             return self._keep
         return self.maintenance.relieve if is_crowded else self.maintenance.move
 
-    @staticmethod
-    def _do(work: Callable[[], None]) -> bool:
-        work()
+    def _do(self, work: Callable[[], None]) -> bool:
+        """Do something; say it when the disk takes what it has refused before."""
+        try:
+            work()
+        except SpoolDamagedError:
+            raise
+        except SpoolUnavailableError:
+            self.is_refused = True
+            raise
+        self.is_refused |= self._store.is_cramped
+        if self.is_refused:
+            self._look_again(is_kept=work == self._keep)
         return True
+
+    def _look_again(self, *, is_kept: bool) -> None:
+        if is_kept and self._is_disk_well():
+            self.is_refused = False
+            self._well.warn("the disk takes spans again")
+            return
+        self._store.database.written.set()
+        if is_kept:
+            self.stopping.wait(self._interval)
+
+    def _is_disk_well(self) -> bool:
+        return not self._store.is_cramped and disk.refusal(self._store.database.path) is None
 
     def _keep(self) -> None:
         self._kept_at = time.monotonic()
