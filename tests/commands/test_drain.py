@@ -127,7 +127,7 @@ def test_the_bar_moves_within_a_request_and_says_what_it_waits_for(
     store: Store, target: Target, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-    monkeypatch.setenv("SPOOL_BACKOFF_SECONDS", "2..2")
+    monkeypatch.setenv("SPOOL_BACKOFF_SECONDS", "0.1..0.1")
     # More than the buffers of a connection hold.
     store.append(target, batch("big", size=32 << 20), now=1.0)
     store.close()
@@ -137,7 +137,7 @@ def test_the_bar_moves_within_a_request_and_says_what_it_waits_for(
         exchange.pause(2)
         exchange.reset()
 
-    langfuse.behave(standin.sequence([slow, None]))
+    langfuse.behave(standin.sequence([slow, standin.too_many(2), None]))
     shown = on_terminal("drain")
     percents = set(map(int, re.findall(r"(\d+)%", shown)))
     assert {0, 100} < percents, "a part of the one span"
