@@ -18,6 +18,7 @@ import standin
 from spans import batch
 from spool.commands.open_spool import OpenSpool
 from spool.commands.sidecar import Sidecar
+from spool.delivery.http.classification import Outcome, Verdict
 from spool.settings.target import Target
 from spool.store import drainers
 from spool.store.drainers import Presence, SeenDrainer
@@ -26,7 +27,7 @@ from spool.store.store import Store
 from spool.system import service_manager
 from standin import Exchange, StandIn
 from targets import OTHERS
-from users import spool, status
+from users import invoke, spool, status
 from waits import wait_until
 
 pytestmark = pytest.mark.once
@@ -104,6 +105,27 @@ def test_its_log_says_when_a_route_goes_down_and_when_it_works_again(
         assert sidecar.log.count("pk-lf-test waits") == 1
         assert "sent 10 spans" not in sidecar.log
         sidecar.end()
+
+
+def test_that_a_route_works_again_is_said_where_another_process_has_found_that(
+    filled: Store,
+    langfuse: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000")  # it looks often
+    own = OpenSpool(None, "run")
+    sidecar = Sidecar(own)
+    (route,) = filled.routes()
+    own.drainer.routes.wait(route, Outcome(Verdict.WAIT, "503"))
+    assert "route pk-lf-test waits" in caplog.text
+    sidecar.start()
+    filled.append(Target.langfuse("pk-lf-new", "-", langfuse.url), batch("a"), 1.0)
+    wait_until(lambda: "route pk-lf-new: its spans wait" in caplog.text)  # it has looked
+    assert "works again" not in caplog.text
+    invoke("drain", code=1)
+    wait_until(lambda: "route pk-lf-test works again" in caplog.text)
+    sidecar.stop(60)
 
 
 def test_it_is_quiet_or_says_each_request_where_it_is_told_to(

@@ -91,6 +91,7 @@ class Sidecar(BackgroundThread):
         if sending != self._sending or self._watch.is_over():
             self._watch.begin()
             self._say_missing(others)
+            self._spool.drainer.routes.say_recovered()
             self._sending = sending
             self._watch.rest(_AN_HOUR)
         if time.monotonic() - self._told_at >= _AN_HOUR:

@@ -200,8 +200,8 @@ class Routes:
         With `suspect_to` those up to that id: perhaps it is they that are refused. So many `probes`
         of what came since were refused as well.
         """
-        self._say_down(f"route {route.name} is held", route.name, outcome)
         self._remember(route.name, route.attempts, HOLD_SECONDS)
+        self._say_down(f"route {route.name} is held", route.name, outcome)
         self._client.doubt_encoding(route.name)
         fingerprint, now = self.fingerprint(target), self.now()
         database, reason, cause = self._store.database, outcome.reason, outcome.cause.value
@@ -211,10 +211,10 @@ class Routes:
     def wait(self, route: Route, outcome: Outcome, suspect_to: int = 0) -> None:
         """Keep a route's spans for a later attempt, or those up to an id. Raises SpoolError."""
         delay = self._delay(route.name, route.attempts, outcome)
+        self._remember(route.name, route.attempts, delay)
         self._say_down(f"route {route.name} waits", route.name, outcome)
         if outcome.is_unanswered:
             self._client.mute(route.name, delay, outcome)
-        self._remember(route.name, route.attempts, delay)
         database, reason, cause = self._store.database, outcome.reason, outcome.cause.value
         route_waits.wait(database, route, delay, self.now(), reason, cause=cause)
         self._suspect(route, suspect_to)
@@ -304,6 +304,23 @@ class Routes:
         said = self._downs.setdefault(route, LimitedWarnings(_AN_HOUR))
         # Each cause by itself, but not each of the words that servers find.
         said.warn(what, _advice(outcome), kind=outcome.cause.value)
+
+    def say_recovered(self) -> None:
+        """Say of routes that were down here, and that others found well, that they work again.
+
+        Raises SpoolError.
+        """
+        downs = [name for name in list(self._downs) if not self._is_unwritten(name)]
+        routes = {route.name: route for route in self._store.routes()} if downs else {}
+        for name in downs:
+            route = routes.get(name)
+            if route is not None and not route.attempts and self._downs.pop(name, None) is not None:
+                self._say_up(name)
+
+    def _is_unwritten(self, route: str) -> bool:
+        """Say whether the file does not know of the last failure of a route from here."""
+        failure = self._failures.get(route)
+        return failure is not None and failure.attempts > 0
 
     def _say_up(self, name: str) -> None:
         """Say that a route works again; as a warning, which who saw the other one sees, too."""
