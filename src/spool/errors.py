@@ -60,6 +60,13 @@ class SpoolDamagedError(SpoolUnavailableError):
     """
 
 
+class SpoolNotMadeError(SpoolUnavailableError):
+    """Another process makes the spool file just now.
+
+    It will have done so in a moment: a background thread looks again and says nothing.
+    """
+
+
 class SpoolUnsyncedError(SpoolFileError):
     """The spans are in the spool and will be sent, but a power cut could take them.
 

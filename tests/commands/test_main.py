@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +33,30 @@ def test_a_spool_that_does_not_exist_is_a_wrong_path_and_is_not_created(path: Pa
         if "--json" in command and command[0] != "status":
             json.loads(done.stdout)
     assert not path.parent.exists()
+
+
+def test_spans_in_journals_are_told_of_and_sent_where_the_main_file_was_taken_away(
+    store: Store, target: Target, path: Path, langfuse: StandIn
+) -> None:
+    store.open()
+    store.journal.append(target, batch("left"), 1.0)
+    for one in path.parent.glob(f"{path.name}*"):
+        if ".inbox-" not in one.name:
+            one.unlink()
+    assert "1 journal beside it may hold spans" in spool("check", code=1).stdout
+    assert spool("drain").stdout.startswith("delivered 1 span ")
+    assert langfuse.names() == {"left": 1}
+
+
+def test_output_that_cannot_be_written_is_one_line(filled: Store) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "spool", "status", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    said = "spool: the output cannot be written: the disk that it goes to is full\n"
+    assert done.stderr == said
 
 
 def test_a_spool_that_nobody_has_named_is_not_well_either(

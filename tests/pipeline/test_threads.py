@@ -121,12 +121,26 @@ def test_a_forked_child_spools_and_drains_by_itself(
     assert langfuse.names() == {"parent": 1, "child": 1, "parent again": 1}
 
 
+def test_a_child_in_a_new_namespace_of_processes_spools_and_drains_though_its_number_is_its_parents(
+    exporter: SpoolSpanExporter, langfuse: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    exporter.export([span("parent")])
+    assert exporter.force_flush(10_000)
+    if (pid := os.fork()) == 0:
+        is_fine = exporter.export([span("child")]) is SpanExportResult.SUCCESS
+        os._exit(0 if is_fine and exporter.force_flush(10_000) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert langfuse.names() == {"parent": 1, "child": 1}
+
+
 @pytest.mark.parametrize("moment", ["at rest", "while a lock is held"])
 def test_a_child_of_a_fork_that_runs_no_handlers_has_threads_of_its_own_and_never_hangs(
     environment: None, langfuse: StandIn, moment: str
 ) -> None:
     code = """
 import ctypes, os, signal, sys, threading, time
+from spool.system import forks
 from spool.system.event import SignalSafeEvent as Event
 exporter = provider._active_span_processor._span_processors[0].span_exporter
 tracer.start_span("parent").end()
@@ -158,7 +172,7 @@ time.sleep(0.1)
 pid = ctypes.PyDLL(None).fork()  # as uWSGI does: no handler of Python runs
 if pid == 0:
     tracer.start_span("child").end()
-    is_sent = exporter._pipeline._pid == os.getpid() and exporter.force_flush(60_000)
+    is_sent = exporter._pipeline._process == forks.own_id() and exporter.force_flush(60_000)
     exporter.shutdown()
     os._exit(0 if is_sent else 1)
 for _ in range(6000):

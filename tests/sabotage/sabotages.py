@@ -461,7 +461,7 @@ SABOTAGES = [
     Sabotage(
         "a child relies on threads of its parent",
         "pipeline/pipeline.py",
-        "        if self._pid != os.getpid():\n            self._start_over_in_child()\n"
+        "        if self._process != forks.own_id():\n            self._start_over_in_child()\n"
         "        if not self._is_working:\n",
         "        if not self._is_working:\n",
         "pipeline/test_threads.py",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spool.errors import SpoolError
+from spool.errors import SpoolError, SpoolNotMadeError
 from spool.system.background_thread import BackgroundThread
 from spool.system.event import SignalSafeEvent
 from waits import PATIENCE, wait_until
@@ -89,3 +89,13 @@ def test_after_a_defect_it_rests(worker: Worker, monkeypatch: pytest.MonkeyPatch
     worker.safely(lambda: 1 // 0, otherwise=0)
     worker.safely(lambda: 1, otherwise=0)
     assert rests == [1.0]
+
+
+def test_that_another_process_makes_the_file_just_now_is_nothing_to_say(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read() -> bool:
+        raise SpoolNotMadeError("its first writer has not set it up yet")
+
+    assert worker.safely(read, otherwise=False) is False
+    assert caplog.text == ""

@@ -41,6 +41,18 @@ def test_a_child_has_a_state_of_its_own_and_lets_go_of_its_parents_once(
     assert abandoned == []
 
 
+def test_a_child_with_its_parents_number_has_a_state_of_its_own_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as the first of a new namespace
+    own = PerProcess(object, lambda _: None)
+    parents = own.get()
+    if (pid := os.fork()) == 0:
+        os._exit(own.get() is parents or own.get() is not own.get())
+    assert os.waitpid(pid, 0)[1] == 0
+    assert own.get() is parents
+
+
 # What uWSGI's module says before it forks, and in a worker.
 AS_UWSGI = """
 import ctypes, os, sys, threading, types

@@ -13,9 +13,10 @@ from spool.system.location import check, prepare
 from spool.system.spool_files import beside, create
 
 
-def test_a_directory_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mask", [0, 0o177, 0o777])
+def test_a_directory_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path, mask: int) -> None:
     tmp_path.chmod(0o755)
-    with umask(0):
+    with umask(mask):
         prepare(tmp_path / "a" / "b" / "spool.db")
     assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o700
     assert mode(tmp_path) == 0o755

@@ -19,6 +19,15 @@ def test_a_file_is_made_for_its_owner_alone(tmp_path: Path, mask: int) -> None:
     assert mode(path) == 0o600
 
 
+def test_no_file_takes_the_place_of_a_closed_standard_input(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    if (pid := os.fork()) == 0:
+        os.close(0)
+        fds = [create(path, path), open_file(path, path)]
+        os._exit(not all(fd > 2 and not os.get_inheritable(fd) for fd in fds))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_a_file_that_is_there_is_opened_as_it_is_for_reading_and_writing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("what was there")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any, Final
 
@@ -39,6 +40,11 @@ class _Commands(click.Group):
             say(f"spool: {error}", err=True)
             is_passing = isinstance(error, (SpoolBusyError, SpoolUnavailableError))
             sys.exit(1 if is_passing else 2)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            say("spool: the output cannot be written: the disk that it goes to is full", err=True)
+            sys.exit(1)
 
 
 def main() -> None:

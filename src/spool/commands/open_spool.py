@@ -1,4 +1,7 @@
-"""The spool that a command works on, as option and environment name it; none is created here."""
+"""The spool that a command works on, as option and environment name it.
+
+None is created here, unless spans wait for it in journals: then only its main file was taken away.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from spool.commands.output import say
 from spool.commands.zero_code import what_is_missing
 from spool.delivery.drainer import Drainer
 from spool.errors import SpoolDamagedError
+from spool.journal import directory
 from spool.settings.settings import Settings
 from spool.store.store import Store
 from spool.system import location
@@ -56,7 +60,7 @@ def existing(path: str | None) -> Iterator[OpenSpool | None]:
     is wrong, and with 1 where the default one was meant.
     """
     spool = OpenSpool(path)
-    if not spool.store.exists():
+    if not _exists(spool):
         is_given = bool(path or os.environ.get("SPOOL_PATH", "").strip())
         cure = "" if is_given else "; is SPOOL_PATH, which is not set, to name another?"
         say(f"no spool yet at {spool.settings.path}{cure}", err=True)
@@ -72,3 +76,11 @@ def existing(path: str | None) -> Iterator[OpenSpool | None]:
         yield spool
     finally:
         spool.store.close()
+
+
+def _exists(spool: OpenSpool) -> bool:
+    """Say whether there is a spool; where there are only journals, make what takes them in."""
+    with spool.store.database.file_errors():
+        if not spool.store.exists() and directory.paths(spool.settings.path):
+            spool.store.open()
+    return spool.store.exists()

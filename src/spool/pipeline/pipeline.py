@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 from dataclasses import fields, replace
@@ -85,7 +84,7 @@ class Pipeline:
         self.overflow = Overflow()
         self._threads = Threads(self.store, self.overflow, self._targets)
         self._is_used = self._is_working = False
-        self._pid = os.getpid()
+        self._process = forks.own_id()
 
     def _start_over_in_child(self) -> None:
         """Leave to the parent what is the parent's: its threads, and what its memory has."""
@@ -93,7 +92,7 @@ class Pipeline:
         self._start_over()
 
     def _notice_fork(self) -> None:
-        if self._pid != os.getpid():
+        if self._process != forks.own_id():
             self._start_over_in_child()
 
     def join(self, settings: Settings, target: Target) -> Target:
@@ -160,7 +159,7 @@ class Pipeline:
         as refused, and said.
         """
         now = time.time()
-        if self._pid != os.getpid():
+        if self._process != forks.own_id():
             self._start_over_in_child()
         if not self._is_working:
             self._is_used = True

@@ -12,7 +12,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.errors import SpoolDamagedError, SpoolUnavailableError
+from spool.errors import SpoolDamagedError, SpoolNotMadeError, SpoolUnavailableError
 from spool.store.connections import LARGE_WAL
 from spool.store.maintenance import Maintenance
 from spool.system import disk, metering
@@ -85,7 +85,7 @@ class MaintenanceThread(BackgroundThread):
         """Do something; say it when the disk takes what it has refused before."""
         try:
             work()
-        except SpoolDamagedError:
+        except (SpoolDamagedError, SpoolNotMadeError):
             raise
         except SpoolUnavailableError:
             self.is_refused = True

@@ -21,7 +21,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from spool.errors import SpoolError
+from spool.errors import SpoolError, SpoolNotMadeError
 from spool.journal import directory, header
 from spool.store import drainers, ingest, journal_chunks
 from spool.system import spool_files
@@ -72,6 +72,8 @@ class Takeover:
                 only_unmoved=not is_sweep,
                 timeout=BRIEFLY,
             )
+        except SpoolNotMadeError:  # in a moment it is
+            return
         except SpoolError as error:  # what is in the file can be sent all the same
             self._warnings.warn("journals of other processes", error)
             return

@@ -7,7 +7,7 @@ import sqlite3
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from spool.errors import SpoolFileError, SpoolUnavailableError
+from spool.errors import SpoolFileError, SpoolNotMadeError
 from spool.store.schema import APPLICATION_ID, CRC32, VERSION
 from spool.store.sqlite import pragma
 from spool.system import location, spool_files
@@ -75,10 +75,10 @@ def check(path: Path, sqlite: sqlite3.Connection) -> int:
 
 
 def check_made(path: Path, sqlite: sqlite3.Connection) -> None:
-    """Check for a reader: raise SpoolUnavailableError while a file's first writer makes it."""
+    """Check for a reader: raise SpoolNotMadeError while a file's first writer makes it."""
     sqlite.execute("BEGIN")
     if check(path, sqlite) == 0:
-        raise SpoolUnavailableError(f"{path}: its first writer has not set it up yet; try again")
+        raise SpoolNotMadeError(f"{path}: its first writer has not set it up yet; try again")
     sqlite.execute("ROLLBACK")
 
 

@@ -14,7 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from spool.errors import SpoolError
+from spool.errors import SpoolError, SpoolNotMadeError
 from spool.system.event import SignalSafeEvent
 from spool.system.log import LimitedWarning, logger
 
@@ -71,6 +71,8 @@ class BackgroundThread(ABC):
         """Do something; where it fails, say so, and give what is given `otherwise`."""
         try:
             return work()
+        except SpoolNotMadeError:
+            pass  # in a moment it is
         except SpoolError as error:
             self.warning.warn(error)
         except Exception:  # noqa: BLE001 - as the invariants say

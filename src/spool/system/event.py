@@ -12,8 +12,9 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
+
+from spool.system.forks import own_id
 
 
 class SignalSafeEvent:
@@ -25,7 +26,7 @@ class SignalSafeEvent:
 
     def _start_over(self) -> None:
         self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` is re-entrant
-        self._pid = os.getpid()
+        self._process = own_id()
 
     def is_set(self) -> bool:
         """Say whether it was set, and not cleared since."""
@@ -57,6 +58,6 @@ class SignalSafeEvent:
         return self._is_set
 
     def _own_queue(self) -> queue.SimpleQueue[None]:
-        if self._pid != os.getpid():  # another process's thread may have been waiting at the fork
+        if self._process != own_id():  # another one's thread may have been waiting at the fork
             self._start_over()
         return self._queue

@@ -7,15 +7,16 @@ is made, hence after all of them have ended.
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 from typing import TYPE_CHECKING
+
+from spool.system.forks import own_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _works: list[Callable[[], None]] = []
-_finalized_pid = 0
+_finalized_in = 0
 
 
 def register(work: Callable[[], None]) -> None:
@@ -26,11 +27,11 @@ def register(work: Callable[[], None]) -> None:
 
 def notice_multiprocessing() -> None:
     """Let a process of multiprocessing, which knows no atexit, do it at its end, too."""
-    global _finalized_pid  # noqa: PLW0603 - once in a process
+    global _finalized_in  # noqa: PLW0603 - once in a process
     module = sys.modules.get("multiprocessing.process")
-    if _finalized_pid == os.getpid() or module is None or module.parent_process() is None:
+    if _finalized_in == own_id() or module is None or module.parent_process() is None:
         return
-    _finalized_pid = os.getpid()
+    _finalized_in = own_id()
     from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is used anyway
 
     for work in _works:

@@ -5,6 +5,8 @@ Invariants:
 - A child begins anew at its first use, whether the fork ran Python's handlers or not (uWSGI forks
   in C): so no lock that another thread of the parent held is ever waited for.
 - What was the parent's is let go of once, by one thread.
+- A child is another process also where it has its parent's number, as the first of a new namespace
+  of processes may (pid_namespaces(7)).
 - No thread is begun in a process that uWSGI has still to fork: it does that without Python's own
   lock, and a worker whose parent had another thread run Python just then waits for that for ever.
   (So does the child of any fork in C beside a thread that waits for Python's own lock: no code of
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _State = TypeVar("_State")
+_forks = 0  # that Python made, from the first process to this one
+
+
+def own_id() -> int:
+    """Give what tells this process from its parents."""
+    return os.getpid() | _forks << 64
 
 
 class PerProcess(Generic[_State]):
@@ -33,20 +41,20 @@ class PerProcess(Generic[_State]):
     def __init__(self, begin: Callable[[], _State], abandon: Callable[[_State], None]) -> None:
         self._begin = begin
         self._abandon = abandon
-        self._states = {os.getpid(): begin()}
+        self._states = {own_id(): begin()}
         _everything.add(self)
 
     def get(self) -> _State:
         """Give this process's state."""
-        state = self._states.get(os.getpid())
+        state = self._states.get(own_id())
         return self._start_over() if state is None else state
 
     def _start_over(self) -> _State:
         # Several threads may come here at once, without a lock: each step is one for all of them.
-        own = os.getpid()
+        own = own_id()
         state = self._states.setdefault(own, self._begin())
-        for pid in list(self._states):
-            if pid != own and (inherited := self._states.pop(pid, None)) is not None:
+        for one in list(self._states):
+            if one != own and (inherited := self._states.pop(one, None)) is not None:
                 self._abandon(inherited)
         return state
 
@@ -61,6 +69,8 @@ def will_fork() -> bool:
 
 
 def _start_over() -> None:
+    global _forks  # noqa: PLW0603 - once in a process
+    _forks += 1
     for one in list(_everything):
         one.get()
 

@@ -144,6 +144,7 @@ def _make_directory(directory: Path) -> None:
         if not directory.is_dir():
             raise
         return  # another process was faster
+    directory.chmod(0o700)  # the umask may have taken more
     if os.geteuid() == 0:
         _hand_over(directory, directory.parent.stat())
     spool_files.sync_directory(directory.parent)

@@ -3,6 +3,8 @@
 Invariants:
 
 - Files are 0600 from their first moment.
+- None is open as standard input, output or error, where these were closed: who puts something else
+  in their place, as daemons do, would take a lock from under us.
 - All files of a spool belong to its owner: to us, or where we are root to whom the spool file
   belongs, and before there is one its directory. Root hands what it creates to that owner.
 - What is opened is looked at after the opening, which waits for nothing: only a regular file of the
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SAFELY: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_STANDARD: Final = 2  # the last of the descriptors that every program has
 SQLITES: Final = ("-wal", "-shm", "-journal")
 # What a salvage makes, see `store.recovery`.
 SALVAGES: Final = (".salvaged", ".salvaging", ".grafted")
@@ -80,7 +84,7 @@ def open_file(path: Path, spool: Path, flags: int = os.O_RDONLY) -> int:
     """
     owner = owner_of(spool)[0]
     try:
-        fd = os.open(path, flags | _SAFELY)
+        fd = _open(path, flags)
     except OSError:
         refuse_stranger(path, os.lstat(path), owner)  # a symlink, or not for us to read
         raise
@@ -90,6 +94,16 @@ def open_file(path: Path, spool: Path, flags: int = os.O_RDONLY) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _open(path: Path, flags: int) -> int:
+    fd = os.open(path, flags | _SAFELY, 0o600)
+    if fd > _STANDARD:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
+    finally:
+        os.close(fd)
 
 
 def create(path: Path, spool: Path) -> int:
@@ -108,7 +122,7 @@ def create(path: Path, spool: Path) -> int:
             raise
         return open_file(path, spool)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:  # another process was faster
         return open_file(path, spool, os.O_RDWR)
     os.fchmod(fd, 0o600)  # the umask may have taken more

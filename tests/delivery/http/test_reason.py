@@ -81,9 +81,15 @@ def test_no_part_of_a_secret_is_left_where_a_reason_is_cut(
         lambda said: urllib.parse.quote(said, safe=""),
         html.escape,
         lambda said: json.dumps(said)[1:-1],
+        lambda said: urllib.parse.quote(said, safe="").replace("%2F", "%2f").replace("%2B", "%2b"),
+        str.lower,
+        str.upper,
     ],
-    ids=["unpadded", "in a URL", "in a page", "in JSON"],
-)
+    ids=[
+        "unpadded", "in a URL", "in a page", "in JSON", "in a URL, small", "in small letters",
+        "in capitals",
+    ],
+)  # fmt: skip
 def test_our_own_secrets_are_not_in_a_reason_however_a_server_writes_them(
     langfuse: StandIn, way: Callable[[str], str], sender_to: MakeSender
 ) -> None:
@@ -94,8 +100,8 @@ def test_our_own_secrets_are_not_in_a_reason_however_a_server_writes_them(
     langfuse.behave(standin.status(500, body=f"no {way(token)} and {way(secret)}"))
     sender = sender_to(target)
     reason = sender.send(BODY, 10).reason
-    assert token[:8] not in reason
-    assert "s3cr3t" not in reason
+    assert token[:8].lower() not in reason.lower()
+    assert "s3cr3t" not in reason.lower()
 
 
 def test_the_secrets_of_any_header_and_of_the_query_are_not_in_a_reason(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from spool.commands.checks.finding import Finding
 from spool.errors import SpoolError
+from spool.journal import directory
 from spool.store import version
 from spool.system import disk, location, spool_files
-from spool.system.words import size_of, user_of
+from spool.system.words import count_of, size_of, user_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,11 @@ def _to_be_made(path: Path) -> Finding:
     if not os.path.lexists(path.parent):
         words = f"{path} is not there yet, nor is {path.parent}"
         return Finding("path", f"{words}: the first program that writes makes both")
+    if left := directory.paths(path):
+        words = (
+            f"{path} is not there, and {count_of(len(left), 'journal')} beside it may hold spans"
+        )
+        return Finding.wrong("path", words, "send these by `python -m spool drain`")
     return Finding("path", f"{path} is not there yet: the first program that writes makes it")
 
 

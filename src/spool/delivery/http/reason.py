@@ -10,6 +10,7 @@ import base64
 import contextlib
 import html
 import json
+import re
 import urllib.parse
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +30,9 @@ def presentable(text: str, target: Target, proxies: Mapping[str, str]) -> str:
     """Give a text that may be logged, stored and shown; the secrets are a target's and proxies'."""
     found = _as_written(_secrets(target) | proxy.secrets(proxies))
     known = {said for said in found if len(said) >= _SHORTEST_SECRET and said not in _SCHEMES}
-    for secret in sorted(known, key=len, reverse=True):
-        text = text.replace(secret, "***")
+    if known:  # %2f is %2F, and a server may write all in small letters
+        ways = map(re.escape, sorted(known, key=len, reverse=True))
+        text = re.sub("|".join(ways), "***", text, flags=re.IGNORECASE)
     return _shortened(text)  # last: half a secret would not be found
 
 
