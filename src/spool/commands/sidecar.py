@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from spool.delivery.file_watch import FileWatch
 from spool.errors import SpoolError
-from spool.report import sentences
+from spool.report import sentences, situations
 from spool.store import drainers
 from spool.system import service_manager
 from spool.system.background_thread import BackgroundThread
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS: Final = 2.0
 _AN_HOUR: Final = 3600.0
-# Of so many routes it says each hour what waits for each.
-_FEW: Final = 10
 # A watchdog is told of us so often within its time.
 _OFTEN: Final = 3
 
@@ -149,7 +147,8 @@ class Sidecar(BackgroundThread):
 
     def _say_what_waits(self) -> None:
         waiting = [route for route in self._spool.store.routes() if route.pending_spans]
-        for routes in [waiting] if len(waiting) > _FEW else [[route] for route in waiting]:
+        is_many = len(waiting) > situations.FEW
+        for routes in [waiting] if is_many else [[route] for route in waiting]:
             times = [route.oldest_at for route in routes if route.oldest_at is not None]
             age = time.time() - min(times) if times else 0.0
             logger.info(

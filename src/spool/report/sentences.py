@@ -80,7 +80,12 @@ def drainer(one: SeenDrainer, now: float) -> str:
 def who(one: SeenDrainer) -> str:
     """Say which process it is."""
     known = "" if one.pid is None else f" ({pid(one)})"
-    return f"{_KINDS.get(one.kind or '', 'a process')}{known}"
+    return f"{kind(one)}{known}"
+
+
+def kind(one: SeenDrainer) -> str:
+    """Say what it is that drains."""
+    return _KINDS.get(one.kind or "", "a process")
 
 
 def pid(one: SeenDrainer) -> str:

@@ -34,8 +34,7 @@ def who_drains(pending: int, seen: Sequence[SeenDrainer]) -> Iterator[Finding]:
 
 
 def _named(one: SeenDrainer) -> str:
-    kind = {"run": "`run`", "drain": "`drain`", "application": "an application"}.get(one.kind or "")
-    return f"{kind or 'a process'}, {sentences.pid(one)},"
+    return f"{sentences.kind(one)}, {sentences.pid(one)},"
 
 
 def _routes(one: SeenDrainer) -> str:
